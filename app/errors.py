@@ -1,0 +1,148 @@
+"""The exceptions of the service, and the one table that gives each error code its HTTP status.
+
+    ServiceException
+    ├── ValidationException      the caller sent something we cannot accept
+    ├── ConfigurationException   a key or a setting is missing
+    ├── OpenAIClientException    upstream could not be reached, refused, or answered badly
+    └── ChatServiceException     we are busy, draining, or have a bug
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What one error code means on the wire. `retry_after` is in whole seconds."""
+
+    status: int
+    origin: str
+    retryable: bool = False
+    retry_after: int | None = None
+
+
+FAILURES: Mapping[str, Failure] = {
+    "bad_request": Failure(400, "client"),
+    "invalid_json": Failure(400, "client"),
+    "validation_error": Failure(422, "client"),
+    "api_key_required": Failure(401, "client"),
+    "api_key_rejected": Failure(401, "client"),
+    "system_routes_private": Failure(403, "client"),
+    "not_found": Failure(404, "client"),
+    "method_not_allowed": Failure(405, "client"),
+    "request_too_large": Failure(413, "client"),
+    "unsupported_media_type": Failure(415, "client"),
+    "client_closed_request": Failure(499, "client"),
+    "internal_error": Failure(500, "server"),
+    "not_ready": Failure(503, "server", retryable=True, retry_after=1),
+    "server_busy": Failure(503, "server", retryable=True, retry_after=1),
+    "server_shutting_down": Failure(503, "server", retryable=True, retry_after=1),
+    "no_api_key_available": Failure(503, "server", retry_after=60),
+    "server_credentials_rejected": Failure(503, "server", retry_after=60),
+    "server_quota_exhausted": Failure(503, "server", retry_after=60),
+    "insufficient_quota": Failure(429, "client", retry_after=60),
+    "upstream_rate_limited": Failure(429, "upstream", retryable=True, retry_after=1),
+    "upstream_rejected_request": Failure(400, "client"),
+    "model_not_found": Failure(404, "client"),
+    "upstream_error": Failure(502, "upstream", retryable=True),
+    "upstream_failed": Failure(502, "upstream", retryable=True),
+    "upstream_bad_response": Failure(502, "upstream", retryable=True),
+    "upstream_connection_error": Failure(502, "upstream", retryable=True),
+    "upstream_unavailable": Failure(503, "upstream", retryable=True, retry_after=1),
+    "upstream_timeout": Failure(504, "upstream", retryable=True),
+}
+
+
+class ServiceException(Exception):
+    """Anything that ends a request without an answer.
+
+    `details` may hold `status` (instead of the code's own), `retry_after` (seconds), `param` and `upstream_code`.
+    """
+
+    prefix = ""
+
+    def __init__(self, message: str, error_code: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.error_code = error_code
+        self.details = dict(details or {})
+
+    @property
+    def failure(self) -> Failure:
+        """What this error's code means on the wire."""
+        return FAILURES[self.error_code]
+
+    @property
+    def status(self) -> int:
+        """HTTP status of the answer."""
+        return int(self.details.get("status", self.failure.status))
+
+    @property
+    def retry_after(self) -> int | None:
+        """Whole seconds until another try makes sense; set on every 429 and 503."""
+        seconds = self.details.get("retry_after", self.failure.retry_after)
+        return 1 if seconds is None and self.status in {429, 503} else seconds
+
+    @property
+    def error_message(self) -> str:
+        """The message behind the seed's Korean prefix."""
+        return self.prefix + self.message
+
+
+class ValidationException(ServiceException):
+    """The request breaks a rule. `errors` lists every broken one by field of `location` (`json` or `headers`)."""
+
+    prefix = "입력 데이터 오류: "
+
+    def __init__(
+        self,
+        message: str,
+        field: str | None = None,
+        value: object = None,
+        *,
+        error_code: str = "validation_error",
+        errors: Mapping[str, Any] | None = None,
+        location: str = "json",
+    ) -> None:
+        super().__init__(message, error_code)
+        self.field = field
+        self.value = value
+        self.errors = errors or ({field: [message]} if field else {})
+        self.location = location
+
+
+class ConfigurationException(ServiceException):
+    """A setting is wrong, or no key is there that could pay."""
+
+    prefix = "시스템 설정 오류: "
+
+    def __init__(
+        self, message: str, config_key: str | None = None, *, error_code: str = "no_api_key_available"
+    ) -> None:
+        super().__init__(message, error_code)
+        self.config_key = config_key
+
+
+class OpenAIClientException(ServiceException):
+    """Upstream could not be reached, refused the request, or answered badly."""
+
+    prefix = "AI 서비스 연결 오류: "
+
+    def __init__(
+        self, message: str, error_code: str = "upstream_error", details: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message, error_code, details)
+
+
+class ChatServiceException(ServiceException):
+    """The service itself cannot answer now, or has a bug."""
+
+    prefix = "채팅 서비스 오류: "
+
+    def __init__(
+        self, message: str, error_code: str = "internal_error", details: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message, error_code, details)

@@ -1,0 +1,69 @@
+"""What every request gets, whatever its route: a request id, a call with a deadline, safe headers, one log line."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+
+from flask import Flask, Response, g, request
+
+from app.call import Call
+from app.config import Config
+
+logger = logging.getLogger("app.request")
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+def register_middleware(app: Flask, config: Config) -> None:
+    """Register the hooks on the app."""
+
+    @app.before_request
+    def open_call() -> None:
+        given = request.headers.get("X-Request-ID", "")
+        g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        g.call = Call(config.request_timeout, request_id=g.request_id)
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        response.headers["X-Request-ID"] = g.request_id
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
+        if g.call.upstream_request_id:
+            response.headers["X-Upstream-Request-ID"] = g.call.upstream_request_id
+        response.call_on_close(LogLine(g.call, response.status_code))
+        return response
+
+
+class LogLine:
+    """Writes the one line that the log keeps of a request, when its answer has been sent to the end."""
+
+    def __init__(self, call: Call, status: int) -> None:
+        self._call = call
+        self._fields = {
+            "request_id": call.request_id,
+            "method": request.method,
+            "route": str(request.url_rule or "-"),
+            "status": status,
+            "code": g.get("error_code", "-"),
+        }
+
+    def __call__(self) -> None:
+        call = self._call
+        fields = self._fields | {
+            "total_ms": round(call.elapsed_seconds * 1000, 1),
+            "queue_ms": round(call.queue_seconds * 1000, 1),
+            "upstream_ms": round(call.upstream_seconds * 1000, 1),
+            "input_tokens": call.input_tokens,
+            "output_tokens": call.output_tokens,
+            "api_key_source": call.api_key_source or "-",
+        }
+        level = logging.ERROR if fields["status"] == 500 else logging.INFO
+        logger.log(level, "request %s", " ".join(f"{k}={v}" for k, v in fields.items()), extra=fields)

@@ -1,0 +1,138 @@
+"""The frozen values that the rooms hand to each other; their field names are the wire's."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+API_KEY_PATTERN = re.compile(r"[\x21-\x7e]{8,256}")
+"""What may travel as a key in an HTTP header; anything else is a typo or an attack."""
+
+SESSION_ID_MAX_LENGTH = 128
+MODEL_MAX_LENGTH = 256
+MAX_TOKENS_LIMIT = 1_000_000_000
+TEMPERATURE_MAX = 2.0
+
+KeySource = Literal["user_provided", "default"]
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key and whose it is. The secret never shows in a repr."""
+
+    secret: str = field(repr=False)
+    source: KeySource
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatRequest:
+    """One chat turn as the caller asked for it. None means "not given": the setting's default is used."""
+
+    user_message: str
+    session_id: str | None = ""
+    system_message: str | None = ""
+    role: str | None = ""
+    instructions: str | None = ""
+    conversation_history: Sequence[str | Message] | None = ()
+    memory_context: Sequence[str] | None = ()
+    max_tokens: int | None = None
+    temperature: float | None = None
+    model: str | None = None
+    openai_api_key: str | None = field(default="", repr=False)
+    free_mode: bool | None = False
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens as upstream counted them; 0 where it said nothing."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpstreamResponse:
+    """A finished answer of the Responses API, reduced to what we use. `raw` is the body as it came."""
+
+    id: str | None
+    model: str | None
+    output_text: str
+    finish_reason: str
+    usage: Usage
+    output_format: str
+    created_at: float | None
+    temperature: float | None
+    raw: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatResponse:
+    """A successful chat turn. Times are seconds, `created_at` is UTC."""
+
+    session_id: str
+    response_text: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    total_tokens_used: int
+    output_format: str
+    created_at: datetime
+    temperature: float | None = None
+    instructions: str | None = None
+    response_time: float | None = None
+    success: bool = True
+    error_message: str | None = None
+    api_key_source: str | None = None
+    response_id: str | None = None
+    finish_reason: str = "stop"
+    cached: bool = False
+    request_id: str | None = None
+
+    @classmethod
+    def from_openai_response(
+        cls, openai_response: Any, session_id: str = "", response_time: float | None = None, **known: Any
+    ) -> ChatResponse:
+        """Build the answer from an UpstreamResponse or the SDK's own Response.
+
+        `known` are fields that the request or the server knows better than upstream: `api_key_source`, `request_id`,
+        `instructions`, `cached`, and `model` and `temperature` for when upstream leaves them out.
+        """
+        usage = openai_response.usage
+        upstream_temperature = getattr(openai_response, "temperature", None)
+        temperature = known.pop("temperature", None) if upstream_temperature is None else upstream_temperature
+        model = known.pop("model", None)
+        return cls(
+            session_id=session_id,
+            response_text=openai_response.output_text,
+            model=openai_response.model or model or "",
+            input_tokens=usage.input_tokens if usage else 0,
+            output_tokens=usage.output_tokens if usage else 0,
+            total_tokens_used=usage.total_tokens if usage else 0,
+            output_format=_output_format(openai_response),
+            created_at=_utc(openai_response.created_at),
+            temperature=temperature,
+            response_time=response_time,
+            response_id=openai_response.id,
+            finish_reason=getattr(openai_response, "finish_reason", "stop"),
+            **known,
+        )
+
+
+def _output_format(response: Any) -> str:
+    if isinstance(response, UpstreamResponse):
+        return response.output_format
+    kind = getattr(getattr(getattr(response, "text", None), "format", None), "type", None)
+    return kind or "text"
+
+
+def _utc(seconds: float | None) -> datetime:
+    """A Unix time as an aware datetime; now, when upstream gave none or one beyond the calendar."""
+    if seconds is not None and math.isfinite(seconds) and 0 <= seconds < 253_402_300_800:
+        return datetime.fromtimestamp(seconds, UTC)
+    return datetime.now(UTC)

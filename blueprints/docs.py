@@ -1,0 +1,53 @@
+"""The API's documentation page: Swagger UI from the server's own files, so it works offline and under a strict CSP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import flask_swagger_ui
+from flask import Blueprint, Response, send_from_directory
+
+blp = Blueprint("docs", __name__)
+
+SWAGGER_UI = Path(flask_swagger_ui.__file__).parent / "dist"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>LLM Server API</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+<link rel="icon" type="image/png" href="/docs/favicon-32x32.png">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<noscript>This page needs JavaScript. The specification is at <a href="/openapi.json">/openapi.json</a>.</noscript>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</body>
+</html>
+"""
+START = """SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null});
+"""
+
+
+@blp.get("/docs")
+def page() -> Response:
+    """The page itself."""
+    return Response(PAGE, mimetype="text/html", headers={"Content-Security-Policy": POLICY})
+
+
+@blp.get("/docs/start.js")
+def start() -> Response:
+    """The line that starts Swagger UI; a file of its own because the page's policy forbids inline scripts."""
+    return Response(START, mimetype="text/javascript")
+
+
+@blp.get("/docs/<path:name>")
+def asset(name: str) -> Response:
+    """One of Swagger UI's files."""
+    return send_from_directory(SWAGGER_UI, name)

@@ -1,0 +1,40 @@
+"""Liveness, readiness, and the API's root."""
+
+from __future__ import annotations
+
+from flask import current_app
+
+from app import __version__
+from blueprints.strict import StrictBlueprint
+from schemas.health import HealthSchema, RootSchema
+
+blp = StrictBlueprint("health", __name__, description="Probes")
+
+
+@blp.get("/livez")
+@blp.response(200, HealthSchema)
+def livez() -> dict[str, str]:
+    """Tell that the process answers
+
+    Touches no dependency: an orchestrator that restarts the server cannot mend upstream.
+    """
+    return {"status": "ok"}
+
+
+@blp.get("/readyz")
+@blp.response(200, HealthSchema)
+@blp.problems("not_ready", "server_shutting_down")
+def readyz() -> dict[str, str]:
+    """Tell whether requests should be sent here
+
+    Not while the server drains before a stop, nor before the local model, if one is used, has loaded.
+    """
+    current_app.extensions["readiness"].check()
+    return {"status": "ok"}
+
+
+@blp.get("/api/v1/")
+@blp.response(200, RootSchema)
+def root() -> dict[str, str]:
+    """Tell who answers here"""
+    return {"message": "LLM Server API", "status": "running", "version": __version__}

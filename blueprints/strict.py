@@ -1,0 +1,78 @@
+"""StrictBlueprint: flask-smorest's blueprint with a parser that takes only what the API says it takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import flask
+import marshmallow
+from flask_smorest import Blueprint
+from webargs.flaskparser import FlaskParser
+from werkzeug.exceptions import UnsupportedMediaType
+
+from app.errors import FAILURES, ValidationException
+from app.handlers import PROBLEM_MEDIA_TYPE
+from app.models import SESSION_ID_MAX_LENGTH
+from schemas.problem import ProblemSchema
+
+
+class StrictParser(FlaskParser):
+    """Reads JSON bodies: UTF-8 `application/json` without content encoding, or a clear error."""
+
+    DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "json": marshmallow.RAISE}
+
+    def load_json(self, req: flask.Request, schema: marshmallow.Schema) -> Any:
+        """The parsed body. Raises 415 for another media type and ValidationException `invalid_json`."""
+        charset = req.mimetype_params.get("charset", "utf-8").lower()
+        if req.mimetype != "application/json" or charset != "utf-8" or "Content-Encoding" in req.headers:
+            raise UnsupportedMediaType
+        try:
+            body = json.loads(req.get_data().decode())
+        except (ValueError, RecursionError):
+            raise ValidationException("The body is not JSON that can be read", error_code="invalid_json") from None
+        _remember_session_id(body)
+        return body
+
+    def handle_error(
+        self,
+        error: marshmallow.ValidationError,
+        req: flask.Request,
+        schema: marshmallow.Schema,
+        *,
+        error_status_code: int | None,
+        error_headers: Mapping[str, str] | None,
+    ) -> NoReturn:
+        """Raise our own exception for what marshmallow found."""
+        location, errors = next(iter(error.messages_dict.items()))
+        raise ValidationException("The request breaks a rule", errors=errors, location=location) from None
+
+
+class StrictBlueprint(Blueprint):
+    """A blueprint whose views are documented with every problem they can answer."""
+
+    ARGUMENTS_PARSER = StrictParser()
+
+    def problems(self, *codes: str) -> Callable[[Any], Any]:
+        """Document the error codes of a view, grouped by status."""
+
+        def decorate(view: Any) -> Any:
+            by_status: dict[int, list[str]] = {}
+            for code in codes:
+                by_status.setdefault(FAILURES[code].status, []).append(code)
+            for status, names in by_status.items():
+                text = " or ".join(f"`{name}`" for name in names)
+                view = self.alt_response(
+                    status, schema=ProblemSchema, description=text, content_type=PROBLEM_MEDIA_TYPE
+                )(view)
+            return view
+
+        return decorate
+
+
+def _remember_session_id(body: Any) -> None:
+    """Problems echo the session id, if it is one that a good request could have."""
+    given = body.get("session_id") if isinstance(body, dict) else None
+    if isinstance(given, str) and len(given) <= SESSION_ID_MAX_LENGTH:
+        flask.g.session_id = given.encode("utf-8", "replace").decode()

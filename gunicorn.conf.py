@@ -1,0 +1,111 @@
+"""gunicorn's settings, each with its reason. Ours are read here once, before anything is started."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import sys
+import threading
+
+from dotenv import load_dotenv
+
+from app.clients.local_model import LOCAL_KEY, LocalModel, model_file
+from app.config import Config
+from app.errors import ConfigurationException
+from app.logging import log_config
+
+load_dotenv()
+
+try:
+    settings = Config.from_env()
+    local_model_file = model_file(settings.local_model) if settings.local_model else None
+except ConfigurationException as exc:
+    print(exc.message, file=sys.stderr)
+    sys.exit(2)
+
+bind = f"[{settings.server_host}]:{settings.server_port}" if ":" in settings.server_host else (
+    f"{settings.server_host}:{settings.server_port}"
+)
+workers = settings.web_concurrency
+
+# gevent: thousands of calls in flight and no slow client in another's way. It patches the standard library when the
+# worker starts, so nothing may import urllib3 or openai before: no preload.
+worker_class = "app.workers.GeventWorker" if settings.worker_class == "gevent" else "app.workers.ThreadWorker"
+preload_app = False
+# Room for every call in flight, as many waiting for a slot, and the probes.
+worker_connections = 2 * settings.max_concurrent_requests + 1000
+# gthread only: a thread per call in flight and per call that waits, and some for the other routes.
+threads = settings.max_concurrent_requests + 32
+# The kernel's queue; a burst of 1,000 callers must not be refused before a worker sees it.
+backlog = 4096
+
+# A worker's heartbeat, not a limit for requests: those have REQUEST_TIMEOUT.
+timeout = 60
+# Longer than any request may take after readiness has failed, so that a stop loses none.
+graceful_timeout = int(settings.drain_seconds + settings.request_timeout) + 5
+# Longer than a proxy keeps an idle connection in its pool would be safest; 5 s serves direct callers without hoarding.
+keepalive = 5
+
+# Bounds on what is read before Flask sees the request. The body's is MAX_REQUEST_BYTES, enforced by Flask.
+limit_request_line = 4094
+limit_request_fields = 100
+limit_request_field_size = 8190
+
+# On by default since gunicorn 25.1: a socket that takes commands. Nothing here needs it.
+control_socket_disable = True
+
+# One dictConfig for gunicorn and the application. The access line has no query string: it may hold a secret.
+logconfig_dict = log_config(settings)
+loglevel = settings.log_level.lower()
+access_log_format = 'access request_id=%({x-request-id}o)s peer=%(h)s "%(m)s %(U)s" status=%(s)s bytes=%(B)s ms=%(M)s'
+
+
+def on_starting(server):
+    """Start the local model; remember reloads where every worker can see them."""
+    server.reloads = mmap.mmap(-1, 1)
+    server.local_model = None
+    if local_model_file is not None:
+        server.local_model = LocalModel(local_model_file)
+        os.environ["OPENAI_BASE_URL"] = server.local_model.base_url
+        os.environ.setdefault("OPENAI_API_KEY", LOCAL_KEY)
+
+
+def on_reload(server):
+    """Count: the workers that are older than this are being replaced, not stopped."""
+    server.reloads[0] = (server.reloads[0] + 1) % 256
+
+
+def pre_fork(server, worker):
+    """Tell the worker which reload it belongs to."""
+    worker.reloads, worker.born = server.reloads, server.reloads[0]
+
+
+def post_worker_init(worker):
+    """Make SIGTERM fail readiness first; watch the worker's memory; say once where the server is."""
+    app = worker.wsgi
+
+    def replace():
+        worker.alive = False
+
+    def stop(signum, frame):
+        if worker.reloads[0] != worker.born or not settings.drain_seconds:
+            worker.handle_exit(signum, frame)
+            return
+        app.extensions["readiness"].drain()
+        threading.Timer(settings.drain_seconds, worker.handle_exit, (signum, frame)).start()
+
+    signal.signal(signal.SIGTERM, stop)
+    from app.services.memory import MemoryWatch
+
+    MemoryWatch(settings.memory_log_seconds, settings.memory_soft_limit_mb, replace).start()
+    if worker.age == 1:
+        from app.announce import announce
+
+        threading.Thread(target=announce, args=(settings,), daemon=True).start()
+
+
+def on_exit(server):
+    """Stop the local model."""
+    if getattr(server, "local_model", None):
+        server.local_model.stop()

@@ -1,0 +1,174 @@
+"""The wire form of a chat turn: which fields there are and their JSON types. The rules are in app/services/rules.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import Schema, fields, post_load, validate
+
+from app.models import (
+    API_KEY_PATTERN,
+    MAX_TOKENS_LIMIT,
+    MODEL_MAX_LENGTH,
+    SESSION_ID_MAX_LENGTH,
+    TEMPERATURE_MAX,
+    ChatRequest,
+)
+from app.services.keys import MALFORMED_KEY
+from schemas.fields import StrictBoolean, StrictFloat, StrictInteger, Turn
+
+TEXT = r"^[^\u0000]*$"
+KEY = rf"^({API_KEY_PATTERN.pattern})?$"
+TURN_TEXT = r"^([uU][sS][eE][rR]|[aA][sS][sS][iI][sS][tT][aA][nN][tT]):[^\u0000]*$"
+TURN_ROLE = r"^([uU][sS][eE][rR]|[aA][sS][sS][iI][sS][tT][aA][nN][tT])$"
+
+
+def text(description: str, example: str, **schema: Any) -> fields.String:
+    """An optional text; null and empty mean "not given"."""
+    metadata = {"description": description, "example": example, "default": "", "pattern": TEXT} | schema
+    return fields.String(allow_none=True, metadata=metadata)
+
+
+class ChatRequestSchema(Schema):
+    """One chat turn. `null` means "not given" for every optional field; an unknown field is an error."""
+
+    class Meta:
+        title = "ChatRequest"
+
+    session_id = text("Echoed in the answer.", "s-1", maxLength=SESSION_ID_MAX_LENGTH)
+    system_message = text(
+        "How the model is to behave. Default: setting DEFAULT_SYSTEM_MESSAGE.", "You are a helpful assistant."
+    )
+    user_message = fields.String(
+        required=True,
+        metadata={
+            "description": "What the user says; not blank.",
+            "example": "What is the capital of France?",
+            "pattern": r"^[^\u0000]*[^\s\u0000\u001c-\u001f\u0085][^\u0000]*$",
+            "minLength": 1,
+        },
+    )
+    role = text("The part the model plays; becomes a section of the system message.", "a geography teacher")
+    instructions = text(
+        "Extra instructions; a section of the system message, and sent as `instructions`.", "Answer in one sentence."
+    )
+    conversation_history = fields.List(
+        Turn(
+            metadata={
+                "anyOf": [
+                    {"type": "string", "pattern": TURN_TEXT},
+                    {
+                        "type": "object",
+                        "required": ["role", "content"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "role": {"type": "string", "pattern": TURN_ROLE},
+                            "content": {"type": "string", "pattern": TEXT},
+                        },
+                    },
+                ]
+            }
+        ),
+        allow_none=True,
+        metadata={
+            "description": 'Past turns in order: `"user: text"`, `"assistant: text"`, or objects of role and content.',
+            "example": ["user: Hello", "assistant: Hi!"],
+            "default": [],
+        },
+    )
+    memory_context = fields.List(
+        fields.String(metadata={"pattern": TEXT}),
+        allow_none=True,
+        metadata={"description": "What to remember.", "example": ["The user lives in Seoul"], "default": []},
+    )
+    max_tokens = StrictInteger(
+        allow_none=True,
+        metadata={
+            "description": "Upper bound of the answer in tokens. Default: setting DEFAULT_MAX_TOKENS.",
+            "example": 200,
+            "minimum": 1,
+            "maximum": MAX_TOKENS_LIMIT,
+        },
+    )
+    temperature = StrictFloat(
+        allow_none=True,
+        metadata={
+            "description": "Randomness of the answer, 0 to 2. Default: setting DEFAULT_TEMPERATURE.",
+            "example": 0,
+            "minimum": 0,
+            "maximum": TEMPERATURE_MAX,
+        },
+    )
+    model = text("Upstream's model. Default: setting DEFAULT_MODEL.", "gpt-4o-mini", maxLength=MODEL_MAX_LENGTH)
+    openai_api_key = text("The caller's own key; 8 to 256 printable ASCII characters.", "", pattern=KEY)
+    free_mode = StrictBoolean(
+        allow_none=True,
+        metadata={
+            "description": "Let the server's key pay when the caller's is missing or refused.",
+            "example": True,
+            "default": False,
+        },
+    )
+
+    @post_load
+    def build(self, data: dict[str, Any], **_: Any) -> ChatRequest:
+        """Give the service's own value."""
+        return ChatRequest(**data)
+
+
+class ChatHeadersSchema(Schema):
+    """Headers that shape a chat turn."""
+
+    openai_api_key = fields.String(
+        data_key="X-OpenAI-Api-Key",
+        validate=validate.Regexp(KEY, error=MALFORMED_KEY),
+        metadata={"description": "The caller's own key; wins over the body's.", "pattern": KEY},
+    )
+    cache_control = fields.String(
+        data_key="Cache-Control",
+        metadata={"description": "`no-cache` skips the response cache.", "example": "no-cache"},
+    )
+
+
+class ChatResponseSchema(Schema):
+    """A successful chat turn."""
+
+    class Meta:
+        title = "ChatResponse"
+
+    session_id = fields.String(metadata={"description": "As in the request.", "example": "s-1"})
+    response_text = fields.String(metadata={"description": "The model's answer.", "example": "Paris."})
+    model = fields.String(metadata={"description": "The model that answered.", "example": "gpt-4o-mini"})
+    input_tokens = fields.Integer(metadata={"description": "Tokens of the prompt, 0 or more.", "example": 24})
+    output_tokens = fields.Integer(metadata={"description": "Tokens of the answer, 0 or more.", "example": 3})
+    total_tokens_used = fields.Integer(metadata={"description": "Their sum as upstream counts it.", "example": 27})
+    output_format = fields.String(
+        metadata={"description": "Upstream's `text.format.type`, else `text`.", "example": "text"}
+    )
+    created_at = fields.DateTime(
+        format="iso", metadata={"description": "ISO 8601, UTC.", "example": "2026-01-31T12:00:00+00:00"}
+    )
+    temperature = fields.Float(
+        allow_none=True, metadata={"description": "Upstream's, else the one sent; 0 to 2.", "example": 0.7}
+    )
+    instructions = fields.String(
+        allow_none=True, metadata={"description": "As in the request.", "example": "Answer in one sentence."}
+    )
+    response_time = fields.Float(metadata={"description": "Seconds for the whole handling.", "example": 0.41})
+    success = fields.Boolean(metadata={"description": "Always `true`.", "example": True})
+    error_message = fields.String(allow_none=True, metadata={"description": "Always `null`.", "example": None})
+    api_key_source = fields.String(
+        validate=validate.OneOf(["user_provided", "default"]),
+        metadata={"description": "Whose key paid: the caller's or the server's.", "example": "default"},
+    )
+    response_id = fields.String(
+        allow_none=True, metadata={"description": "Upstream's id of the answer.", "example": "resp_1"}
+    )
+    finish_reason = fields.String(
+        validate=validate.OneOf(["stop", "length", "content_filter"]),
+        metadata={"description": "Why the answer ended.", "example": "stop"},
+    )
+    cached = fields.Boolean(metadata={"description": "Served from the response cache.", "example": False})
+    request_id = fields.String(
+        allow_none=True, metadata={"description": "The `X-Request-ID` of the answer.", "example": "a1b2c3"}
+    )

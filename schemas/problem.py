@@ -1,0 +1,61 @@
+"""The wire form of every failure: RFC 9457 members and the seed's fields."""
+
+from __future__ import annotations
+
+from marshmallow import Schema, fields, validate
+
+from app.errors import FAILURES
+
+
+class ProblemSchema(Schema):
+    """A problem document, `application/problem+json`."""
+
+    class Meta:
+        title = "Problem"
+
+    type = fields.String(required=True, metadata={"description": "Always `about:blank`.", "example": "about:blank"})
+    title = fields.String(required=True, metadata={"description": "The status in words.", "example": "Bad Gateway"})
+    status = fields.Integer(required=True, metadata={"description": "HTTP status, 400 to 599.", "example": 502})
+    detail = fields.String(
+        required=True,
+        metadata={"description": "What went wrong, in English.", "example": "The connection to the AI service failed"},
+    )
+    code = fields.String(
+        required=True,
+        validate=validate.OneOf(sorted(FAILURES)),
+        metadata={"description": "Stable code for machines.", "example": "upstream_connection_error"},
+    )
+    success = fields.Boolean(required=True, metadata={"description": "Always `false`.", "example": False})
+    session_id = fields.String(
+        required=True, metadata={"description": "The request's session id, or empty.", "example": "s-1"}
+    )
+    error_message = fields.String(
+        required=True,
+        metadata={
+            "description": "`detail` behind a Korean prefix that tells the kind of error.",
+            "example": "AI 서비스 연결 오류: The connection to the AI service failed",
+        },
+    )
+    origin = fields.String(
+        required=True,
+        validate=validate.OneOf(["client", "server", "upstream"]),
+        metadata={"description": "Who failed.", "example": "upstream"},
+    )
+    retryable = fields.Boolean(
+        required=True, metadata={"description": "Whether the same request may succeed later.", "example": True}
+    )
+    request_id = fields.String(
+        required=True, metadata={"description": "The `X-Request-ID` of the answer.", "example": "a1b2c3"}
+    )
+    errors = fields.Dict(
+        metadata={
+            "description": "Validation only: messages by location (`json`, `headers`) and field.",
+            "example": {"json": {"max_tokens": ["must be from 1 to 1000000000"]}},
+        }
+    )
+    param = fields.String(
+        metadata={"description": "The request's field that upstream refused.", "example": "temperature"}
+    )
+    upstream_code = fields.String(
+        metadata={"description": "Upstream's own error code, when it gave one.", "example": "server_error"}
+    )
