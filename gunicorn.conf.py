@@ -24,8 +24,10 @@ except ConfigurationException as exc:
     print(exc.message, file=sys.stderr)
     sys.exit(2)
 
-bind = f"[{settings.server_host}]:{settings.server_port}" if ":" in settings.server_host else (
-    f"{settings.server_host}:{settings.server_port}"
+bind = (
+    f"[{settings.server_host}]:{settings.server_port}"
+    if ":" in settings.server_host
+    else (f"{settings.server_host}:{settings.server_port}")
 )
 workers = settings.web_concurrency
 

@@ -1,10 +1,10 @@
 """The exceptions of the service, and the one table that gives each error code its HTTP status.
 
-    ServiceException
-    ├── ValidationException      the caller sent something we cannot accept
-    ├── ConfigurationException   a key or a setting is missing
-    ├── OpenAIClientException    upstream could not be reached, refused, or answered badly
-    └── ChatServiceException     we are busy, draining, or have a bug
+ServiceException
+├── ValidationException      the caller sent something we cannot accept
+├── ConfigurationException   a key or a setting is missing
+├── OpenAIClientException    upstream could not be reached, refused, or answered badly
+└── ChatServiceException     we are busy, draining, or have a bug
 """
 
 from __future__ import annotations

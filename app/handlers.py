@@ -35,9 +35,7 @@ def register_error_handlers(app: Flask) -> None:
 def handle_service_exception(error: ServiceException) -> Response:
     """Answer one of our own exceptions."""
     g.error_code = error.error_code
-    response = current_app.json.response(problem(error))
-    response.mimetype = PROBLEM_MEDIA_TYPE
-    response.status_code = error.status
+    response = Response(current_app.json.dumps(problem(error)), error.status, mimetype=PROBLEM_MEDIA_TYPE)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     if error.error_code == "api_key_required":
@@ -103,4 +101,3 @@ def _name(name: object) -> str:
 
 def _phrase(status: int) -> str:
     return "Client Closed Request" if status == 499 else http.HTTPStatus(status).phrase
-

@@ -1,4 +1,4 @@
-"""Logging: one dictConfig for the application and gunicorn; what must not be seen is removed where lines are written."""
+"""Logging: one dictConfig for the application and gunicorn; secrets are removed where lines are written."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ class LogFile(logging.handlers.WatchedFileHandler):
         try:
             self.reopenIfNeeded()
             line = self.format(record) + "\n"
-            os.write(self.stream.fileno(), line.encode("utf-8", "replace"))
+            # One write per line: appends of several workers do not mix.
+            os.write((self.stream or self._open()).fileno(), line.encode("utf-8", "replace"))
         except Exception:
             self.dropped += 1
             return
@@ -138,5 +139,3 @@ def _writable(path: str) -> bool:
         reason = exc.strerror or "it cannot be opened"
         print(f"LOG_FILE is not written ({reason}); logging to standard output only", file=sys.stderr)
         return False
-
-

@@ -104,9 +104,8 @@ class ChatResponse:
         `instructions`, `cached`, and `model` and `temperature` for when upstream leaves them out.
         """
         usage = openai_response.usage
-        upstream_temperature = getattr(openai_response, "temperature", None)
-        temperature = known.pop("temperature", None) if upstream_temperature is None else upstream_temperature
-        model = known.pop("model", None)
+        sent_temperature, model = known.pop("temperature", None), known.pop("model", None)
+        temperature = getattr(openai_response, "temperature", None)
         return cls(
             session_id=session_id,
             response_text=openai_response.output_text,
@@ -116,7 +115,7 @@ class ChatResponse:
             total_tokens_used=usage.total_tokens if usage else 0,
             output_format=_output_format(openai_response),
             created_at=_utc(openai_response.created_at),
-            temperature=temperature,
+            temperature=sent_temperature if temperature is None else temperature,
             response_time=response_time,
             response_id=openai_response.id,
             finish_reason=getattr(openai_response, "finish_reason", "stop"),

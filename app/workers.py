@@ -8,11 +8,12 @@ from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
+from gevent.hub import Hub
 from gunicorn.http import errors as parse_errors
 from gunicorn.workers.ggevent import GeventWorker as _GeventWorker
 from gunicorn.workers.gthread import ThreadWorker as _ThreadWorker
 
-REFUSALS: dict[type[Exception], int] = {
+REFUSALS: dict[type[BaseException], int] = {
     parse_errors.LimitRequestLine: 414,
     parse_errors.LimitRequestHeaders: 431,
     parse_errors.ExpectationFailed: 417,
@@ -40,6 +41,11 @@ class _ProblemAnswers:
 
 class GeventWorker(_ProblemAnswers, _GeventWorker):
     """One greenlet per connection."""
+
+    def patch(self) -> None:
+        super().patch()
+        # A quick stop ends in SystemExit; gevent would print it with a traceback at every Ctrl-C.
+        Hub.NOT_ERROR = (*Hub.NOT_ERROR, SystemExit)
 
 
 class ThreadWorker(_ProblemAnswers, _ThreadWorker):

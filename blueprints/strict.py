@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import flask
 import marshmallow
@@ -57,18 +57,17 @@ class StrictBlueprint(Blueprint):
     def problems(self, *codes: str) -> Callable[[Any], Any]:
         """Document the error codes of a view, grouped by status."""
 
-        def decorate(view: Any) -> Any:
-            by_status: dict[int, list[str]] = {}
-            for code in codes:
-                by_status.setdefault(FAILURES[code].status, []).append(code)
-            for status, names in by_status.items():
-                text = " or ".join(f"`{name}`" for name in names)
-                view = self.alt_response(
-                    status, schema=ProblemSchema, description=text, content_type=PROBLEM_MEDIA_TYPE
-                )(view)
-            return view
-
-        return decorate
+        by_status: dict[int, list[str]] = {}
+        for code in codes:
+            by_status.setdefault(FAILURES[code].status, []).append(f"`{code}`")
+        responses = {
+            str(status): {
+                "description": " or ".join(names),
+                "content": {PROBLEM_MEDIA_TYPE: {"schema": ProblemSchema}},
+            }
+            for status, names in by_status.items()
+        }
+        return cast(Callable[[Any], Any], self.doc(responses=responses))
 
 
 def _remember_session_id(body: Any) -> None:

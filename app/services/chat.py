@@ -98,8 +98,9 @@ class ChatService:
             raise ValidationException(f"These fields break a rule: {', '.join(errors)}", field, errors=errors)
 
     def _create_system_message(self, request: ChatRequest) -> Message:
+        given = request.system_message or ""
         text = prompt.system_text(
-            request.system_message if (request.system_message or "").strip() else self._config.default_system_message,
+            given if given.strip() else self._config.default_system_message,
             role=request.role or "",
             memories=request.memory_context or (),
             instructions=request.instructions or "",
