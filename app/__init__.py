@@ -30,7 +30,7 @@ def create_app(config: Config | None = None) -> Flask:
     from app.services.cache import NullCache, ResponseCache
     from app.services.chat import ChatService
     from app.services.readiness import Readiness
-    from blueprints import chat, docs, health, system
+    from blueprints import chat, docs, health, openai_door, system
 
     config = config or Config.from_env()
     app = Flask(__name__, static_folder=None)
@@ -42,6 +42,7 @@ def create_app(config: Config | None = None) -> Flask:
     cache = ResponseCache(config.cache_max_size, config.cache_ttl) if config.cache_enabled else NullCache()
     needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []
     app.extensions["config"] = config
+    app.extensions["openai_client"] = client
     app.extensions["chat_service"] = ChatService(client, config, cache)
     app.extensions["readiness"] = Readiness(*needed)
 
@@ -51,7 +52,7 @@ def create_app(config: Config | None = None) -> Flask:
         CORS(app, origins=list(config.cors_origins), expose_headers=["X-Request-ID", "Retry-After", "X-Cache"])
 
     api = ServerApi(app)
-    for blueprint in (chat.blp, system.blp, health.blp):
+    for blueprint in (chat.blp, openai_door.blp, system.blp, health.blp):
         api.register_blueprint(blueprint)
     app.register_blueprint(docs.blp)
     return app

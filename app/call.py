@@ -3,10 +3,13 @@
 A call can end before its answer is there: its deadline passes or its caller leaves. Whoever waits on its behalf (for a
 slot, before a retry, on the upstream socket) is woken then, under gevent and under threads alike, because the end is
 a shutdown of the socket and the set of an event, not an exception thrown into another greenlet.
+
+The caller's departure shows only to who looks: the watchdog peeks at the caller's socket, which is free and harmless.
 """
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import socket
 import threading
@@ -16,6 +19,7 @@ from contextvars import ContextVar
 from typing import Literal
 
 from app.errors import ChatServiceException, OpenAIClientException, ServiceException
+from app.models import Usage
 
 WATCH_INTERVAL_SECONDS = 0.2
 
@@ -25,14 +29,18 @@ EndReason = Literal["deadline", "caller_gone"]
 class Call:
     """One request: when it began, when it must be over, what it waits on, where its time went (seconds)."""
 
-    def __init__(self, timeout: float, *, request_id: str = "") -> None:
+    def __init__(self, timeout: float, *, request_id: str = "", caller: socket.socket | None = None) -> None:
         self.request_id = request_id
+        self.caller = caller
+        self.front_seconds = 0.0
+        self.assemble_seconds = 0.0
         self.started = time.monotonic()
         self.deadline = self.started + timeout
         self.queue_seconds = 0.0
         self.upstream_seconds = 0.0
         self.upstream_request_id: str | None = None
         self.api_key_source: str | None = None
+        self.error_code: str | None = None
         self.input_tokens = 0
         self.output_tokens = 0
         self.ended: EndReason | None = None
@@ -43,6 +51,38 @@ class Call:
     def elapsed_seconds(self) -> float:
         """Time since the request began."""
         return time.monotonic() - self.started
+
+    def timings(self) -> dict[str, float]:
+        """Where the time went so far, in milliseconds: queue + assemble + upstream + overhead = total.
+
+        `queue` is the time in front of the handler, as far as a proxy tells, and the wait for a slot; `overhead` is
+        what is left: parsing, key choice, pauses before retries, writing the answer.
+        """
+        total = self.front_seconds + self.elapsed_seconds
+        parts = {
+            "queue": self.front_seconds + self.queue_seconds,
+            "assemble": self.assemble_seconds,
+            "upstream": self.upstream_seconds,
+            "total": total,
+        }
+        parts["overhead"] = max(0.0, total - parts["queue"] - parts["assemble"] - parts["upstream"])
+        return {name: round(seconds * 1000, 2) for name, seconds in parts.items()}
+
+    def caller_is_gone(self) -> bool:
+        """Tell whether the caller has closed its end; never blocks. False when there is no socket to look at."""
+        if self.caller is None:
+            return False
+        try:
+            with _handle(self.caller) as handle:
+                return handle.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError):
+            return True
+
+    def count(self, usage: Usage) -> None:
+        """Note the tokens that upstream counted."""
+        self.input_tokens, self.output_tokens = usage.input_tokens, usage.output_tokens
 
     def remaining_seconds(self) -> float:
         """Time left until the deadline; raises what ended the call when there is none."""
@@ -108,12 +148,12 @@ class Connection:
         with self._lock:
             if self.owner is not call or self.socket is None:
                 return
-            with contextlib.suppress(OSError), _duplicate(self.socket) as duplicate:
-                duplicate.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError, ValueError), _handle(self.socket) as handle:
+                handle.shutdown(socket.SHUT_RDWR)
 
 
 class Watchdog:
-    """One thread per worker that ends the calls whose deadline has passed."""
+    """One thread per worker that ends the calls whose deadline has passed or whose caller has left."""
 
     def __init__(self, interval_seconds: float = WATCH_INTERVAL_SECONDS) -> None:
         self._interval_seconds = interval_seconds
@@ -153,15 +193,22 @@ class Watchdog:
             for call in tuple(self._calls):
                 if now >= call.deadline:
                     call.end("deadline")
+                elif call.caller_is_gone():
+                    call.end("caller_gone")
             if not self._calls:
                 self._busy.clear()
                 if self._calls:
                     self._busy.set()
 
 
-def _duplicate(original: socket.socket) -> socket.socket:
-    """A second handle on the same connection; SSL sockets are cut below TLS, which is safe from another thread."""
-    return socket.fromfd(original.fileno(), original.family, original.type)
+@contextlib.contextmanager
+def _handle(original: socket.socket) -> Iterator[_socket.socket]:
+    """The plain system socket behind `original`, below TLS and below gevent, whose own recv would wait."""
+    handle = _socket.socket(original.family, original.type, 0, original.fileno())
+    try:
+        yield handle
+    finally:
+        handle.detach()
 
 
 current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)

@@ -112,6 +112,10 @@ class Config:
     openai_org_id: str = setting("", text, "organization sent with the server's key, never with a caller's")
     openai_project_id: str = setting("", text, "project sent with the server's key, never with a caller's")
     openai_base_url: str = setting("https://api.openai.com/v1", http_url, "any OpenAI-compatible upstream")
+    upstream_api: str = setting(
+        "responses", choice("responses", "chat_completions"), "which of upstream's APIs the native route uses"
+    )
+    openai_door_free_mode: bool = setting(False, flag, "free mode on /v1 when a request has no X-Free-Mode")
     local_model: str = setting("", text, "GGUF file, or `demo`: start a local model and use it as upstream")
 
     log_level: str = setting(
@@ -133,6 +137,10 @@ class Config:
     request_timeout: float = setting(120.0, number(0.1, 3600), "seconds for one request in all, retries included")
     max_concurrent_requests: int = setting(200, integer(1, 100_000), "upstream calls in flight per worker")
     max_queue_seconds: float = setting(5.0, number(0, 3600), "seconds a request may wait for a slot")
+    keepalive_seconds: float = setting(5.0, number(0.05, 300), "seconds between two keepalive comments of a stream")
+    default_max_context_tokens: int = setting(
+        0, integer(0, 10**9), "max_context_tokens when the request gives none; 0: off"
+    )
     max_request_bytes: int = setting(1_048_576, integer(1024, 2**31), "largest request body; 413 above it")
 
     cache_enabled: bool = setting(False, flag, "keep answers to identical requests")

@@ -6,7 +6,7 @@ import http
 import logging
 from typing import Any
 
-from flask import Flask, Response, current_app, g
+from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
 from app.errors import ChatServiceException, ServiceException, ValidationException
@@ -14,6 +14,7 @@ from app.errors import ChatServiceException, ServiceException, ValidationExcepti
 logger = logging.getLogger(__name__)
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+OPENAI_DOOR = "/v1/"
 FIELD_NAME_MAX_LENGTH = 64
 HTTP_ERRORS = {
     404: ("not_found", "There is nothing at this address"),
@@ -34,8 +35,12 @@ def register_error_handlers(app: Flask) -> None:
 
 def handle_service_exception(error: ServiceException) -> Response:
     """Answer one of our own exceptions."""
-    g.error_code = error.error_code
-    response = Response(current_app.json.dumps(problem(error)), error.status, mimetype=PROBLEM_MEDIA_TYPE)
+    g.call.error_code = error.error_code
+    if request.path.startswith(OPENAI_DOOR):
+        response = Response(current_app.json.dumps(openai_error(error)), error.status, mimetype="application/json")
+    else:
+        document = problem(error, session_id=g.get("session_id", ""), request_id=g.request_id)
+        response = Response(current_app.json.dumps(document), error.status, mimetype=PROBLEM_MEDIA_TYPE)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     if error.error_code == "api_key_required":
@@ -65,7 +70,7 @@ def handle_bug(error: Exception) -> Response:
     return handle_service_exception(ChatServiceException(HTTP_ERRORS[500][1], "internal_error"))
 
 
-def problem(error: ServiceException) -> dict[str, Any]:
+def problem(error: ServiceException, *, session_id: str, request_id: str) -> dict[str, Any]:
     """The problem document of `error`, with the seed's fields beside RFC 9457's."""
     document = {
         "type": "about:blank",
@@ -74,11 +79,11 @@ def problem(error: ServiceException) -> dict[str, Any]:
         "detail": error.message,
         "code": error.error_code,
         "success": False,
-        "session_id": g.get("session_id", ""),
+        "session_id": session_id,
         "error_message": error.error_message,
         "origin": error.failure.origin,
         "retryable": error.failure.retryable,
-        "request_id": g.get("request_id", ""),
+        "request_id": request_id,
     }
     if isinstance(error, ValidationException) and error.errors:
         document["errors"] = {error.location: _shortened(error.errors)}
@@ -86,6 +91,14 @@ def problem(error: ServiceException) -> dict[str, Any]:
         if name in error.details:
             document[name] = error.details[name]
     return document
+
+
+def openai_error(error: ServiceException) -> dict[str, Any]:
+    """The same failure in OpenAI's shape, for clients that come through /v1; the SDKs choose a class by status."""
+    types = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+    kind = types.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    param = error.details.get("param")
+    return {"error": {"message": error.error_message, "type": kind, "param": param, "code": error.error_code}}
 
 
 def _shortened(errors: Any) -> Any:

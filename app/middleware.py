@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 import uuid
+from collections.abc import Callable
 
 from flask import Flask, Response, g, request
 
@@ -13,6 +15,7 @@ from app.config import Config
 
 logger = logging.getLogger("app.request")
 
+TIMED_BLUEPRINTS = {"chat", "openai_door"}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -29,17 +32,42 @@ def register_middleware(app: Flask, config: Config) -> None:
     def open_call() -> None:
         given = request.headers.get("X-Request-ID", "")
         g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        g.call = Call(config.request_timeout, request_id=g.request_id)
+        caller = request.environ.get("gunicorn.socket")
+        g.call = Call(config.request_timeout, request_id=g.request_id, caller=caller)
+        g.call.front_seconds = seconds_in_front(request.headers.get("X-Request-Start", ""))
 
     @app.after_request
     def finish(response: Response) -> Response:
-        response.headers["X-Request-ID"] = g.request_id
+        response.headers.setdefault("X-Request-ID", g.request_id)
+        if request.blueprint in TIMED_BLUEPRINTS:
+            response.headers["Server-Timing"] = server_timing(g.call)
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         if g.call.upstream_request_id:
             response.headers["X-Upstream-Request-ID"] = g.call.upstream_request_id
         response.call_on_close(LogLine(g.call, response.status_code))
         return response
+
+
+def seconds_in_front(header: str, *, now: Callable[[], float] = time.time) -> float:
+    """How long a request waited in front of us, by the proxy's `X-Request-Start: t=…` (seconds, ms or µs since 1970).
+
+    0 when the header is missing, not a number, or says more than an hour: then the clocks differ.
+    """
+    try:
+        began = float(header.strip().removeprefix("t="))
+    except ValueError:
+        return 0.0
+    for unit in (1, 1e3, 1e6):
+        waited = now() - began / unit
+        if 0 <= waited < 3600:
+            return waited
+    return 0.0
+
+
+def server_timing(call: Call) -> str:
+    """The value of `Server-Timing` (W3C), in milliseconds."""
+    return ", ".join(f"{name};dur={value}" for name, value in call.timings().items())
 
 
 class LogLine:
@@ -52,18 +80,19 @@ class LogLine:
             "method": request.method,
             "route": str(request.url_rule or "-"),
             "status": status,
-            "code": g.get("error_code", "-"),
         }
 
     def __call__(self) -> None:
         call = self._call
         fields = self._fields | {
+            "code": call.error_code or "-",
             "total_ms": round(call.elapsed_seconds * 1000, 1),
             "queue_ms": round(call.queue_seconds * 1000, 1),
             "upstream_ms": round(call.upstream_seconds * 1000, 1),
             "input_tokens": call.input_tokens,
             "output_tokens": call.output_tokens,
             "api_key_source": call.api_key_source or "-",
+            "upstream_request_id": call.upstream_request_id or "-",
         }
         level = logging.ERROR if fields["status"] == 500 else logging.INFO
         logger.log(level, "request %s", " ".join(f"{k}={v}" for k, v in fields.items()), extra=fields)

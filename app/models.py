@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -15,7 +15,10 @@ API_KEY_PATTERN = re.compile(r"[\x21-\x7e]{8,256}")
 SESSION_ID_MAX_LENGTH = 128
 MODEL_MAX_LENGTH = 256
 MAX_TOKENS_LIMIT = 1_000_000_000
-TEMPERATURE_MAX = 2.0
+TEMPERATURE_MAX = 2
+IMAGES_MAX = 8
+IMAGE_URL_MAX_LENGTH = 2048
+IMAGE_DATA_MAX_LENGTH = 700_000
 
 KeySource = Literal["user_provided", "default"]
 Message = dict[str, str]
@@ -45,6 +48,39 @@ class ChatRequest:
     model: str | None = None
     openai_api_key: str | None = field(default="", repr=False)
     free_mode: bool | None = False
+    stream: bool | None = False
+    max_context_tokens: int | None = None
+    response_schema: Mapping[str, Any] | None = None
+    images: Sequence[str] | None = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What one upstream call is asked for, before it takes the form of one of upstream's APIs.
+
+    The first message is the system's, the last the user's; `images` are URLs that ride on the last.
+    """
+
+    messages: Sequence[Message]
+    model: str
+    instructions: str
+    max_tokens: int
+    temperature: float
+    response_schema: Mapping[str, Any] | None = None
+    images: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatPreview:
+    """What a chat request would send upstream, and who would pay. Token numbers are estimates."""
+
+    upstream_path: str
+    upstream_body: str
+    api_key_source: str
+    tokens: Mapping[str, int]
+    total_tokens: int
+    tokens_estimated: bool
+    dropped_turns: int
 
 
 @dataclass(frozen=True)
@@ -93,6 +129,8 @@ class ChatResponse:
     finish_reason: str = "stop"
     cached: bool = False
     request_id: str | None = None
+    response_json: Any = None
+    dropped_turns: int = 0
 
     @classmethod
     def from_openai_response(

@@ -17,6 +17,15 @@ from app.handlers import PROBLEM_MEDIA_TYPE
 from app.models import SESSION_ID_MAX_LENGTH
 from schemas.problem import ProblemSchema
 
+CHAT_PROBLEMS = (
+    *("invalid_json", "validation_error", "unsupported_media_type", "request_too_large"),
+    *("api_key_required", "api_key_rejected", "insufficient_quota", "upstream_rate_limited"),
+    *("model_not_found", "upstream_rejected_request", "internal_error"),
+    *("server_busy", "server_shutting_down", "no_api_key_available", "server_credentials_rejected"),
+    *("server_quota_exhausted", "upstream_unavailable", "upstream_timeout", "upstream_error"),
+    *("upstream_failed", "upstream_bad_response", "upstream_connection_error"),
+)
+
 
 class StrictParser(FlaskParser):
     """Reads JSON bodies: UTF-8 `application/json` without content encoding, or a clear error."""
@@ -25,9 +34,7 @@ class StrictParser(FlaskParser):
 
     def load_json(self, req: flask.Request, schema: marshmallow.Schema) -> Any:
         """The parsed body. Raises 415 for another media type and ValidationException `invalid_json`."""
-        charset = req.mimetype_params.get("charset", "utf-8").lower()
-        if req.mimetype != "application/json" or charset != "utf-8" or "Content-Encoding" in req.headers:
-            raise UnsupportedMediaType
+        require_json(req)
         try:
             body = json.loads(req.get_data().decode())
         except (ValueError, RecursionError):
@@ -54,7 +61,12 @@ class StrictBlueprint(Blueprint):
 
     ARGUMENTS_PARSER = StrictParser()
 
-    def problems(self, *codes: str) -> Callable[[Any], Any]:
+    def problems(
+        self,
+        *codes: str,
+        schema: type[marshmallow.Schema] = ProblemSchema,
+        content_type: str = PROBLEM_MEDIA_TYPE,
+    ) -> Callable[[Any], Any]:
         """Document the error codes of a view, grouped by status."""
 
         by_status: dict[int, list[str]] = {}
@@ -63,11 +75,18 @@ class StrictBlueprint(Blueprint):
         responses = {
             str(status): {
                 "description": " or ".join(names),
-                "content": {PROBLEM_MEDIA_TYPE: {"schema": ProblemSchema}},
+                "content": {content_type: {"schema": schema}},
             }
             for status, names in by_status.items()
         }
         return cast(Callable[[Any], Any], self.doc(responses=responses))
+
+
+def require_json(req: flask.Request) -> None:
+    """Raise 415 unless the body is said to be `application/json` in UTF-8 without content encoding."""
+    charset = req.mimetype_params.get("charset", "utf-8").lower()
+    if req.mimetype != "application/json" or charset != "utf-8" or "Content-Encoding" in req.headers:
+        raise UnsupportedMediaType
 
 
 def _remember_session_id(body: Any) -> None:

@@ -8,6 +8,8 @@ from marshmallow import Schema, fields, post_load, validate
 
 from app.models import (
     API_KEY_PATTERN,
+    IMAGE_DATA_MAX_LENGTH,
+    IMAGES_MAX,
     MAX_TOKENS_LIMIT,
     MODEL_MAX_LENGTH,
     SESSION_ID_MAX_LENGTH,
@@ -19,6 +21,7 @@ from schemas.fields import StrictBoolean, StrictFloat, StrictInteger, Turn
 
 TEXT = r"^[^\u0000]*$"
 KEY = rf"^({API_KEY_PATTERN.pattern})?$"
+IMAGE_PATTERN = r"^(https://[\x21-\x7e]{1,2040}|data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2})$"
 TURN_TEXT = r"^([uU][sS][eE][rR]|[aA][sS][sS][iI][sS][tT][aA][nN][tT]):[^\u0000]*$"
 TURN_ROLE = r"^([uU][sS][eE][rR]|[aA][sS][sS][iI][sS][tT][aA][nN][tT])$"
 
@@ -110,6 +113,38 @@ class ChatRequestSchema(Schema):
         },
     )
 
+    stream = StrictBoolean(
+        allow_none=True,
+        metadata={"description": "Answer with an event stream.", "example": False, "default": False},
+    )
+    max_context_tokens = StrictInteger(
+        allow_none=True,
+        metadata={
+            "description": "Drop the oldest turns of the history until the prompt has at most so many (estimated) "
+            "tokens. Default: setting DEFAULT_MAX_CONTEXT_TOKENS.",
+            "example": 4000,
+            "minimum": 1,
+            "maximum": MAX_TOKENS_LIMIT,
+        },
+    )
+    response_schema = fields.Dict(
+        allow_none=True,
+        metadata={
+            "description": "JSON schema that the answer has to follow; the answer is in `response_json`, too.",
+            "example": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        },
+    )
+    images = fields.List(
+        fields.String(metadata={"pattern": IMAGE_PATTERN, "maxLength": IMAGE_DATA_MAX_LENGTH}),
+        allow_none=True,
+        metadata={
+            "description": "`https:` or `data:` URLs of images that belong to the user's message.",
+            "example": ["https://example.com/cat.png"],
+            "default": [],
+            "maxItems": IMAGES_MAX,
+        },
+    )
+
     @post_load
     def build(self, data: dict[str, Any], **_: Any) -> ChatRequest:
         """Give the service's own value."""
@@ -171,4 +206,46 @@ class ChatResponseSchema(Schema):
     cached = fields.Boolean(metadata={"description": "Served from the response cache.", "example": False})
     request_id = fields.String(
         allow_none=True, metadata={"description": "The `X-Request-ID` of the answer.", "example": "a1b2c3"}
+    )
+    response_json = fields.Raw(
+        allow_none=True,
+        metadata={"description": "The answer parsed, when `response_schema` was given.", "example": {"city": "Paris"}},
+    )
+    dropped_turns = fields.Integer(
+        metadata={"description": "Turns of the history left out for `max_context_tokens`, 0 or more.", "example": 0}
+    )
+
+
+class TokensSchema(Schema):
+    """Tokens of each part of the prompt."""
+
+    system = fields.Integer(metadata={"description": "System message.", "example": 9})
+    role = fields.Integer(metadata={"description": "Role.", "example": 0})
+    memory = fields.Integer(metadata={"description": "Memories.", "example": 0})
+    instructions = fields.Integer(metadata={"description": "Instructions.", "example": 0})
+    history = fields.Integer(metadata={"description": "Past turns that are sent.", "example": 0})
+    user = fields.Integer(metadata={"description": "The user's message.", "example": 8})
+
+
+class ChatPreviewSchema(Schema):
+    """What a chat turn would send upstream."""
+
+    class Meta:
+        title = "ChatPreview"
+
+    upstream_path = fields.String(metadata={"description": "Path below OPENAI_BASE_URL.", "example": "/responses"})
+    upstream_body = fields.String(
+        metadata={"description": "The body upstream would receive, to the byte.", "example": '{"model":"gpt-4o-mini"}'}
+    )
+    api_key_source = fields.String(
+        validate=validate.OneOf(["user_provided", "default"]),
+        metadata={"description": "Whose key would be tried first.", "example": "default"},
+    )
+    tokens = fields.Nested(TokensSchema, metadata={"description": "Tokens of each part."})
+    total_tokens = fields.Integer(metadata={"description": "Their sum.", "example": 17})
+    tokens_estimated = fields.Boolean(
+        metadata={"description": "`true`: one token per 4 ASCII characters, one per other character.", "example": True}
+    )
+    dropped_turns = fields.Integer(
+        metadata={"description": "Turns of the history left out for `max_context_tokens`, 0 or more.", "example": 0}
     )

@@ -34,6 +34,8 @@ def test_simple_chat(client: FlaskClient, upstream: Upstream) -> None:
         "finish_reason": "stop",
         "cached": False,
         "request_id": answer.headers["X-Request-ID"],
+        "response_json": None,
+        "dropped_turns": 0,
     }
     assert upstream.received[0].key == SERVER_KEY
 

@@ -130,6 +130,8 @@ def serve(path: str, port: str) -> None:
     params.n_ctx = CONTEXT_TOKENS
     params.n_parallel = PARALLEL_REQUESTS
     params.kv_unified = True
+    params.embedding = True
+    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     params.verbosity = 1
     params.ui = False
     server = xllamacpp.Server(params)

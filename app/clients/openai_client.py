@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import httpx2
 from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAI
+from openai._types import RequestOptions
 
 from app.call import Call, Watchdog, current_call
-from app.clients import retry
-from app.clients.responses_api import parse_response, request_body
+from app.clients import chat_completions_api, responses_api, retry
+from app.clients.sse import split_events
 from app.clients.transport import PooledTransport, ResponseTooLarge, ResponseUnreadable
 from app.clients.upstream_errors import bad_response, connection_error, from_status
+from app.clients.wire import TextJoiner
 from app.config import Config
 from app.errors import OpenAIClientException, ServiceException
-from app.models import ApiKey, Message, UpstreamResponse
+from app.models import ApiKey, Generation, Message, UpstreamResponse
 from app.services.keys import KeySelector, is_well_formed
 from app.services.limiter import Slots
 
@@ -42,6 +45,16 @@ class _SDK(OpenAI):
         }
 
 
+class Listener(Protocol):
+    """Hears a streamed answer while it comes."""
+
+    def started(self, model: str, api_key_source: str, *, cached: bool) -> None:
+        """Upstream, or the cache, began to answer."""
+
+    def text(self, piece: str) -> None:
+        """The next piece of text."""
+
+
 class Reply:
     """Upstream's answer to one call: headers are here, the body is read from it. Closing gives the slot back."""
 
@@ -57,12 +70,18 @@ class Reply:
         return b"".join(self)
 
     def __iter__(self) -> Iterator[bytes]:
-        began = time.monotonic()
-        try:
-            with _translated(self._call):
-                yield from self._response.iter_bytes()
-        finally:
-            self._call.upstream_seconds += time.monotonic() - began
+        """The body piece by piece, as it comes; what the reader does meanwhile is not upstream's time."""
+        pieces = self._response.iter_bytes()
+        while True:
+            began = time.monotonic()
+            try:
+                with _translated(self._call):
+                    piece = next(pieces, None)
+            finally:
+                self._call.upstream_seconds += time.monotonic() - began
+            if piece is None:
+                return
+            yield piece
 
     def close(self) -> None:
         """Close the connection if the body was not read to its end, and give the slot back."""
@@ -91,6 +110,7 @@ class OpenAIClient:
     ) -> None:
         config = config or Config.from_env()
         self._config = config
+        self.api = chat_completions_api if config.upstream_api == "chat_completions" else responses_api
         self.keys = keys or KeySelector(config.openai_api_key)
         self.slots = slots or Slots(config.max_concurrent_requests, config.max_queue_seconds)
         self._watchdog = watchdog or Watchdog()
@@ -127,36 +147,60 @@ class OpenAIClient:
         max_tokens: int | None = None,
         temperature: float | None = None,
         *,
+        response_schema: Mapping[str, Any] | None = None,
+        images: Sequence[str] = (),
         call: Call | None = None,
+        listener: Listener | None = None,
     ) -> tuple[UpstreamResponse, float, str]:
-        """Send `messages` to the Responses API; give the answer, the seconds it took and the key's source.
+        """Send `messages` to the model; give the answer, the seconds it took and the key's source.
 
+        With a `listener` upstream is asked to stream, and the listener hears each piece of text as it comes.
         Raises ServiceException subclasses, by docs/api, "Errors".
         """
         call = call or Call(self._config.request_timeout)
         began = time.monotonic()
-        body = request_body(
-            messages,
+        generation = Generation(
+            messages=messages,
             model=model or self._config.default_model,
             instructions=instructions,
             max_tokens=self._config.default_max_tokens if max_tokens is None else max_tokens,
             temperature=self._config.default_temperature if temperature is None else temperature,
+            response_schema=response_schema,
+            images=images,
         )
-        reply, key = self.send("/responses", body, call, api_key=api_key, free_mode=free_mode)
+        body = self.api.request_body(generation, stream=listener is not None)
+        reply, key = self.send(self.api.PATH, body, call, api_key=api_key, free_mode=free_mode)
         with reply:
-            response = parse_response(reply.read())
-        call.input_tokens, call.output_tokens = response.usage.input_tokens, response.usage.output_tokens
+            if listener is None:
+                response = self.api.parse_response(reply.read())
+            else:
+                listener.started(generation.model, key.source, cached=False)
+                response = _follow(reply, self.api.EventReader(), listener)
+        call.count(response.usage)
         return response, time.monotonic() - began, key.source
 
-    def send(self, path: str, body: bytes, call: Call, *, api_key: str | None, free_mode: bool) -> tuple[Reply, ApiKey]:
-        """Take a slot, choose the key, call upstream with retries; the slot is held until the reply is closed."""
+    def send(
+        self,
+        path: str,
+        body: bytes | None,
+        call: Call,
+        *,
+        api_key: str | None,
+        free_mode: bool,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[Reply, ApiKey]:
+        """Take a slot, choose the key, call upstream with retries; the slot is held until the reply is closed.
+
+        Every request to upstream takes this way. Without a body it is a GET.
+        """
         # A request that no key may pay for is refused at once: it must not wait for a slot first.
         self._select_api_key(api_key, free_mode)
         with contextlib.ExitStack() as resources:
             resources.enter_context(self._watchdog.watching(call))
             self.slots.acquire(call)
             resources.callback(self.slots.release)
-            response, key = self.keys.pay(api_key, free_mode, lambda key: self._with_retries(path, body, key, call))
+            request = _Request(path, body, headers or {})
+            response, key = self.keys.pay(api_key, free_mode, lambda key: self._with_retries(request, key, call))
             held = resources.pop_all()
         call.upstream_request_id = _request_id(response)
         call.api_key_source = key.source
@@ -175,11 +219,11 @@ class OpenAIClient:
         """Tell whether a key is well-formed. Whether upstream accepts it shows when it is used: nothing probes."""
         return is_well_formed(api_key)
 
-    def _with_retries(self, path: str, body: bytes, key: ApiKey, call: Call) -> httpx2.Response:
+    def _with_retries(self, request: _Request, key: ApiKey, call: Call) -> httpx2.Response:
         attempt = 0
         while True:
             try:
-                return self._post(path, body, key, call)
+                return self._attempt(request, key, call)
             except _Retriable as failure:
                 if attempt >= failure.max_retries or not self._paused(failure, attempt, call):
                     raise failure.error from failure.__cause__
@@ -195,16 +239,18 @@ class OpenAIClient:
         call.check()
         return True
 
-    def _post(self, path: str, body: bytes, key: ApiKey, call: Call) -> httpx2.Response:
-        headers = UNREAD_BODY | (self._server_headers if key.source == "default" else {})
+    def _attempt(self, request: _Request, key: ApiKey, call: Call) -> httpx2.Response:
+        headers = UNREAD_BODY | dict(request.headers) | (self._server_headers if key.source == "default" else {})
+        options: RequestOptions = {"headers": headers}
         began = time.monotonic()
         token = current_call.set(call)
         try:
             call.remaining_seconds()
             with _translated(call):
-                return self._sdk.with_options(api_key=key.secret).post(
-                    path, content=body, cast_to=httpx2.Response, options={"headers": headers}
-                )
+                sdk = self._sdk.with_options(api_key=key.secret)
+                if request.body is None:
+                    return sdk.get(request.path, cast_to=httpx2.Response, options=options)
+                return sdk.post(request.path, content=request.body, cast_to=httpx2.Response, options=options)
         except APIStatusError as exc:
             call.upstream_request_id = _request_id(exc.response)
             error = from_status(exc.status_code, exc.response.headers, _error_object(exc), key)
@@ -214,6 +260,13 @@ class OpenAIClient:
         finally:
             current_call.reset(token)
             call.upstream_seconds += time.monotonic() - began
+
+
+@dataclass(frozen=True)
+class _Request:
+    path: str
+    body: bytes | None
+    headers: Mapping[str, str]
 
 
 class _Retriable(Exception):
@@ -232,6 +285,23 @@ def _retriable(error: OpenAIClientException, status: int) -> Exception:
     if status in retry.RETRIED_STATUSES:
         return _Retriable(error, retry.MAX_RETRIES)
     return error
+
+
+def _follow(reply: Reply, reader: Any, listener: Listener) -> UpstreamResponse:
+    """Tell the listener each piece of text; give the finished answer. Only a terminal event is an end."""
+    joiner = TextJoiner()
+    events = (event.data for event in split_events(reply) if event.data is not None)
+    seen = False
+    for data in events:
+        seen = True
+        found = reader.read(data)
+        if isinstance(found, UpstreamResponse):
+            if rest := joiner.rest():
+                listener.text(rest)
+            return found
+        if found and (text := joiner.add(found)):
+            listener.text(text)
+    raise connection_error() if seen else bad_response()
 
 
 @contextlib.contextmanager

@@ -1,28 +1,31 @@
-"""The Responses API on the wire: the request body we send and the finished answer we accept.
+"""The Responses API on the wire: the request body we send, the finished answer and the events we accept.
 
 Source: the OpenAI API reference, "Responses"; servers that leave fields out of their answers are understood too.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from app.clients.upstream_errors import bad_response, failed_response
-from app.models import Message, UpstreamResponse, Usage
+from app.clients.wire import count, dump_json, load_json, number, string, well_formed
+from app.models import Generation, UpstreamResponse, Usage
+
+PATH = "/responses"
 
 
-def request_body(
-    messages: Sequence[Message], *, model: str, instructions: str, max_tokens: int, temperature: float
-) -> bytes:
-    """The JSON body of `POST /responses`, to the byte. Empty instructions are left out."""
-    body: dict[str, Any] = {"model": model, "input": list(messages)}
-    if instructions:
-        body["instructions"] = instructions
-    body |= {"temperature": temperature, "max_output_tokens": max_tokens, "store": False}
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+def request_body(generation: Generation, *, stream: bool = False) -> bytes:
+    """The JSON body of `POST /responses`, to the byte. What is empty is left out."""
+    body: dict[str, Any] = {"model": generation.model, "input": _input(generation)}
+    if generation.instructions:
+        body["instructions"] = generation.instructions
+    body |= {"temperature": generation.temperature, "max_output_tokens": generation.max_tokens, "store": False}
+    if generation.response_schema is not None:
+        body["text"] = {"format": {"type": "json_schema", "name": "response", "schema": generation.response_schema}}
+    if stream:
+        body["stream"] = True
+    return dump_json(body)
 
 
 def parse_response(raw: bytes) -> UpstreamResponse:
@@ -31,7 +34,42 @@ def parse_response(raw: bytes) -> UpstreamResponse:
     Raises OpenAIClientException: `upstream_failed` for status `failed`, `upstream_bad_response` for anything that is
     not an answer with usable text.
     """
-    document = load_json(raw)
+    return _response(load_json(raw), raw)
+
+
+class EventReader:
+    """Reads the events of a stream."""
+
+    def read(self, data: bytes) -> str | UpstreamResponse | None:
+        """Read one event: a piece of text, the finished answer, or None for what we need not know.
+
+        Raises as parse_response does, also for the events `error` and `response.failed`.
+        """
+        event = load_json(data)
+        if not isinstance(event, dict):
+            raise bad_response()
+        kind, document = event.get("type"), event.get("response")
+        if kind in {"response.output_text.delta", "response.refusal.delta"}:
+            return event["delta"] if isinstance(event.get("delta"), str) else None
+        if kind in {"response.completed", "response.incomplete"}:
+            return _response(document, dump_json(document))
+        if kind == "response.failed":
+            raise failed_response(document.get("error") if isinstance(document, dict) else None)
+        if kind == "error" or (kind is None and "error" in event):
+            raise failed_response(event.get("error") or event)
+        return None
+
+
+def _input(generation: Generation) -> list[Any]:
+    *before, user = generation.messages
+    if not generation.images:
+        return [*before, user]
+    parts = [{"type": "input_text", "text": user["content"]}]
+    parts += [{"type": "input_image", "image_url": url} for url in generation.images]
+    return [*before, {"role": user["role"], "content": parts}]
+
+
+def _response(document: Any, raw: bytes) -> UpstreamResponse:
     if not isinstance(document, dict):
         raise bad_response()
     status = document.get("status", "completed")
@@ -42,29 +80,16 @@ def parse_response(raw: bytes) -> UpstreamResponse:
     if not text:
         raise bad_response("The AI service answered without any text")
     return UpstreamResponse(
-        id=_string(document.get("id")),
-        model=_string(document.get("model")),
+        id=string(document.get("id")),
+        model=string(document.get("model")),
         output_text=text,
         finish_reason=_finish_reason(document, parts),
         usage=_usage(document.get("usage")),
         output_format=_output_format(document.get("text")),
-        created_at=_number(document.get("created_at")),
-        temperature=_number(document.get("temperature")),
+        created_at=number(document.get("created_at")),
+        temperature=number(document.get("temperature")),
         raw=raw,
     )
-
-
-def load_json(raw: bytes) -> Any:
-    """Parse JSON from upstream; whatever makes Python's parser fail is `upstream_bad_response`."""
-    try:
-        return json.loads(raw.decode())
-    except (ValueError, RecursionError):
-        raise bad_response() from None
-
-
-def well_formed(text: str) -> str:
-    """Join surrogate pairs and replace lone surrogates, which no UTF-8 log, socket or database can carry."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _content_parts(output: Any) -> Iterator[Mapping[str, Any]]:
@@ -95,22 +120,10 @@ def _finish_reason(document: Mapping[str, Any], parts: Sequence[Mapping[str, Any
 def _usage(usage: Any) -> Usage:
     if not isinstance(usage, dict):
         return Usage()
-    sent, written = _count(usage.get("input_tokens")), _count(usage.get("output_tokens"))
-    return Usage(sent, written, _count(usage.get("total_tokens")) or sent + written)
+    sent, written = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
+    return Usage(sent, written, count(usage.get("total_tokens")) or sent + written)
 
 
 def _output_format(text: Any) -> str:
     kind = text.get("format") if isinstance(text, dict) else None
-    return (_string(kind.get("type")) if isinstance(kind, dict) else None) or "text"
-
-
-def _count(value: Any) -> int:
-    return value if type(value) is int and 0 <= value < 2**53 else 0
-
-
-def _number(value: Any) -> float | None:
-    return value if type(value) in {int, float} and abs(value) < 2**53 and math.isfinite(value) else None
-
-
-def _string(value: Any) -> str | None:
-    return well_formed(value) if isinstance(value, str) else None
+    return (string(kind.get("type")) if isinstance(kind, dict) else None) or "text"

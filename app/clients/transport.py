@@ -7,6 +7,7 @@ is read of an answer, and keeps upstream's cookies away from the next caller.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,7 +107,10 @@ class PooledTransport(httpx2.BaseTransport):
         except failed.HTTPError as exc:
             raise _lost(exc) from exc
         kept = [pair for pair in answer.headers.items() if pair[0].lower() not in DROPPED_RESPONSE_HEADERS]
-        return httpx2.Response(answer.status, headers=kept, stream=_Body(answer, self._max_response_bytes, call))
+        # A stream is bounded event by event where it is read; it is never held as a whole.
+        endless = answer.headers.get("content-type", "").startswith("text/event-stream")
+        max_bytes = None if endless else self._max_response_bytes
+        return httpx2.Response(answer.status, headers=kept, stream=_Body(answer, max_bytes, call))
 
     def close(self) -> None:
         self._pools.clear()
@@ -115,9 +119,9 @@ class PooledTransport(httpx2.BaseTransport):
 class _Body(httpx2.SyncByteStream):
     """The body of an answer, piece by piece as it arrives, up to a limit and the deadline of its call."""
 
-    def __init__(self, answer: urllib3.BaseHTTPResponse, max_bytes: int, call: Call | None) -> None:
+    def __init__(self, answer: urllib3.BaseHTTPResponse, max_bytes: int | None, call: Call | None) -> None:
         self._answer = answer
-        self._left = max_bytes
+        self._left = math.inf if max_bytes is None else max_bytes
         self._call = call
 
     def __iter__(self) -> Iterator[bytes]:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from app.call import Call
-from app.clients.openai_client import OpenAIClient
-from app.clients.responses_api import parse_response, request_body
+from app.clients.openai_client import Listener, OpenAIClient
+from app.clients.wire import load_json
 from app.config import Config
 from app.errors import ValidationException
-from app.models import ChatRequest, ChatResponse, Message, UpstreamResponse
+from app.models import ChatPreview, ChatRequest, ChatResponse, Generation, Message, UpstreamResponse
 from app.services import prompt
 from app.services.cache import NullCache, ResponseCache, cache_key
 from app.services.rules import TURN_FORMS, broken_rules
+from app.services.tokens import estimate_tokens
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A checked request in the form of what the model is asked, with estimated tokens by part."""
+
+    generation: Generation
+    tokens: dict[str, int]
+    dropped_turns: int
 
 
 class ChatService:
@@ -35,60 +48,111 @@ class ChatService:
         )
 
     def process_chat_request(
-        self, request: ChatRequest, call: Call | None = None, *, use_cache: bool = True
+        self,
+        request: ChatRequest,
+        call: Call | None = None,
+        *,
+        use_cache: bool = True,
+        listener: Listener | None = None,
     ) -> ChatResponse:
-        """Answer one chat turn.
+        """Answer one chat turn; a `listener` hears the text while it comes.
 
         Raises ValidationException when the request breaks a rule, ConfigurationException when no key may pay,
         OpenAIClientException when upstream fails, ChatServiceException when the server is busy.
         """
         call = call or Call(self._config.request_timeout)
-        self._validate_request(request)
-        system = self._create_system_message(request)
-        history = self._format_conversation_history(request.conversation_history or [])
-        user = self._create_user_message(request.user_message)
-        generation = {
-            "messages": [system, *history, user],
-            "model": request.model or self._config.default_model,
-            "instructions": request.instructions or "",
-            "max_tokens": self._config.default_max_tokens if request.max_tokens is None else request.max_tokens,
-            "temperature": self._config.default_temperature if request.temperature is None else request.temperature,
-        }
+        began = time.monotonic()
+        assembled = self._assemble(request)
+        call.assemble_seconds = time.monotonic() - began
         cache = self._cache if use_cache else NullCache()
-        response, source, cached = self._generate(request, generation, call, cache)
-        return ChatResponse.from_openai_response(
-            response,
-            session_id=request.session_id or "",
-            response_time=round(call.elapsed_seconds, 6),
-            api_key_source=source,
-            request_id=call.request_id or None,
-            instructions=request.instructions or None,
-            cached=cached,
-            model=generation["model"],
-            temperature=generation["temperature"],
+        response, source, cached = self._generate(request, assembled.generation, call, cache, listener)
+        answer: dict[str, Any] = {}
+        if request.response_schema is not None:
+            answer = {"output_format": "json_schema", "response_json": load_json(response.output_text.encode())}
+        return dataclasses.replace(
+            ChatResponse.from_openai_response(
+                response,
+                session_id=request.session_id or "",
+                response_time=round(call.elapsed_seconds, 6),
+                api_key_source=source,
+                request_id=call.request_id or None,
+                instructions=request.instructions or None,
+                cached=cached,
+                dropped_turns=assembled.dropped_turns,
+                model=assembled.generation.model,
+                temperature=assembled.generation.temperature,
+            ),
+            **answer,
         )
 
+    def preview(self, request: ChatRequest) -> ChatPreview:
+        """What `request` would send upstream and who would pay, without calling upstream; raises as a chat turn."""
+        assembled = self._assemble(request)
+        client = self.openai_client
+        key = client.keys.select(request.openai_api_key, bool(request.free_mode))
+        body = client.api.request_body(assembled.generation, stream=bool(request.stream))
+        return ChatPreview(
+            upstream_path=client.api.PATH,
+            upstream_body=body.decode(),
+            api_key_source=key.source,
+            tokens=assembled.tokens,
+            total_tokens=sum(assembled.tokens.values()),
+            tokens_estimated=True,
+            dropped_turns=assembled.dropped_turns,
+        )
+
+    def _assemble(self, request: ChatRequest) -> Assembled:
+        """Check the rules and put together what the model is asked."""
+        self._validate_request(request)
+        system = self._create_system_message(request)
+        turns = self._format_conversation_history(request.conversation_history or [])
+        user = self._create_user_message(request.user_message)
+        tokens = {name: estimate_tokens(part) for name, part in self._system_parts(request).items()}
+        limit = request.max_context_tokens or self._config.default_max_context_tokens
+        spoken = estimate_tokens(user["content"])
+        kept = prompt.newest_turns(turns, limit - sum(tokens.values()) - spoken) if limit else turns
+        tokens |= {"history": sum(estimate_tokens(turn["content"]) for turn in kept), "user": spoken}
+        generation = Generation(
+            messages=[system, *kept, user],
+            model=request.model or self._config.default_model,
+            instructions=request.instructions or "",
+            max_tokens=self._config.default_max_tokens if request.max_tokens is None else request.max_tokens,
+            temperature=self._config.default_temperature if request.temperature is None else request.temperature,
+            response_schema=request.response_schema,
+            images=request.images or (),
+        )
+        return Assembled(generation, tokens, len(turns) - len(kept))
+
     def _generate(
-        self, request: ChatRequest, generation: dict[str, Any], call: Call, cache: ResponseCache | NullCache
+        self,
+        request: ChatRequest,
+        generation: Generation,
+        call: Call,
+        cache: ResponseCache | NullCache,
+        listener: Listener | None,
     ) -> tuple[UpstreamResponse, str, bool]:
         """The answer, whose key paid for it, and whether it came from the cache."""
-        api_key, free_mode = request.openai_api_key, bool(request.free_mode)
-        keys = self.openai_client.keys
-        payer = keys.select(api_key, free_mode)
-        body = request_body(**generation)
+        client, api_key, free_mode = self.openai_client, request.openai_api_key, bool(request.free_mode)
+        payer = client.keys.select(api_key, free_mode)
+        body = client.api.request_body(generation)
         fetched: list[tuple[UpstreamResponse, str]] = []
 
         def fetch() -> tuple[bytes, bytes]:
-            response, _, source = self.openai_client.generate_response(
-                **generation, api_key=api_key, free_mode=free_mode, call=call
+            response, _, source = client.generate_response(
+                **vars(generation), api_key=api_key, free_mode=free_mode, call=call, listener=listener
             )
             fetched.append((response, source))
-            return cache_key(keys.digest(keys.payer(source, api_key)), body), response.raw
+            return cache_key(client.keys.digest(client.keys.payer(source, api_key)), body), response.raw
 
-        raw, cached = cache.get_or_fetch(cache_key(keys.digest(payer.secret), body), call, fetch)
-        if cached:
-            return parse_response(raw), payer.source, True
-        return *fetched[0], False
+        raw, cached = cache.get_or_fetch(cache_key(client.keys.digest(payer.secret), body), call, fetch)
+        if not cached:
+            return *fetched[0], False
+        response = client.api.parse_response(raw)
+        call.api_key_source = payer.source
+        if listener is not None:
+            listener.started(generation.model, payer.source, cached=True)
+            listener.text(response.output_text)
+        return response, payer.source, True
 
     def _validate_request(self, request: ChatRequest) -> None:
         """Check every rule of the chat request; raises one ValidationException that names each broken one."""
@@ -97,16 +161,18 @@ class ChatService:
             field = next(iter(errors))
             raise ValidationException(f"These fields break a rule: {', '.join(errors)}", field, errors=errors)
 
-    def _create_system_message(self, request: ChatRequest) -> Message:
+    def _system_parts(self, request: ChatRequest) -> dict[str, str]:
         given = request.system_message or ""
-        text = prompt.system_text(
+        return prompt.system_parts(
             given if given.strip() else self._config.default_system_message,
             role=request.role or "",
             memories=request.memory_context or (),
             instructions=request.instructions or "",
             headings=self._headings,
         )
-        return {"role": "system", "content": text}
+
+    def _create_system_message(self, request: ChatRequest) -> Message:
+        return {"role": "system", "content": prompt.system_text(self._system_parts(request))}
 
     def _format_conversation_history(self, history: Sequence[str | Message]) -> list[Message]:
         turns = [prompt.parse_turn(entry) for entry in history]

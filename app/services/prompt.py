@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.models import Message
+from app.services.tokens import estimate_tokens
 
 TURN = re.compile(r"(user|assistant):[ ]?(.*)", re.IGNORECASE | re.DOTALL)
 
@@ -21,12 +22,33 @@ class Headings:
     instructions: str = "#추가 지시사항"
 
 
-def system_text(message: str, *, role: str, memories: Iterable[str], instructions: str, headings: Headings) -> str:
-    """Join the parts that are not empty by one blank line, without white space around the whole."""
+def system_parts(
+    message: str, *, role: str, memories: Iterable[str], instructions: str, headings: Headings
+) -> dict[str, str]:
+    """The parts of the system message by name, in order; an empty one is an empty text."""
     memory_lines = "\n".join(f"- {memory}" for memory in memories)
-    parts = [message, _section(headings.role, role), _section(headings.memory, memory_lines)]
-    parts.append(_section(headings.instructions, instructions))
-    return "\n\n".join(part for part in parts if part.strip()).strip()
+    return {
+        "system": message,
+        "role": _section(headings.role, role),
+        "memory": _section(headings.memory, memory_lines),
+        "instructions": _section(headings.instructions, instructions),
+    }
+
+
+def system_text(parts: Mapping[str, str]) -> str:
+    """Join the parts that are not empty by one blank line, without white space around the whole."""
+    return "\n\n".join(part for part in parts.values() if part.strip()).strip()
+
+
+def newest_turns(turns: Sequence[Message], max_tokens: int) -> list[Message]:
+    """As many of the newest turns as fit into `max_tokens`; a turn is kept whole or not at all."""
+    kept: list[Message] = []
+    for turn in reversed(turns):
+        max_tokens -= estimate_tokens(turn["content"])
+        if max_tokens < 0:
+            break
+        kept.append(turn)
+    return kept[::-1]
 
 
 def parse_turn(entry: Any) -> Message | None:

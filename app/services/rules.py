@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
 from app.models import (
+    IMAGE_DATA_MAX_LENGTH,
+    IMAGE_URL_MAX_LENGTH,
+    IMAGES_MAX,
     MAX_TOKENS_LIMIT,
     MODEL_MAX_LENGTH,
     SESSION_ID_MAX_LENGTH,
@@ -18,6 +23,17 @@ from app.services.keys import MALFORMED_KEY, is_well_formed
 from app.services.prompt import parse_turn
 
 TURN_FORMS = 'must be "user: text", "assistant: text" or {"role": …, "content": …}'
+IMAGE_URL = re.compile(r"https://[\x21-\x7e]+|data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")
+IMAGE_FORMS = (
+    f"must be an https: URL of at most {IMAGE_URL_MAX_LENGTH} characters or "
+    f"a data: URL with a base64 PNG, JPEG, GIF or WebP of at most {IMAGE_DATA_MAX_LENGTH}"
+)
+LENGTHS = {"session_id": SESSION_ID_MAX_LENGTH, "model": MODEL_MAX_LENGTH, "images": IMAGES_MAX}
+RANGES = {
+    "max_tokens": (1, MAX_TOKENS_LIMIT),
+    "max_context_tokens": (1, MAX_TOKENS_LIMIT),
+    "temperature": (0, TEMPERATURE_MAX),
+}
 UNWRITABLE = "must not contain NUL or lone surrogates"
 
 
@@ -26,7 +42,7 @@ def broken_rules(request: ChatRequest) -> dict[str, Any]:
     errors: dict[str, Any] = {}
     for name, message in _broken(request):
         errors.setdefault(name, []).append(message)
-    for name in ("conversation_history", "memory_context"):
+    for name in ("conversation_history", "memory_context", "images"):
         by_index = dict(_broken_items(name, getattr(request, name) or ()))
         if by_index:
             errors[name] = by_index
@@ -36,16 +52,17 @@ def broken_rules(request: ChatRequest) -> dict[str, Any]:
 def _broken(request: ChatRequest) -> Iterator[tuple[str, str]]:
     if not isinstance(request.user_message, str) or not request.user_message.strip():
         yield "user_message", "must not be blank"
-    if len(request.session_id or "") > SESSION_ID_MAX_LENGTH:
-        yield "session_id", f"must be at most {SESSION_ID_MAX_LENGTH} characters"
-    if len(request.model or "") > MODEL_MAX_LENGTH:
-        yield "model", f"must be at most {MODEL_MAX_LENGTH} characters"
-    if request.max_tokens is not None and not 0 < request.max_tokens <= MAX_TOKENS_LIMIT:
-        yield "max_tokens", f"must be from 1 to {MAX_TOKENS_LIMIT}"
-    if request.temperature is not None and not _within(request.temperature, TEMPERATURE_MAX):
-        yield "temperature", f"must be from 0 to {TEMPERATURE_MAX:g}"
+    for name, most in LENGTHS.items():
+        if len(getattr(request, name) or "") > most:
+            yield name, f"must be at most {most} long"
+    for name, (least, most) in RANGES.items():
+        value = getattr(request, name)
+        if value is not None and not (math.isfinite(value) and least <= value <= most):
+            yield name, f"must be from {least} to {most}"
     if request.openai_api_key and not is_well_formed(request.openai_api_key):
         yield "openai_api_key", MALFORMED_KEY
+    if not _is_json(request.response_schema):
+        yield "response_schema", "must be JSON without NaN, Infinity or lone surrogates"
     for item in fields(request):
         if not _writable(getattr(request, item.name)):
             yield item.name, UNWRITABLE
@@ -55,12 +72,25 @@ def _broken_items(name: str, items: Any) -> Iterator[tuple[str, list[str]]]:
     for index, item in enumerate(items):
         if name == "conversation_history" and parse_turn(item) is None:
             yield str(index), [TURN_FORMS]
+        elif name == "images" and not _is_image(item):
+            yield str(index), [IMAGE_FORMS]
         elif not _writable(item.get("content") if isinstance(item, Mapping) else item):
             yield str(index), [UNWRITABLE]
 
 
-def _within(value: float, high: float) -> bool:
-    return math.isfinite(value) and 0 <= value <= high
+def _is_image(url: Any) -> bool:
+    if not isinstance(url, str):
+        return False
+    limit = IMAGE_DATA_MAX_LENGTH if url.startswith("data:") else IMAGE_URL_MAX_LENGTH
+    return len(url) <= limit and IMAGE_URL.fullmatch(url) is not None
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _writable(value: Any) -> bool:
