@@ -125,7 +125,7 @@ class Call:
 
     def hold(self, connection: Connection) -> None:
         """Say which upstream connection works for this call from now on."""
-        connection.owner = self
+        connection.bind(self)
         self._connection = connection
         self.check()
 
@@ -138,10 +138,10 @@ class Connection:
         self.socket: socket.socket | None = None
         self._lock = threading.Lock()
 
-    def release(self) -> None:
-        """Nobody's any more: called before the socket is closed or serves the next call."""
+    def bind(self, call: Call) -> None:
+        """From now on this connection works for `call`, and for no earlier one."""
         with self._lock:
-            self.owner = None
+            self.owner = call
 
     def cut(self, call: Call) -> None:
         """Shut the socket down for both directions if it still works for `call`; a blocked read ends at once."""

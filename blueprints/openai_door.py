@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from typing import cast
-from urllib.parse import quote
 
 from flask import Response, current_app, g, request
 
@@ -82,7 +81,8 @@ def model(headers: dict[str, str], model: str) -> Response:
 
     As OpenAI's `GET /v1/models/{model}`.
     """
-    return _plain(_send(f"/models/{quote(model, safe='')}", None, headers))
+    found = door.find_model(model, lambda path: _send(path, None, headers))
+    return Response(found, mimetype="application/json") if isinstance(found, bytes) else _plain(found)
 
 
 def _create(path: str, headers: dict[str, str]) -> Response:

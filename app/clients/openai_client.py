@@ -80,7 +80,8 @@ class Reply:
             finally:
                 self._call.upstream_seconds += time.monotonic() - began
             if piece is None:
-                return
+                # A connection that was cut can look like one that ended.
+                return self._call.check()
             yield piece
 
     def close(self) -> None:

@@ -49,12 +49,6 @@ class _BoundConnection:
             call.hold(bond)
         super().request(*args, **kwargs)  # type: ignore[misc]
 
-    def close(self) -> None:
-        bond = self.__dict__.get("bond")
-        if bond is not None:
-            bond.release()
-        super().close()  # type: ignore[misc]
-
 
 class _BoundHTTPConnection(_BoundConnection, HTTPConnection):
     pass

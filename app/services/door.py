@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from app.call import Call
 from app.clients.openai_client import Reply
 from app.clients.sse import split_events
 from app.clients.upstream_errors import bad_response, connection_error
-from app.clients.wire import count, load_json
+from app.clients.wire import count, dump_json, load_json
 from app.errors import OpenAIClientException, ValidationException
 from app.models import Usage
 
@@ -39,6 +40,21 @@ def wants_stream(body: bytes) -> bool:
     if not isinstance(stream, bool | None):
         raise ValidationException("must be true or false", "stream")
     return bool(stream)
+
+
+def find_model(model: str, send: Callable[[str], Reply]) -> Reply | bytes:
+    """Upstream's description of one model; taken from its list where it (as llama.cpp) describes no single one."""
+    try:
+        return send(f"/models/{quote(model, safe='')}")
+    except OpenAIClientException as exc:
+        if exc.status != 404:
+            raise
+        with send("/models") as reply:
+            listed = load_json(reply.read())
+        for entry in listed.get("data", []) if isinstance(listed, dict) else []:
+            if isinstance(entry, dict) and entry.get("id") == model:
+                return dump_json(entry)
+        raise OpenAIClientException("The AI service does not know this model", "model_not_found") from exc
 
 
 def read_plain(reply: Reply, call: Call) -> bytes:

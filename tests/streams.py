@@ -1,0 +1,69 @@
+"""Event streams as upstreams send them, to be scripted, and as callers read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from tests.upstream import Answer, pieces, response_document
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-Request-Id: up-1\r\nConnection: close\r\n\r\n"
+
+
+def event(data: Any, name: str | None = None, *, line_end: str = "\n") -> bytes:
+    """One server-sent event; `data` is JSON unless it is text."""
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    lines = ([f"event: {name}"] if name else []) + [f"data: {text}", "", ""]
+    return line_end.join(lines).encode()
+
+
+def typed(kind: str, *, line_end: str = "\n", **members: Any) -> bytes:
+    """One event of the Responses API."""
+    return event({"type": kind} | members, kind, line_end=line_end)
+
+
+def delta(text: str, **options: Any) -> bytes:
+    """A piece of text, as the Responses API sends it."""
+    return typed("response.output_text.delta", item_id="msg_1", delta=text, **options)
+
+
+def completed(text: str, **changes: Any) -> bytes:
+    """The end of a good stream of the Responses API."""
+    return typed("response.completed", response=response_document(text, **changes))
+
+
+def response_events(*texts: str) -> list[bytes]:
+    """A whole good stream of the Responses API."""
+    created = typed("response.created", response={"id": "resp_1", "status": "in_progress"})
+    return [created, *(delta(text) for text in texts), completed("".join(texts))]
+
+
+def chunk(content: str | None = None, **choice: Any) -> bytes:
+    """One chunk of a chat completion."""
+    delta = {} if content is None else {"content": content}
+    choices = [{"index": 0, "delta": delta, "finish_reason": None} | choice]
+    return event({"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": "m", "choices": choices})
+
+
+def completion_events(*texts: str) -> list[bytes]:
+    """A whole good stream of Chat Completions, usage included."""
+    usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+    end = [chunk(finish_reason="stop"), event({"id": "chatcmpl-1", "choices": [], "usage": usage}), event("[DONE]")]
+    return [chunk(None), *(chunk(text) for text in texts), *end]
+
+
+def stream(parts: Iterable[bytes], *, pause: float = 0.0, close: bool = True) -> Answer:
+    """Answer with an event stream that ends when the connection does; it pauses after each part."""
+    first, *rest = [*parts] or [b""]
+    return pieces([HEAD + first, *rest], pause=pause, close=close)
+
+
+def read_events(body: bytes) -> list[tuple[str, Any]]:
+    """The events of a native stream, comments left out: (name, data)."""
+    events = []
+    for block in body.decode().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.split("\n") if line and not line.startswith(":"))
+        if fields:
+            events.append((fields["event"], json.loads(fields["data"])))
+    return events

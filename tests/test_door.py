@@ -1,0 +1,221 @@
+"""The OpenAI door: bodies pass as they come, keys and errors are ours, streams are byte-exact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from tests.conftest import CALLER_KEY, SERVER_KEY
+from tests.streams import chunk, completed, completion_events, delta, event, response_events, stream
+from tests.streams import typed as typed_event
+from tests.upstream import Upstream, delayed, error_document, reply, reset, silence
+
+RESPONSES, COMPLETIONS, EMBEDDINGS = "/v1/responses", "/v1/chat/completions", "/v1/embeddings"
+FREE = {"X-Free-Mode": "true"}
+OWN = {"Authorization": f"Bearer {CALLER_KEY}"}
+
+
+@pytest.mark.parametrize("path", [RESPONSES, COMPLETIONS, EMBEDDINGS])
+def test_bodies_pass_as_they_come(client: FlaskClient, upstream: Upstream, path: str) -> None:
+    """Spaces, order, unknown fields and number forms of the request, and every byte of the answer, stay."""
+    sent = '{ "model":"m", "future_field" : {"x": [1.0, 1e3, "\\ud55c"]},\n"tools":[], "input":"안녕" }'.encode()
+    answered = b'{"id": "x",   "usage": {"input_tokens": 3}, "future": 1.0}\n'
+    upstream.script(reply(200, answered, {"X-Request-Id": "req_up", "X-RateLimit-Remaining-Requests": "9"}))
+    answer = client.post(path, data=sent, content_type="application/json", headers=OWN)
+    assert (answer.status_code, answer.data) == (200, answered)
+    assert (upstream.received[0].body, upstream.received[0].path) == (sent, path)
+    assert upstream.received[0].key == CALLER_KEY
+    assert answer.headers["X-Request-ID"] == answer.headers["X-Upstream-Request-ID"] == "req_up"
+    assert answer.headers["X-RateLimit-Remaining-Requests"] == "9"
+    assert answer.headers["Server-Timing"].startswith("queue;dur=")
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/gpt-4o"])
+def test_models_are_upstreams(client: FlaskClient, upstream: Upstream, path: str) -> None:
+    """GET routes pass through, with the same key rules."""
+    upstream.default = reply(200, {"object": "list", "data": []})
+    assert client.get(path, headers=OWN).get_json() == {"object": "list", "data": []}
+    assert (upstream.received[0].method, upstream.received[0].path) == ("GET", path)
+    assert client.get(path).status_code == 401
+
+
+def test_a_model_that_upstream_only_lists(client: FlaskClient, upstream: Upstream) -> None:
+    """llama.cpp lists its model but answers 404 for it."""
+    missing, listed = reply(404, error_document()), reply(200, {"data": [{"id": "smol", "object": "model"}]})
+    upstream.script(missing, listed, missing, listed)
+    assert client.get("/v1/models/smol", headers=OWN).get_json() == {"id": "smol", "object": "model"}
+    assert client.get("/v1/models/other", headers=OWN).get_json()["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    ("headers", "door_free_mode", "status", "keys"),
+    [
+        (OWN, False, 200, [CALLER_KEY]),
+        ({}, False, 401, []),
+        ({}, True, 200, [SERVER_KEY]),
+        (FREE, False, 200, [SERVER_KEY]),
+        ({"X-Free-Mode": "false"}, True, 401, []),
+        ({"Authorization": "Bearer llms_issued-by-the-server"} | FREE, False, 200, [SERVER_KEY]),
+        ({"Authorization": "Bearer llms_x", "X-OpenAI-Api-Key": CALLER_KEY}, False, 200, [CALLER_KEY]),
+        ({"Authorization": "Bearer short"}, True, 422, []),
+        ({"X-Free-Mode": "yes"}, True, 422, []),
+    ],
+)
+def test_whose_key_pays(
+    make_app: Callable[..., Flask],
+    upstream: Upstream,
+    headers: dict[str, str],
+    door_free_mode: bool,
+    status: int,
+    keys: list[str],
+) -> None:
+    """The same key rules as on the native route, told by headers."""
+    upstream.default = reply(200, {"id": "x"})
+    client = make_app(openai_door_free_mode=door_free_mode).test_client()
+    assert client.post(RESPONSES, json={}, headers=headers).status_code == status
+    assert [received.key for received in upstream.received] == keys
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "kind", "code"),
+    [
+        (reply(400, error_document("x", param="tools[0]")), 400, "invalid_request_error", "upstream_rejected_request"),
+        (reply(401, error_document()), 401, "authentication_error", "api_key_rejected"),
+        (reply(404, error_document("model_not_found")), 404, "invalid_request_error", "model_not_found"),
+        (reply(429, error_document(), {"Retry-After": "7"}), 429, "rate_limit_error", "upstream_rate_limited"),
+        (reset(), 502, "server_error", "upstream_connection_error"),
+        (reply(200, b"<html>"), 502, "server_error", "upstream_bad_response"),
+        (reply(200, b"[]"), 502, "server_error", "upstream_bad_response"),
+        (silence(), 504, "server_error", "upstream_timeout"),
+    ],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_errors_have_openais_shape(
+    make_app: Callable[..., Flask], upstream: Upstream, answer: Any, status: int, kind: str, code: str, streamed: bool
+) -> None:
+    """SDKs choose their exception by status and read our code; upstream's text does not pass."""
+    upstream.default = answer
+    answered = make_app(request_timeout=1).test_client().post(COMPLETIONS, json={"stream": streamed}, headers=OWN)
+    if streamed and answered.status_code == 200:
+        assert b'"code": "upstream_bad_response"' in answered.data
+        return
+    error = answered.get_json()["error"]
+    assert (answered.status_code, error["type"], error["code"]) == (status, kind, code)
+    assert set(error) == {"message", "type", "param", "code"}
+    assert "UPSTREAM-SECRET-TEXT" not in answered.text
+    assert status != 429 or answered.headers["Retry-After"] == "7"
+
+
+def test_our_own_refusals_have_openais_shape(client: FlaskClient, upstream: Upstream) -> None:
+    """Unknown routes, methods and bodies, too."""
+    refusals = [
+        (client.get("/v1/nothing"), 404, "not_found"),
+        (client.get(RESPONSES), 405, "method_not_allowed"),
+        (client.post(RESPONSES, data=b"{", content_type="application/json", headers=OWN), 400, "invalid_json"),
+        (client.post(RESPONSES, json=[], headers=OWN), 422, "validation_error"),
+        (client.post(RESPONSES, json={"stream": "yes"}, headers=OWN), 422, "validation_error"),
+        (client.post(RESPONSES, data=b"{}", content_type="text/plain", headers=OWN), 415, "unsupported_media_type"),
+        (client.post(RESPONSES, json={}), 401, "api_key_required"),
+    ]
+    assert [(answer.status_code, answer.get_json()["error"]["code"]) for answer, _, _ in refusals] == [
+        (status, code) for _, status, code in refusals
+    ]
+    assert not upstream.received
+
+
+@pytest.mark.parametrize(
+    ("path", "parts"),
+    [
+        (RESPONSES, [b": comment\r\n\r\n", *response_events("가", "b"), typed_event("after.the.end", x=1)]),
+        (COMPLETIONS, completion_events("가", "b")),
+        (COMPLETIONS, [event({"x": 1}, line_end="\r\n"), chunk("\U0001f600"), event("[DONE]", line_end="\r")]),
+    ],
+)
+def test_streams_pass_byte_by_byte(client: FlaskClient, upstream: Upstream, path: str, parts: list[bytes]) -> None:
+    """Comments, line ends and unknown events included; behind them only our comment with the timings."""
+    whole = b"".join(parts)
+    upstream.script(stream([whole[i : i + 3] for i in range(0, len(whole), 3)]))
+    answer = client.post(path, json={"stream": True}, headers=OWN)
+    assert answer.content_type == "text/event-stream; charset=utf-8"
+    assert answer.data.startswith(whole)
+    assert answer.data[len(whole) :].startswith(b": server-timing queue;dur=")
+    assert answer.data[len(whole) :].count(b"\n\n") == 1
+    assert answer.headers["X-Request-ID"] == "up-1"
+
+
+@pytest.mark.parametrize(
+    ("path", "parts", "code"),
+    [
+        (RESPONSES, [delta("half")], "upstream_connection_error"),
+        (RESPONSES, [delta("half"), delta("more")[:60]], "upstream_bad_response"),
+        (RESPONSES, [delta("half"), event("{nope"), completed("x")], "upstream_bad_response"),
+        (RESPONSES, [b'{"status": "completed"}'], "upstream_bad_response"),
+        (RESPONSES, [], "upstream_bad_response"),
+        (COMPLETIONS, [chunk("half")], "upstream_connection_error"),
+        (COMPLETIONS, [chunk("half"), event("[1]"), event("[DONE]")], "upstream_bad_response"),
+        (COMPLETIONS, [b"<html>\n\n</html>"], "upstream_bad_response"),
+    ],
+)
+def test_a_fault_in_a_stream_is_one_error_event(
+    app: Flask, upstream: Upstream, path: str, parts: list[bytes], code: str
+) -> None:
+    """One event that both kinds of SDK stream raise on; no end mark of success; the slot is free."""
+    upstream.script(stream(parts))
+    answer = app.test_client().post(path, json={"stream": True}, headers=OWN)
+    errors = [block for block in answer.data.split(b"\n\n") if block.startswith(b"event: error")]
+    assert len(errors) == 1
+    data = json.loads(errors[0].split(b"data: ", 1)[1])
+    assert (data["type"], data["code"], data["error"]["code"]) == ("error", code, code)
+    assert b"[DONE]" not in answer.data
+    assert b"response.completed" not in answer.data
+    assert app.extensions["openai_client"].slots.in_use == 0
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        event({"type": "error", "code": "server_error", "message": "m"}, "error"),
+        typed_event("response.failed", response={"status": "failed", "error": {"code": "server_error"}}),
+        event({"error": {"message": "m", "type": "server_error"}}),
+    ],
+)
+def test_upstreams_own_failure_is_the_end(client: FlaskClient, upstream: Upstream, end: bytes) -> None:
+    """It passes as it came; a second error would be one too many."""
+    upstream.script(stream([delta("half"), end]))
+    answer = client.post(RESPONSES, json={"stream": True}, headers=OWN)
+    assert answer.data.startswith(delta("half") + end + b": server-timing")
+
+
+def test_a_stalled_stream_ends_at_the_deadline(make_app: Callable[..., Flask], upstream: Upstream) -> None:
+    """As one error event."""
+    upstream.script(stream([chunk("half")], pause=30))
+    answer = make_app(request_timeout=0.6).test_client().post(COMPLETIONS, json={"stream": True}, headers=OWN)
+    assert b'"code": "upstream_timeout"' in answer.data
+
+
+def test_an_upstream_that_never_closes_a_finished_stream(client: FlaskClient, upstream: Upstream) -> None:
+    """The end mark is the end; we do not wait for the deadline behind it, and report no error."""
+    upstream.script(stream([*completion_events("x"), b""], pause=0.0, close=False))
+    answer = client.post(COMPLETIONS, json={"stream": True}, headers=OWN)
+    assert answer.data.count(b"event: error") == 0
+
+
+def test_the_door_takes_slots_and_waits_for_them(make_app: Callable[..., Flask], upstream: Upstream) -> None:
+    """A request of the door is a request like any other."""
+    app = make_app(max_concurrent_requests=1, max_queue_seconds=0)
+    upstream.default = delayed(0.1, reply(200, {"id": "x"}))
+    with app.app_context():
+        from app.call import Call
+
+        held = Call(5)
+        app.extensions["openai_client"].slots.acquire(held)
+    answer = app.test_client().post(RESPONSES, json={}, headers=OWN)
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (503, "server_busy")
+    assert answer.headers["Retry-After"] == "1"
+    app.extensions["openai_client"].slots.release()
+    assert app.test_client().post(RESPONSES, json={}, headers=OWN).status_code == 200
