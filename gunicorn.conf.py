@@ -19,6 +19,7 @@ load_dotenv()
 
 try:
     settings = Config.from_env()
+    settings.check_exposure()
     local_model_file = model_file(settings.local_model) if settings.local_model else None
 except ConfigurationException as exc:
     print(exc.message, file=sys.stderr)

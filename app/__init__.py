@@ -6,6 +6,7 @@ gevent worker still has to patch; and the blueprints need this package while it 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,16 +22,23 @@ def create_app(config: Config | None = None) -> Flask:
     from flask import Flask
     from flask_cors import CORS
 
+    from app.access import register_access
     from app.api import ServerApi
     from app.clients.local_model import LocalModelProbe
     from app.clients.openai_client import OpenAIClient
     from app.config import Config
+    from app.commands import register_commands
     from app.handlers import register_error_handlers
     from app.middleware import register_middleware
+    from app.services.accounts import Accounts, digest_key
     from app.services.cache import NullCache, ResponseCache
     from app.services.chat import ChatService
+    from app.services.ledger import Ledger
+    from app.services.pricing import Prices
     from app.services.readiness import Readiness
-    from blueprints import chat, docs, health, openai_door, system
+    from app.services.usage import UsageReports
+    from app.store.database import Database
+    from blueprints import chat, docs, health, openai_door, system, usage
 
     config = config or Config.from_env()
     app = Flask(__name__, static_folder=None)
@@ -38,21 +46,38 @@ def create_app(config: Config | None = None) -> Flask:
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]
 
+    database = Database(config.database_url, timeout_seconds=config.database_timeout)
+    secret = digest_key(config)
+    accounts = Accounts(database, secret)
+    ledger = Ledger(
+        database,
+        accounts,
+        Prices(Path(config.prices_file)),
+        token_required=config.token_required,
+        fail_open=config.ledger_fail_open,
+        fingerprint_key=secret,
+    )
     client = OpenAIClient(config)
     cache = ResponseCache(config.cache_max_size, config.cache_ttl) if config.cache_enabled else NullCache()
     needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []
     app.extensions["config"] = config
     app.extensions["openai_client"] = client
-    app.extensions["chat_service"] = ChatService(client, config, cache)
-    app.extensions["readiness"] = Readiness(*needed)
+    app.extensions["chat_service"] = ChatService(client, config, cache, ledger)
+    app.extensions["database"] = database
+    app.extensions["accounts"] = accounts
+    app.extensions["ledger"] = ledger
+    app.extensions["usage"] = UsageReports(database)
+    app.extensions["readiness"] = Readiness(database.is_writable, *needed)
 
     register_middleware(app, config)
+    register_access(app, config)
     register_error_handlers(app)
     if config.cors_origins:
         CORS(app, origins=list(config.cors_origins), expose_headers=["X-Request-ID", "Retry-After", "X-Cache"])
 
     api = ServerApi(app)
-    for blueprint in (chat.blp, openai_door.blp, system.blp, health.blp):
+    for blueprint in (chat.blp, openai_door.blp, usage.blp, system.blp, health.blp):
         api.register_blueprint(blueprint)
     app.register_blueprint(docs.blp)
+    register_commands(app)
     return app

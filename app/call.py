@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from typing import Literal
 
 from app.errors import ChatServiceException, OpenAIClientException, ServiceException
-from app.models import Usage
+from app.models import ApiKey, Usage
 
 WATCH_INTERVAL_SECONDS = 0.2
 
@@ -29,7 +29,9 @@ EndReason = Literal["deadline", "caller_gone"]
 class Call:
     """One request: when it began, when it must be over, what it waits on, where its time went (seconds)."""
 
-    def __init__(self, timeout: float, *, request_id: str = "", caller: socket.socket | None = None) -> None:
+    def __init__(
+        self, timeout: float, *, request_id: str = "", token: str = "", caller: socket.socket | None = None
+    ) -> None:
         self.request_id = request_id
         self.caller = caller
         self.front_seconds = 0.0
@@ -41,8 +43,13 @@ class Call:
         self.upstream_request_id: str | None = None
         self.api_key_source: str | None = None
         self.error_code: str | None = None
-        self.input_tokens = 0
-        self.output_tokens = 0
+        self.token = token
+        self.paid_with: ApiKey | None = None
+        self.usage: Usage | None = None
+        self.model_answered: str | None = None
+        self.first_token_seconds: float | None = None
+        self._heard: list[str] = []
+        self.sent = False
         self.ended: EndReason | None = None
         self._event = threading.Event()
         self._connection: Connection | None = None
@@ -80,9 +87,16 @@ class Call:
         except (OSError, ValueError):
             return True
 
-    def count(self, usage: Usage) -> None:
-        """Note the tokens that upstream counted."""
-        self.input_tokens, self.output_tokens = usage.input_tokens, usage.output_tokens
+    def hear(self, text: str) -> None:
+        """Note a piece of a streamed answer: if upstream never counts it, we have to."""
+        if self.first_token_seconds is None:
+            self.first_token_seconds = self.elapsed_seconds
+        self._heard.append(text)
+
+    @property
+    def text_seen(self) -> str:
+        """What came of a streamed answer so far."""
+        return "".join(self._heard)
 
     def remaining_seconds(self) -> float:
         """Time left until the deadline; raises what ended the call when there is none."""
@@ -128,6 +142,7 @@ class Call:
         connection.bind(self)
         self._connection = connection
         self.check()
+        self.sent = True
 
 
 class Connection:

@@ -88,6 +88,14 @@ def http_url(raw: str) -> str:
     return url
 
 
+def database_url(raw: str) -> str:
+    """Accept a URL of SQLite or of PostgreSQL through psycopg."""
+    url = raw.strip()
+    if not re.match(r"(sqlite:///|postgresql\+psycopg://)\S", url):
+        raise ValueError("must be sqlite:///PATH or postgresql+psycopg://…")
+    return url
+
+
 def origins(raw: str) -> tuple[str, ...]:
     """Accept a comma-separated list of web origins."""
     return tuple(http_url(origin) for origin in raw.split(",") if origin.strip())
@@ -150,8 +158,38 @@ class Config:
     memory_log_seconds: float = setting(300.0, number(0.1, 10**7), "seconds between two log lines of the memory in use")
     memory_soft_limit_mb: int = setting(0, integer(0, 10**7), "resident MB above which a worker is replaced; 0: off")
 
+    auth_mode: str = setting(
+        "",
+        choice("open", "token"),
+        "`token`: every caller needs one; `open`: nobody does; default: open on loopback only",
+    )
+    database_url: str = setting(
+        "sqlite:///instance/llm_server.db", database_url, "SQLite or PostgreSQL (`postgresql+psycopg://…`)", secret=True
+    )
+    database_timeout: float = setting(3.0, number(0.1, 60), "seconds a request waits for the database")
+    token_digest_key: str = setting(
+        "", api_key, "keys the digests of tokens; default: a key made once beside the SQLite file", secret=True
+    )
+    ledger_fail_open: bool = setting(False, flag, "in open mode, answer unrecorded while the database is away")
+    ledger_retention_days: int = setting(0, integer(0, 36500), "days a settled ledger row is kept; 0: forever")
+    prices_file: str = setting("prices.toml", text, "own prices that add to or replace the shipped list")
     system_api_public: bool = setting(False, flag, "answer the system routes to everybody, not only to loopback")
     cors_origins: tuple[str, ...] = setting((), origins, "web origins that may call the API, comma-separated")
+
+    @property
+    def token_required(self) -> bool:
+        """Whether every caller needs a token."""
+        return self.auth_mode == "token"
+
+    def check_exposure(self) -> None:
+        """Refuse to let the public spend the server's key by mistake; raises ConfigurationException."""
+        loopback = self.server_host in {"localhost", "::1"} or self.server_host.startswith("127.")
+        if self.openai_api_key and not loopback and not self.auth_mode:
+            raise ConfigurationException(
+                "AUTH_MODE must be set: SERVER_HOST is public, so anybody who reaches it would spend OPENAI_API_KEY. "
+                "Set AUTH_MODE=token (then: flask clients add NAME), or AUTH_MODE=open if that is meant",
+                "AUTH_MODE",
+            )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Config:

@@ -43,7 +43,9 @@ def handle_service_exception(error: ServiceException) -> Response:
         response = Response(current_app.json.dumps(document), error.status, mimetype=PROBLEM_MEDIA_TYPE)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
-    if error.error_code == "api_key_required":
+    for name, value in error.details.get("headers", {}).items():
+        response.headers[name] = value
+    if error.error_code in {"api_key_required", "unauthorized"}:
         response.headers["WWW-Authenticate"] = 'Bearer realm="llm-server"'
     return response
 

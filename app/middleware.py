@@ -12,6 +12,7 @@ from flask import Flask, Response, g, request
 
 from app.call import Call
 from app.config import Config
+from app.services.accounts import PREFIX as TOKEN_PREFIX
 
 logger = logging.getLogger("app.request")
 
@@ -33,7 +34,8 @@ def register_middleware(app: Flask, config: Config) -> None:
         given = request.headers.get("X-Request-ID", "")
         g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         caller = request.environ.get("gunicorn.socket")
-        g.call = Call(config.request_timeout, request_id=g.request_id, caller=caller)
+        token = issued_token(request.headers.get("Authorization", ""))
+        g.call = Call(config.request_timeout, request_id=g.request_id, token=token, caller=caller)
         g.call.front_seconds = seconds_in_front(request.headers.get("X-Request-Start", ""))
 
     @app.after_request
@@ -47,6 +49,13 @@ def register_middleware(app: Flask, config: Config) -> None:
             response.headers["X-Upstream-Request-ID"] = g.call.upstream_request_id
         response.call_on_close(LogLine(g.call, response.status_code))
         return response
+
+
+def issued_token(authorization: str) -> str:
+    """The token of ours that a request brings as its bearer credential; empty when it brings none."""
+    scheme, _, credential = authorization.partition(" ")
+    credential = credential.strip()
+    return credential if scheme.lower() == "bearer" and credential.startswith(TOKEN_PREFIX) else ""
 
 
 def seconds_in_front(header: str, *, now: Callable[[], float] = time.time) -> float:
@@ -89,8 +98,8 @@ class LogLine:
             "total_ms": round(call.elapsed_seconds * 1000, 1),
             "queue_ms": round(call.queue_seconds * 1000, 1),
             "upstream_ms": round(call.upstream_seconds * 1000, 1),
-            "input_tokens": call.input_tokens,
-            "output_tokens": call.output_tokens,
+            "input_tokens": call.usage.input_tokens if call.usage else 0,
+            "output_tokens": call.usage.output_tokens if call.usage else 0,
             "api_key_source": call.api_key_source or "-",
             "upstream_request_id": call.upstream_request_id or "-",
         }

@@ -90,6 +90,8 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     total_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ class UpstreamResponse:
     model: str | None
     output_text: str
     finish_reason: str
-    usage: Usage
+    usage: Usage | None
     output_format: str
     created_at: float | None
     temperature: float | None
@@ -131,6 +133,7 @@ class ChatResponse:
     request_id: str | None = None
     response_json: Any = None
     dropped_turns: int = 0
+    cost_usd: str | None = None
 
     @classmethod
     def from_openai_response(

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from typing import cast
 
 from flask import Response, current_app, g, request
 
-from app.call import Call
 from app.clients.openai_client import OpenAIClient, Reply
 from app.errors import ServiceException
 from app.handlers import openai_error
 from app.middleware import server_timing
+from app.models import MODEL_MAX_LENGTH
 from app.services import door
+from app.services.admission import Ask
+from app.services.door import DoorRequest
+from app.services.ledger import Entry, NullEntry
+from app.services.pricing import dollars
 from blueprints.event_stream import HEADERS
 from blueprints.strict import CHAT_PROBLEMS, StrictBlueprint, require_json
 from schemas.openai_door import REQUEST_BODY, DoorHeadersSchema, OpenAIErrorSchema, PassedOnSchema
@@ -71,7 +76,8 @@ def models(headers: dict[str, str]) -> Response:
 
     As OpenAI's `GET /v1/models`.
     """
-    return _plain(_send("/models", None, headers))
+    with _admitted(DoorRequest(), headers) as entry:
+        return _plain(_send("/models", None, headers), entry)
 
 
 @blp.get("/models/<model>")
@@ -81,52 +87,82 @@ def model(headers: dict[str, str], model: str) -> Response:
 
     As OpenAI's `GET /v1/models/{model}`.
     """
-    found = door.find_model(model, lambda path: _send(path, None, headers))
-    return Response(found, mimetype="application/json") if isinstance(found, bytes) else _plain(found)
+    with _admitted(DoorRequest(model=model[:MODEL_MAX_LENGTH]), headers) as entry:
+        found = door.find_model(model, lambda path: _send(path, None, headers))
+        return Response(found, mimetype="application/json") if isinstance(found, bytes) else _plain(found, entry)
 
 
 def _create(path: str, headers: dict[str, str]) -> Response:
     require_json(request)
     body = request.get_data()
-    streamed = door.wants_stream(body)
-    reply = _send(path, body, headers)
-    return _stream(reply, g.call) if streamed else _plain(reply)
+    asked = door.read_request(body, current_app.extensions["config"].default_max_tokens)
+    with contextlib.ExitStack() as resources:
+        entry = resources.enter_context(_admitted(asked, headers))
+        reply = _send(path, body, headers)
+        # A stream's row is settled where the stream ends.
+        return _stream(reply, entry, resources.pop_all()) if asked.streamed else _plain(reply, entry)
+
+
+def _admitted(asked: DoorRequest, headers: dict[str, str]) -> Entry | NullEntry:
+    api_key, free_mode = _key(headers)
+    source = current_app.extensions["openai_client"].keys.select(api_key, free_mode).source
+    ask = Ask(
+        route=str(request.url_rule),
+        model=asked.model,
+        streamed=asked.streamed,
+        prompt_tokens=asked.prompt_tokens,
+        max_tokens=asked.max_tokens,
+        server_pays=free_mode or source == "default",
+    )
+    entry: Entry | NullEntry = current_app.extensions["ledger"].open(g.call, ask)
+    return entry
+
+
+def _key(headers: dict[str, str]) -> tuple[str, bool]:
+    """The caller's own key, and whether the server's may pay."""
+    api_key = door.caller_key(request.headers.get("Authorization", ""), headers.get("openai_api_key", ""))
+    free_mode = headers.get("free_mode")
+    default: bool = current_app.extensions["config"].openai_door_free_mode
+    return api_key, default if free_mode is None else free_mode == "true"
 
 
 def _send(path: str, body: bytes | None, headers: dict[str, str]) -> Reply:
-    free_mode = headers.get("free_mode")
-    default = current_app.extensions["config"].openai_door_free_mode
+    api_key, free_mode = _key(headers)
     client: OpenAIClient = current_app.extensions["openai_client"]
-    reply, _ = client.send(
-        path,
-        body,
-        g.call,
-        api_key=door.caller_key(request.headers.get("Authorization", ""), headers.get("openai_api_key", "")),
-        free_mode=default if free_mode is None else free_mode == "true",
-    )
+    reply, _ = client.send(path, body, g.call, api_key=api_key, free_mode=free_mode)
     return reply
 
 
-def _plain(reply: Reply) -> Response:
+def _plain(reply: Reply, entry: Entry | NullEntry) -> Response:
     raw = door.read_plain(reply, g.call)
-    return Response(raw, reply.status, mimetype="application/json", headers=_passed_on(reply))
+    response = Response(raw, reply.status, mimetype="application/json", headers=_passed_on(reply))
+    if (cost := dollars(entry.cost_nano())) is not None:
+        response.headers["X-Cost-USD"] = cost
+    return response
 
 
-def _stream(reply: Reply, call: Call) -> Response:
-    dumps = current_app.json.dumps
+def _stream(reply: Reply, entry: Entry | NullEntry, resources: contextlib.ExitStack) -> Response:
+    call, dumps = g.call, current_app.json.dumps
 
     def events() -> Iterator[bytes]:
         try:
-            yield from door.pass_events(reply, call)
+            with resources:
+                yield from door.pass_events(reply, call)
         except ServiceException as exc:
             call.error_code = exc.error_code
             error = openai_error(exc)
             members = {"type": "error", "sequence_number": 0} | error["error"] | {"type": "error"} | error
             yield f"event: error\ndata: {dumps(members)}\n\n".encode()
-        yield f": server-timing {server_timing(call)}\n\n".encode()
+        yield f": server-timing {server_timing(call)}\n".encode()
+        yield f": cost-usd {dollars(entry.cost_nano()) or 'unknown'}\n\n".encode()
+
+    def close() -> None:
+        # A caller that left before the first event: the generator never ran, so nothing in it cleans up.
+        reply.close()
+        entry.settle("cancelled", "client_closed_request")
 
     response = Response(events(), reply.status, mimetype="text/event-stream", headers=HEADERS | _passed_on(reply))
-    response.call_on_close(reply.close)
+    response.call_on_close(close)
     return response
 
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.clients.upstream_errors import bad_response, failed_response
-from app.clients.wire import count, dump_json, load_json, number, string, well_formed
-from app.models import Generation, UpstreamResponse, Usage
+from app.clients.wire import dump_json, load_json, number, string, usage, well_formed
+from app.models import Generation, UpstreamResponse
 
 PATH = "/chat/completions"
 FINISH_REASONS = {"length": "length", "content_filter": "content_filter"}
@@ -54,7 +54,7 @@ def parse_response(raw: bytes) -> UpstreamResponse:
         model=string(document.get("model")),
         output_text=text,
         finish_reason=finish_reason,
-        usage=_usage(document.get("usage")),
+        usage=usage(document.get("usage")),
         output_format="text",
         created_at=number(document.get("created")),
         temperature=None,
@@ -112,10 +112,3 @@ def _messages(generation: Generation) -> list[Any]:
 def _first_choice(document: Mapping[str, Any]) -> dict[str, Any]:
     choices = document.get("choices")
     return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-
-
-def _usage(usage: Any) -> Usage:
-    if not isinstance(usage, dict):
-        return Usage()
-    sent, written = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
-    return Usage(sent, written, count(usage.get("total_tokens")) or sent + written)

@@ -176,8 +176,8 @@ class OpenAIClient:
                 response = self.api.parse_response(reply.read())
             else:
                 listener.started(generation.model, key.source, cached=False)
-                response = _follow(reply, self.api.EventReader(), listener)
-        call.count(response.usage)
+                response = _follow(reply, self.api.EventReader(), listener, call)
+        call.usage, call.model_answered = response.usage, response.model
         return response, time.monotonic() - began, key.source
 
     def send(
@@ -204,7 +204,7 @@ class OpenAIClient:
             response, key = self.keys.pay(api_key, free_mode, lambda key: self._with_retries(request, key, call))
             held = resources.pop_all()
         call.upstream_request_id = _request_id(response)
-        call.api_key_source = key.source
+        call.api_key_source, call.paid_with = key.source, key
         return Reply(response, call, held), key
 
     def close(self) -> None:
@@ -253,7 +253,7 @@ class OpenAIClient:
                     return sdk.get(request.path, cast_to=httpx2.Response, options=options)
                 return sdk.post(request.path, content=request.body, cast_to=httpx2.Response, options=options)
         except APIStatusError as exc:
-            call.upstream_request_id = _request_id(exc.response)
+            call.upstream_request_id, call.sent = _request_id(exc.response), False
             error = from_status(exc.status_code, exc.response.headers, _error_object(exc), key)
             if error.error_code == "server_credentials_rejected":
                 logger.error("upstream rejects the server's key (HTTP %d); check OPENAI_API_KEY", exc.status_code)
@@ -288,7 +288,7 @@ def _retriable(error: OpenAIClientException, status: int) -> Exception:
     return error
 
 
-def _follow(reply: Reply, reader: Any, listener: Listener) -> UpstreamResponse:
+def _follow(reply: Reply, reader: Any, listener: Listener, call: Call) -> UpstreamResponse:
     """Tell the listener each piece of text; give the finished answer. Only a terminal event is an end."""
     joiner = TextJoiner()
     events = (event.data for event in split_events(reply) if event.data is not None)
@@ -301,6 +301,7 @@ def _follow(reply: Reply, reader: Any, listener: Listener) -> UpstreamResponse:
                 listener.text(rest)
             return found
         if found and (text := joiner.add(found)):
+            call.hear(text)
             listener.text(text)
     raise connection_error() if seen else bad_response()
 

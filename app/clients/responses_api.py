@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from app.clients.upstream_errors import bad_response, failed_response
-from app.clients.wire import count, dump_json, load_json, number, string, well_formed
-from app.models import Generation, UpstreamResponse, Usage
+from app.clients.wire import dump_json, load_json, number, string, usage, well_formed
+from app.models import Generation, UpstreamResponse
 
 PATH = "/responses"
 
@@ -84,7 +84,7 @@ def _response(document: Any, raw: bytes) -> UpstreamResponse:
         model=string(document.get("model")),
         output_text=text,
         finish_reason=_finish_reason(document, parts),
-        usage=_usage(document.get("usage")),
+        usage=usage(document.get("usage")),
         output_format=_output_format(document.get("text")),
         created_at=number(document.get("created_at")),
         temperature=number(document.get("temperature")),
@@ -115,13 +115,6 @@ def _finish_reason(document: Mapping[str, Any], parts: Sequence[Mapping[str, Any
     details = document.get("incomplete_details")
     reason = details.get("reason") if isinstance(details, dict) else None
     return "content_filter" if reason == "content_filter" else "length"
-
-
-def _usage(usage: Any) -> Usage:
-    if not isinstance(usage, dict):
-        return Usage()
-    sent, written = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
-    return Usage(sent, written, count(usage.get("total_tokens")) or sent + written)
 
 
 def _output_format(text: Any) -> str:

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from app.clients.upstream_errors import bad_response
+from app.models import Usage
 
 
 def dump_json(value: Any) -> bytes:
@@ -47,6 +48,27 @@ class TextJoiner:
 def count(value: Any) -> int:
     """A number of tokens; 0 for anything else."""
     return value if type(value) is int and 0 <= value < 2**53 else 0
+
+
+def usage(value: Any) -> Usage | None:
+    """Tokens from the `usage` of either API; None when there is none."""
+    if not isinstance(value, dict):
+        return None
+    sent = count(value.get("input_tokens")) or count(value.get("prompt_tokens"))
+    written = count(value.get("output_tokens")) or count(value.get("completion_tokens"))
+    sent_details = value.get("input_tokens_details") or value.get("prompt_tokens_details")
+    written_details = value.get("output_tokens_details") or value.get("completion_tokens_details")
+    return Usage(
+        sent,
+        written,
+        count(value.get("total_tokens")) or sent + written,
+        min(sent, _detail(sent_details, "cached_tokens")),
+        min(written, _detail(written_details, "reasoning_tokens")),
+    )
+
+
+def _detail(details: Any, name: str) -> int:
+    return count(details.get(name)) if isinstance(details, dict) else 0
 
 
 def number(value: Any) -> float | None:

@@ -15,7 +15,10 @@ from app.config import Config
 from app.errors import ValidationException
 from app.models import ChatPreview, ChatRequest, ChatResponse, Generation, Message, UpstreamResponse
 from app.services import prompt
+from app.services.admission import Ask
 from app.services.cache import NullCache, ResponseCache, cache_key
+from app.services.ledger import Ledger, NullLedger
+from app.services.pricing import dollars
 from app.services.rules import TURN_FORMS, broken_rules
 from app.services.tokens import estimate_tokens
 
@@ -37,10 +40,12 @@ class ChatService:
         openai_client: OpenAIClient | None = None,
         config: Config | None = None,
         cache: ResponseCache | NullCache | None = None,
+        ledger: Ledger | NullLedger | None = None,
     ) -> None:
         self._config = config or Config.from_env()
         self.openai_client = openai_client or OpenAIClient(self._config)
         self._cache = cache or NullCache()
+        self._ledger = ledger or NullLedger()
         self._headings = prompt.Headings(
             role=self._config.prompt_heading_role,
             memory=self._config.prompt_heading_memory,
@@ -65,12 +70,11 @@ class ChatService:
         assembled = self._assemble(request)
         call.assemble_seconds = time.monotonic() - began
         cache = self._cache if use_cache else NullCache()
-        response, source, cached = self._generate(request, assembled.generation, call, cache, listener)
-        answer: dict[str, Any] = {}
-        if request.response_schema is not None:
-            answer = {"output_format": "json_schema", "response_json": load_json(response.output_text.encode())}
-        return dataclasses.replace(
-            ChatResponse.from_openai_response(
+        with self._ledger.open(call, self._ask(request, assembled, streamed=listener is not None)) as entry:
+            response, source, cached = self._generate(request, assembled.generation, call, cache, listener)
+            entry.cached = cached
+            structured = _structured(response) if request.response_schema is not None else {}
+            answer = ChatResponse.from_openai_response(
                 response,
                 session_id=request.session_id or "",
                 response_time=round(call.elapsed_seconds, 6),
@@ -79,11 +83,11 @@ class ChatService:
                 instructions=request.instructions or None,
                 cached=cached,
                 dropped_turns=assembled.dropped_turns,
+                cost_usd=dollars(entry.cost_nano()),
                 model=assembled.generation.model,
                 temperature=assembled.generation.temperature,
-            ),
-            **answer,
-        )
+            )
+        return dataclasses.replace(answer, **structured)
 
     def preview(self, request: ChatRequest) -> ChatPreview:
         """What `request` would send upstream and who would pay, without calling upstream; raises as a chat turn."""
@@ -123,6 +127,19 @@ class ChatService:
         )
         return Assembled(generation, tokens, len(turns) - len(kept))
 
+    def _ask(self, request: ChatRequest, assembled: Assembled, *, streamed: bool) -> Ask:
+        """What admission has to know; a request that no key may pay for is refused before it is admitted."""
+        key = self.openai_client.keys.select(request.openai_api_key, bool(request.free_mode))
+        return Ask(
+            route="/api/v1/chat",
+            model=assembled.generation.model,
+            session_id=request.session_id or "",
+            streamed=streamed,
+            prompt_tokens=sum(assembled.tokens.values()),
+            max_tokens=assembled.generation.max_tokens,
+            server_pays=bool(request.free_mode) or key.source == "default",
+        )
+
     def _generate(
         self,
         request: ChatRequest,
@@ -148,7 +165,8 @@ class ChatService:
         if not cached:
             return *fetched[0], False
         response = client.api.parse_response(raw)
-        call.api_key_source = payer.source
+        call.api_key_source, call.paid_with = payer.source, payer
+        call.usage, call.model_answered = response.usage, response.model
         if listener is not None:
             listener.started(generation.model, payer.source, cached=True)
             listener.text(response.output_text)
@@ -183,3 +201,8 @@ class ChatService:
 
     def _create_user_message(self, user_message: str) -> Message:
         return {"role": "user", "content": user_message}
+
+
+def _structured(response: UpstreamResponse) -> dict[str, Any]:
+    """The fields of an answer that was asked for by schema; raises `upstream_bad_response` when it is not JSON."""
+    return {"output_format": "json_schema", "response_json": load_json(response.output_text.encode())}

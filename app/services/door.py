@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -12,9 +13,10 @@ from app.call import Call
 from app.clients.openai_client import Reply
 from app.clients.sse import split_events
 from app.clients.upstream_errors import bad_response, connection_error
-from app.clients.wire import count, dump_json, load_json
+from app.clients.wire import count, dump_json, load_json, string, usage, well_formed
 from app.errors import OpenAIClientException, ValidationException
-from app.models import Usage
+from app.models import MODEL_MAX_LENGTH
+from app.services.tokens import estimate_tokens
 
 TOKEN_PREFIX = "llms_"
 AFTER_END_SECONDS = 1.0
@@ -28,8 +30,18 @@ def caller_key(authorization: str, own_header: str) -> str:
     return own_header or ("" if bearer.startswith(TOKEN_PREFIX) else bearer)
 
 
-def wants_stream(body: bytes) -> bool:
-    """Tell whether a request asks for a stream; raises ValidationException unless it is a JSON object."""
+@dataclass(frozen=True)
+class DoorRequest:
+    """What we look at in a body that is passed on as it came."""
+
+    streamed: bool = False
+    model: str = ""
+    prompt_tokens: int = 0
+    max_tokens: int = 0
+
+
+def read_request(body: bytes, default_max_tokens: int) -> DoorRequest:
+    """Look at a request; raises ValidationException unless it is a JSON object with a usable `stream`."""
     try:
         request = json.loads(body.decode())
     except (ValueError, RecursionError):
@@ -39,7 +51,13 @@ def wants_stream(body: bytes) -> bool:
     stream = request.get("stream")
     if not isinstance(stream, bool | None):
         raise ValidationException("must be true or false", "stream")
-    return bool(stream)
+    limits = (count(request.get(name)) for name in ("max_output_tokens", "max_completion_tokens", "max_tokens"))
+    return DoorRequest(
+        streamed=bool(stream),
+        model=(string(request.get("model")) or "")[:MODEL_MAX_LENGTH],
+        prompt_tokens=estimate_tokens(body.decode()),
+        max_tokens=next((limit for limit in limits if limit), default_max_tokens),
+    )
 
 
 def find_model(model: str, send: Callable[[str], Reply]) -> Reply | bytes:
@@ -64,7 +82,7 @@ def read_plain(reply: Reply, call: Call) -> bytes:
     document = load_json(raw)
     if not isinstance(document, dict):
         raise bad_response()
-    call.count(read_usage(document.get("usage")))
+    _note(document, call)
     return raw
 
 
@@ -93,13 +111,22 @@ def pass_events(reply: Reply, call: Call) -> Iterator[bytes]:
         raise connection_error() if seen else bad_response()
 
 
-def read_usage(usage: Any) -> Usage:
-    """Tokens from either API's `usage`."""
-    if not isinstance(usage, Mapping):
-        return Usage()
-    sent = count(usage.get("input_tokens")) or count(usage.get("prompt_tokens"))
-    written = count(usage.get("output_tokens")) or count(usage.get("completion_tokens"))
-    return Usage(sent, written, count(usage.get("total_tokens")) or sent + written)
+def _note(document: Any, call: Call) -> None:
+    """Remember what the ledger wants to know: who answered, and the tokens."""
+    if not isinstance(document, dict):
+        return
+    call.model_answered = string(document.get("model")) or call.model_answered
+    call.usage = usage(document.get("usage")) or call.usage
+
+
+def _text(event: Mapping[str, Any]) -> str:
+    """The piece of text that a stream's event adds, in either API."""
+    delta = event.get("delta")
+    choices = event.get("choices")
+    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+        inner = choices[0].get("delta")
+        delta = inner.get("content") if isinstance(inner, dict) else None
+    return well_formed(delta) if isinstance(delta, str) else ""
 
 
 def _ends_stream(data: bytes, call: Call) -> bool:
@@ -108,8 +135,7 @@ def _ends_stream(data: bytes, call: Call) -> bool:
     event = load_json(data)
     if not isinstance(event, dict):
         raise bad_response()
-    document = event.get("response")
-    usage = event.get("usage") or (document.get("usage") if isinstance(document, dict) else None)
-    if usage:
-        call.count(read_usage(usage))
+    _note(event.get("response") or event, call)
+    if text := _text(event):
+        call.hear(text)
     return event.get("type") in TERMINAL_EVENTS or (event.get("type") is None and bool(event.get("error")))

@@ -1,0 +1,69 @@
+"""Who may use which route, decided on the matched route; a route that is not listed here is closed to all."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from flask import Flask, current_app, g, request
+
+from app.config import Config
+from app.errors import ChatServiceException
+from app.services.ledger import unauthorized
+
+PUBLIC = {
+    *("health.livez", "health.readyz", "health.root", "api-docs.openapi_json"),
+    *("docs.page", "docs.start", "docs.asset"),
+}
+CLIENT = {"usage.report", "usage.one_request", "chat.preview"}
+ADMITTED = {
+    *("chat.chat", "openai_door.responses", "openai_door.chat_completions", "openai_door.embeddings"),
+    *("openai_door.models", "openai_door.model"),
+}
+"""These identify their caller in the transaction that admits the request."""
+ADMIN = {
+    *("system.info", "system.status", "system.cpu", "system.memory", "system.disk"),
+    "metrics.metrics",
+}
+FORWARDED_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
+
+
+def register_access(app: Flask, config: Config) -> None:
+    """Decide before any view runs. Unknown addresses and methods are answered as such, not as forbidden."""
+
+    @app.before_request
+    def decide() -> None:
+        endpoint = request.endpoint
+        if endpoint is None or endpoint in PUBLIC or endpoint in ADMITTED:
+            return
+        if endpoint in ADMIN:
+            return _admin_only(config)
+        if endpoint not in CLIENT:
+            raise ChatServiceException("This route is closed", "forbidden")
+        _identify(required=config.token_required)
+
+
+def _admin_only(config: Config) -> None:
+    """Admin tokens; without tokens, loopback peers and whoever SYSTEM_API_PUBLIC lets in."""
+    _identify(required=config.token_required)
+    if g.account is not None and not g.account.admin:
+        raise ChatServiceException("This route needs an admin token", "forbidden")
+    if g.account is None and not config.system_api_public and not _is_loopback():
+        message = "This route answers local callers only; SYSTEM_API_PUBLIC=true opens it"
+        raise ChatServiceException(message, "system_routes_private")
+
+
+def _identify(*, required: bool) -> None:
+    """Find the client behind the token, for views that are not admitted."""
+    g.account = current_app.extensions["accounts"].identify(g.call.token) if g.call.token else None
+    if g.account is None and (required or g.call.token):
+        raise unauthorized()
+
+
+def _is_loopback() -> bool:
+    """Tell whether the peer is on this host. What a proxy on this host passes on comes from elsewhere."""
+    if any(name in request.headers for name in FORWARDED_HEADERS):
+        return False
+    try:
+        return ipaddress.ip_address(request.remote_addr or "").is_loopback
+    except ValueError:
+        return False

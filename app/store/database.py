@@ -1,0 +1,259 @@
+"""Database: SQLite or PostgreSQL behind one writer per worker, which commits many requests' writes at once.
+
+What a caller waits for is durable when it returns: `write` comes back after the commit. Work runs in a system thread
+under gevent, so that a slow or locked database holds up nobody who does not need it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+from app.errors import ChatServiceException, ServiceException
+
+logger = logging.getLogger(__name__)
+
+REVISION = "0001"
+BATCH_MAX = 500
+RETRY_SECONDS = 0.5
+LATER_MAX = 100_000
+
+Result = TypeVar("Result")
+Work = Callable[[sa.Connection], Any]
+
+
+@dataclass(eq=False)
+class _Job:
+    """One piece of work. `undo` takes back what nobody waited for any more; `lasting` work is tried until it is done."""
+
+    work: Work
+    lasting: bool = False
+    undo: Work | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+    result: Any = None
+    error: Exception | None = None
+    given_up: bool = False
+    finished: bool = False
+    lock: Any = field(default_factory=threading.Lock)
+
+    def give_up(self) -> bool:
+        """Nobody waits any more; False when it is finished already."""
+        with self.lock:
+            self.given_up = not self.finished
+        return self.given_up
+
+    def finish(self) -> bool:
+        """It is over; False when nobody waited for that."""
+        with self.lock:
+            self.finished = True
+        self.done.set()
+        return not self.given_up
+
+
+class Database:
+    """`timeout_seconds` bounds how long a caller waits for a write or a read."""
+
+    def __init__(self, url: str, *, timeout_seconds: float = 3.0) -> None:
+        self._url = sa.make_url(url)
+        self._timeout_seconds = timeout_seconds
+        self.engine = _engine(self._url, timeout_seconds)
+        self._reading = _engine(self._url, timeout_seconds, begin="BEGIN")
+        self._jobs: deque[_Job] = deque()
+        self._wanted = threading.Event()
+        self._writer: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._failing = False
+        self._connection: sa.Connection | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Jobs not committed yet."""
+        return len(self._jobs)
+
+    def migrate(self) -> None:
+        """Bring the tables up to date; workers that start together wait for each other."""
+        if self._url.get_backend_name() == "sqlite" and self._url.database:
+            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+        with self._reading.connect() as connection:
+            versions = (
+                sa.inspect(connection).has_table("alembic_version")
+                and connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+            )
+        if versions == REVISION:
+            return
+        # Imported only when there is something to do: it costs a third of a second.
+        from alembic import command
+        from alembic.config import Config as AlembicConfig
+
+        config = AlembicConfig()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with self.engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(5601)"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def write(self, work: Callable[[sa.Connection], Result], *, undo: Work | None = None) -> Result:
+        """Run `work` in a transaction and return its result once that is durable.
+
+        Raises what `work` raises, and ChatServiceException `store_unavailable` when the database does not answer in
+        time; `undo` runs if the write succeeds after all.
+        """
+        job = _Job(work, undo=undo)
+        self._submit(job)
+        if not job.done.wait(self._timeout_seconds) and job.give_up():
+            raise unavailable()
+        if job.error is not None:
+            raise job.error
+        result: Result = job.result
+        return result
+
+    def write_later(self, work: Work) -> None:
+        """Run `work` soon, and again until it succeeds; nobody waits. The oldest are dropped beyond a bound."""
+        if len(self._jobs) > LATER_MAX:
+            logger.error("the database has been away too long: a settlement is dropped and will be swept")
+            return
+        self._submit(_Job(work, lasting=True))
+
+    def read(self, work: Callable[[sa.Connection], Result]) -> Result:
+        """Run `work` on a connection of its own, beside the writer."""
+
+        def run() -> Result:
+            try:
+                with self._reading.connect() as connection:
+                    return work(connection)
+            except sa.exc.SQLAlchemyError as exc:
+                raise unavailable() from exc
+
+        return offload(run)
+
+    def is_writable(self) -> bool:
+        """Tell whether a transaction can be committed now."""
+        try:
+            self.write(lambda connection: connection.execute(sa.text("UPDATE clients SET name = name WHERE id = -1")))
+        except ServiceException:
+            return False
+        return True
+
+    def flush(self, seconds: float) -> None:
+        """Wait until everything submitted is committed, for at most `seconds`."""
+        give_up = time.monotonic() + seconds
+        while self._jobs and time.monotonic() < give_up:
+            time.sleep(0.01)
+
+    def _submit(self, job: _Job) -> None:
+        self._jobs.append(job)
+        self._wanted.set()
+        if self._writer is None:
+            with self._lock:
+                if self._writer is None:
+                    self._writer = threading.Thread(target=self._run, name="store-writer", daemon=True)
+                    self._writer.start()
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            while self._jobs:
+                batch = [self._jobs[index] for index in range(min(BATCH_MAX, len(self._jobs)))]
+                if not self._commit(batch):
+                    time.sleep(RETRY_SECONDS)
+
+    def _commit(self, batch: list[_Job]) -> bool:
+        """Run a batch; False when the database is away, and only lasting work is left waiting."""
+        try:
+            offload(lambda: self._execute(batch))
+        except Exception as exc:
+            return self._failed(batch, exc)
+        self._failing = False
+        for job in batch:
+            self._jobs.remove(job)
+            if not job.finish() and job.error is None and job.undo is not None:
+                self.write_later(job.undo)
+        return True
+
+    def _execute(self, batch: list[_Job]) -> None:
+        if self._connection is None:
+            self.migrate()
+            self._connection = self.engine.connect()
+        with self._connection.begin():
+            for job in batch:
+                if job.given_up:
+                    job.error = unavailable()
+                    continue
+                try:
+                    job.result, job.error = job.work(self._connection), None
+                except ServiceException as exc:
+                    # A refusal has written nothing, so the others' work can go on.
+                    job.error = exc
+
+    def _disconnect(self) -> None:
+        """The next batch starts on a new connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                offload(connection.invalidate)
+                offload(connection.close)
+
+    def _failed(self, batch: list[_Job], exc: Exception) -> bool:
+        """Isolate a job that breaks a batch; when a single one fails, its caller is told or it is tried later."""
+        if len(batch) > 1 and isinstance(exc, sa.exc.IntegrityError | sa.exc.DataError):
+            outcomes = [self._commit([job]) for job in batch]
+            return all(outcomes)
+        if not self._failing:
+            self._failing = True
+            logger.error("the database fails", exc_info=exc)
+        self._disconnect()
+        for job in batch:
+            if job.lasting and not isinstance(exc, sa.exc.IntegrityError | sa.exc.DataError):
+                continue
+            self._jobs.remove(job)
+            job.error = unavailable()
+            job.finish()
+        return False
+
+
+def offload(work: Callable[[], Result]) -> Result:
+    """Run `work` where it may block: in a system thread under gevent, else here."""
+    from gevent import get_hub, monkey
+
+    if not monkey.is_module_patched("threading"):
+        return work()
+    result: Result = get_hub().threadpool.apply(work)
+    return result
+
+
+def unavailable() -> ChatServiceException:
+    """The answer while the database is away: it is never the caller's token that is wrong."""
+    return ChatServiceException("The server's records are not available; try again shortly", "store_unavailable")
+
+
+def _engine(url: sa.URL, timeout_seconds: float, *, begin: str = "BEGIN IMMEDIATE") -> sa.Engine:
+    if url.get_backend_name() != "sqlite":
+        return sa.create_engine(url, pool_pre_ping=True, pool_size=4, max_overflow=4, pool_timeout=timeout_seconds)
+    options = {"check_same_thread": False, "timeout": timeout_seconds}
+    engine = sa.create_engine(url, connect_args=options, poolclass=NullPool)
+
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: Any, _: Any) -> None:
+        # The driver's own transaction handling begins too late for us; see "begin" below.
+        connection.isolation_level = None
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin_transaction(connection: sa.Connection) -> None:
+        # Immediate: a transaction that reads before it writes must not fail when another has written meanwhile.
+        connection.exec_driver_sql(begin)
+
+    return engine

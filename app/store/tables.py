@@ -1,0 +1,86 @@
+"""The tables: clients, what each has spent in its budget's period, and the ledger of requests.
+
+Money is in nano-dollars (10**-9 USD), moments are microseconds since 1970 in UTC, durations are milliseconds. A pending
+ledger row is its request's lease as well: it has an owner and a moment after which nobody works on it any more.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, text
+
+metadata = MetaData()
+
+# SQLite numbers rows by itself only where the type is exactly INTEGER.
+BigKey = BigInteger().with_variant(Integer, "sqlite")
+
+clients = Table(
+    "clients",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("token_digest", String(64), nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    Column("admin", Boolean, nullable=False),
+    Column("free_mode", Boolean, nullable=False),
+    Column("requests_per_minute", Integer),
+    Column("concurrency", Integer),
+    Column("budget_nano", BigInteger),
+    Column("budget_period", String(8)),
+    Column("models", String(1024), nullable=False, server_default=""),
+)
+
+spending = Table(
+    "spending",
+    metadata,
+    Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), primary_key=True),
+    Column("period_start", BigInteger, primary_key=True),
+    Column("spent_nano", BigInteger, nullable=False),
+    Column("reserved_nano", BigInteger, nullable=False),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", BigKey, primary_key=True),
+    Column("request_id", String(64), nullable=False, index=True),
+    Column("client_id", ForeignKey("clients.id", ondelete="SET NULL")),
+    Column("client_name", String(64)),
+    Column("created_at", BigInteger, nullable=False, index=True),
+    Column("route", String(64), nullable=False),
+    Column("session_id", String(128), nullable=False),
+    Column("model", String(256)),
+    Column("model_answered", String(256)),
+    Column("api_key_source", String(16)),
+    Column("api_key_fingerprint", String(16)),
+    Column("status", String(16), nullable=False),
+    Column("code", String(64)),
+    Column("streamed", Boolean, nullable=False),
+    Column("cached", Boolean, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("cost_nano", BigInteger),
+    Column("price_version", String(64)),
+    Column("queue_ms", Float),
+    Column("upstream_ms", Float),
+    Column("first_token_ms", Float),
+    Column("total_ms", Float),
+    Column("upstream_request_id", String(128)),
+    Column("owner", String(64), nullable=False),
+    Column("lease_until", BigInteger, nullable=False),
+    Column("reserved_nano", BigInteger, nullable=False),
+    Column("period_start", BigInteger),
+    Column("settled_at", BigInteger),
+    Index("requests_by_client", "client_id", "created_at"),
+    Index(
+        "requests_pending",
+        "client_id",
+        "lease_until",
+        sqlite_where=text("status = 'pending'"),
+        postgresql_where=text("status = 'pending'"),
+    ),
+)

@@ -1,0 +1,66 @@
+"""The usage routes: who spent what."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from flask import current_app, g
+
+from app.errors import ChatServiceException, ValidationException
+from app.services.usage import Period
+from blueprints.strict import StrictBlueprint
+from schemas.usage import UsageQuerySchema, UsageRowSchema, UsageSchema
+
+blp = StrictBlueprint("usage", __name__, url_prefix="/api/v1/usage", description="Who spent what")
+
+PROBLEMS = ("unauthorized", "forbidden", "store_unavailable", "internal_error")
+
+
+@blp.get("")
+@blp.arguments(UsageQuerySchema, location="query")
+@blp.response(200, UsageSchema)
+@blp.problems("validation_error", *PROBLEMS)
+def report(query: dict[str, Any]) -> dict[str, Any]:
+    """Report usage
+
+    A client sees its own; an admin, or anybody in open mode, everybody's or one client's.
+    """
+    reports, client_id = current_app.extensions["usage"], _visible_client(query.get("client"))
+    period = Period(since=_moment(query.get("since")), until=_moment(query.get("until")))
+    if "by" in query:
+        return {"totals": reports.totals(query["by"], period, client_id)}
+    rows, cursor = reports.rows(period, client_id, cursor=query.get("cursor"), limit=query["limit"])
+    return {"rows": rows, "next_cursor": cursor}
+
+
+@blp.get("/requests/<request_id>")
+@blp.response(200, UsageRowSchema)
+@blp.problems("not_found", *PROBLEMS)
+def one_request(request_id: str) -> dict[str, Any]:
+    """Show one request's row
+
+    Another client's request is not found, exactly as one that never was.
+    """
+    row: dict[str, Any] | None = current_app.extensions["usage"].one(request_id, _visible_client(None))
+    if row is None:
+        raise ChatServiceException("There is no such request", "not_found")
+    return row
+
+
+def _visible_client(name: str | None) -> int | None:
+    """Whose rows may be seen: a client's own, or for admins and in open mode anybody's (None)."""
+    if g.account is not None and not g.account.admin:
+        if name not in {None, g.account.name}:
+            raise ChatServiceException("Only an admin may ask for another client", "forbidden")
+        return int(g.account.id)
+    if name is None:
+        return None
+    try:
+        return int(current_app.extensions["accounts"].show(name).id)
+    except ValidationException as exc:
+        raise ValidationException(exc.message, "client", location="query") from exc
+
+
+def _moment(given: datetime | None) -> int | None:
+    return None if given is None else int(given.timestamp() * 1_000_000)

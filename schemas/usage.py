@@ -1,0 +1,112 @@
+"""The wire form of usage reports."""
+
+from __future__ import annotations
+
+from marshmallow import Schema, fields, validate
+
+from app.services.usage import GROUPS, PAGE_MAX
+
+
+class UsageQuerySchema(Schema):
+    """What a report covers."""
+
+    since = fields.AwareDateTime(
+        metadata={"description": "First moment, ISO 8601 with offset.", "example": "2026-01-01T00:00:00+00:00"}
+    )
+    until = fields.AwareDateTime(
+        metadata={"description": "Moment after the last, ISO 8601 with offset.", "example": "2026-02-01T00:00:00+00:00"}
+    )
+    by = fields.String(
+        validate=validate.OneOf(GROUPS),
+        metadata={"description": "Sums by this; without it the rows themselves, newest first.", "example": "day"},
+    )
+    client = fields.String(
+        validate=validate.Length(max=64),
+        metadata={"description": "Admin only: one client's rows. Default: everybody's.", "example": "web"},
+    )
+    cursor = fields.Integer(
+        validate=validate.Range(min=1, max=2**62),
+        metadata={"description": "`next_cursor` of the page before.", "example": 4711},
+    )
+    limit = fields.Integer(
+        load_default=100,
+        validate=validate.Range(min=1, max=PAGE_MAX),
+        metadata={"description": "Rows per page.", "example": 100},
+    )
+
+
+class UsageTotalSchema(Schema):
+    """The sums of one group."""
+
+    key = fields.String(metadata={"description": "Day, model, client or key source.", "example": "2026-01-31"})
+    requests = fields.Integer(metadata={"description": "Accepted requests.", "example": 12})
+    ok = fields.Integer(metadata={"description": "Those that were answered.", "example": 11})
+    input_tokens = fields.Integer(metadata={"description": "Tokens of the prompts.", "example": 2400})
+    cached_tokens = fields.Integer(metadata={"description": "Those upstream had cached.", "example": 0})
+    output_tokens = fields.Integer(metadata={"description": "Tokens of the answers.", "example": 300})
+    cost_usd = fields.String(
+        allow_none=True, metadata={"description": "US dollars, decimal; `null` when unknown.", "example": "0.00054"}
+    )
+    requests_of_unknown_cost = fields.Integer(
+        metadata={"description": "Requests whose cost is not in the sum, as it is unknown.", "example": 0}
+    )
+
+
+class UsageRowSchema(Schema):
+    """One request's row of the ledger."""
+
+    request_id = fields.String(metadata={"description": "`X-Request-ID`.", "example": "a1b2c3"})
+    client = fields.String(allow_none=True, metadata={"description": "Who called.", "example": "web"})
+    created_at = fields.String(metadata={"description": "ISO 8601, UTC.", "example": "2026-01-31T12:00:00+00:00"})
+    settled_at = fields.String(
+        allow_none=True, metadata={"description": "ISO 8601, UTC.", "example": "2026-01-31T12:00:01+00:00"}
+    )
+    route = fields.String(metadata={"description": "Matched route.", "example": "/api/v1/chat"})
+    session_id = fields.String(metadata={"description": "As in the request.", "example": "s-1"})
+    model = fields.String(allow_none=True, metadata={"description": "Model asked for.", "example": "gpt-4o-mini"})
+    model_answered = fields.String(
+        allow_none=True, metadata={"description": "Model that answered.", "example": "gpt-4o-mini-2024-07-18"}
+    )
+    api_key_source = fields.String(allow_none=True, metadata={"description": "Whose key paid.", "example": "default"})
+    api_key_fingerprint = fields.String(
+        allow_none=True, metadata={"description": "Keyed digest of that key.", "example": "9f86d081884c7d65"}
+    )
+    status = fields.String(
+        validate=validate.OneOf(["pending", "ok", "error", "cancelled", "timeout", "abandoned"]),
+        metadata={"description": "How it ended.", "example": "ok"},
+    )
+    code = fields.String(allow_none=True, metadata={"description": "Error code.", "example": None})
+    streamed = fields.Boolean(metadata={"description": "Asked for as a stream.", "example": False})
+    cached = fields.Boolean(metadata={"description": "Served from the response cache.", "example": False})
+    estimated = fields.Boolean(
+        metadata={"description": "Upstream did not count; tokens are estimates.", "example": False}
+    )
+    input_tokens = fields.Integer(metadata={"description": "Tokens of the prompt.", "example": 24})
+    cached_tokens = fields.Integer(metadata={"description": "Those upstream had cached.", "example": 0})
+    output_tokens = fields.Integer(metadata={"description": "Tokens of the answer.", "example": 3})
+    reasoning_tokens = fields.Integer(metadata={"description": "Those spent on reasoning.", "example": 0})
+    cost_usd = fields.String(
+        allow_none=True, metadata={"description": "US dollars, decimal; `null` when unknown.", "example": "0.0000054"}
+    )
+    price_version = fields.String(
+        allow_none=True, metadata={"description": "Price list used.", "example": "genai-prices 0.2.3"}
+    )
+    queue_ms = fields.Float(allow_none=True, metadata={"description": "Waiting, milliseconds.", "example": 0.1})
+    upstream_ms = fields.Float(allow_none=True, metadata={"description": "Upstream, milliseconds.", "example": 410.0})
+    first_token_ms = fields.Float(
+        allow_none=True, metadata={"description": "Until the first text of a stream, milliseconds.", "example": 210.0}
+    )
+    total_ms = fields.Float(allow_none=True, metadata={"description": "In all, milliseconds.", "example": 412.3})
+    upstream_request_id = fields.String(
+        allow_none=True, metadata={"description": "Upstream's request id.", "example": "req_1"}
+    )
+
+
+class UsageSchema(Schema):
+    """A report: `totals` when it was asked for by a group, else a page of `rows`."""
+
+    totals = fields.List(fields.Nested(UsageTotalSchema), metadata={"description": "Sums per group."})
+    rows = fields.List(fields.Nested(UsageRowSchema), metadata={"description": "Rows, newest first."})
+    next_cursor = fields.Integer(
+        allow_none=True, metadata={"description": "Pass as `cursor` for the next page.", "example": None}
+    )
