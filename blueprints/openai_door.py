@@ -114,10 +114,11 @@ def _plain(reply: Reply) -> Response:
 
 def _stream(reply: Reply, call: Call) -> Response:
     dumps = current_app.json.dumps
+    local = bool(current_app.extensions["config"].local_model)
 
     def events() -> Iterator[bytes]:
         try:
-            yield from door.pass_events(reply, call)
+            yield from door.pass_events(reply, call, local=local)
         except ServiceException as exc:
             call.error_code = exc.error_code
             error = openai_error(exc)

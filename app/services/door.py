@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from app.call import Call
+from app.clients.llama_events import LlamaEvents
 from app.clients.openai_client import Reply
 from app.clients.sse import split_events
 from app.clients.upstream_errors import bad_response, connection_error
@@ -68,13 +69,14 @@ def read_plain(reply: Reply, call: Call) -> bytes:
     return raw
 
 
-def pass_events(reply: Reply, call: Call) -> Iterator[bytes]:
-    """Every event as it came.
+def pass_events(reply: Reply, call: Call, *, local: bool = False) -> Iterator[bytes]:
+    """Every event as it came; those of the `local` model are completed.
 
     Raises OpenAIClientException when the stream breaks off before an event that ends it, or is not one of events.
     What follows the end is passed on too, as long as it comes at once.
     """
     seen = ended = False
+    llama = LlamaEvents() if local else None
     with reply:
         try:
             for event in split_events(reply):
@@ -83,7 +85,7 @@ def pass_events(reply: Reply, call: Call) -> Iterator[bytes]:
                     ended = _ends_stream(event.data, call) or ended
                 if not seen and event.is_foreign:
                     break
-                yield event.raw
+                yield llama.complete(event) if llama else event.raw
                 if ended:
                     call.deadline = min(call.deadline, time.monotonic() + AFTER_END_SECONDS)
         except OpenAIClientException:
