@@ -18,11 +18,16 @@ def request_body(
     messages: Sequence[Message], *, model: str, instructions: str, max_tokens: int, temperature: float
 ) -> bytes:
     """The JSON body of `POST /responses`, to the byte. Empty instructions are left out."""
-    body: dict[str, Any] = {"model": model, "input": list(messages)}
+    body: dict[str, Any] = {"model": model, "input": [_item(message) for message in messages]}
     if instructions:
         body["instructions"] = instructions
     body |= {"temperature": temperature, "max_output_tokens": max_tokens, "store": False}
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _item(message: Message) -> dict[str, str]:
+    """A message as an input item. llama.cpp takes past answers only with their type, which OpenAI leaves optional."""
+    return {"type": "message", **message} if message["role"] == "assistant" else message
 
 
 def parse_response(raw: bytes) -> UpstreamResponse:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+from app.errors import ERRORS_MAX
 from app.models import (
     MAX_TOKENS_LIMIT,
     MODEL_MAX_LENGTH,
@@ -27,7 +29,7 @@ def broken_rules(request: ChatRequest) -> dict[str, Any]:
     for name, message in _broken(request):
         errors.setdefault(name, []).append(message)
     for name in ("conversation_history", "memory_context"):
-        by_index = dict(_broken_items(name, getattr(request, name) or ()))
+        by_index = dict(itertools.islice(_broken_items(name, getattr(request, name) or ()), ERRORS_MAX))
         if by_index:
             errors[name] = by_index
     return errors
@@ -47,7 +49,7 @@ def _broken(request: ChatRequest) -> Iterator[tuple[str, str]]:
     if request.openai_api_key and not is_well_formed(request.openai_api_key):
         yield "openai_api_key", MALFORMED_KEY
     for item in fields(request):
-        if not _writable(getattr(request, item.name)):
+        if not is_writable(getattr(request, item.name)):
             yield item.name, UNWRITABLE
 
 
@@ -55,7 +57,7 @@ def _broken_items(name: str, items: Any) -> Iterator[tuple[str, list[str]]]:
     for index, item in enumerate(items):
         if name == "conversation_history" and parse_turn(item) is None:
             yield str(index), [TURN_FORMS]
-        elif not _writable(item.get("content") if isinstance(item, Mapping) else item):
+        elif not is_writable(item.get("content") if isinstance(item, Mapping) else item):
             yield str(index), [UNWRITABLE]
 
 
@@ -63,7 +65,7 @@ def _within(value: float, high: float) -> bool:
     return math.isfinite(value) and 0 <= value <= high
 
 
-def _writable(value: Any) -> bool:
+def is_writable(value: Any) -> bool:
     """False for text that UTF-8 logs and databases cannot hold."""
     if not isinstance(value, str):
         return True
