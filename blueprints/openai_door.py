@@ -15,7 +15,7 @@ from app.handlers import openai_error
 from app.middleware import server_timing
 from app.services import door
 from blueprints.event_stream import HEADERS
-from blueprints.strict import CHAT_PROBLEMS, StrictBlueprint, require_json
+from blueprints.strict import CHAT_PROBLEMS, StrictBlueprint, require_json, whole_body
 from schemas.openai_door import REQUEST_BODY, DoorHeadersSchema, OpenAIErrorSchema, PassedOnSchema
 
 blp = StrictBlueprint("openai_door", __name__, url_prefix="/v1", description="OpenAI's own routes, for OpenAI clients")
@@ -87,7 +87,7 @@ def model(headers: dict[str, str], model: str) -> Response:
 
 def _create(path: str, headers: dict[str, str]) -> Response:
     require_json(request)
-    body = request.get_data()
+    body = whole_body(request)
     streamed = door.wants_stream(body)
     reply = _send(path, body, headers)
     return _stream(reply, g.call) if streamed else _plain(reply)

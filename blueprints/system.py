@@ -29,9 +29,18 @@ def loopback_only() -> None:
     if current_app.extensions["config"].system_api_public:
         return
     forwarded = any(name in request.headers for name in FORWARDED_HEADERS)
-    if forwarded or not ipaddress.ip_address(request.remote_addr or "0.0.0.0").is_loopback:
+    if forwarded or not _is_loopback(request.remote_addr or ""):
         message = "The system routes answer local callers only; SYSTEM_API_PUBLIC=true opens them"
         raise ValidationException(message, error_code="system_routes_private")
+
+
+def _is_loopback(peer: str) -> bool:
+    """Tell whether the address is this host's own, in IPv4, IPv6, or the one in the other. A Unix socket has none."""
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 @blp.get("/info")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from marshmallow import Schema, fields, post_load, validate
+from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from app.models import (
     API_KEY_PATTERN,
@@ -16,8 +16,8 @@ from app.models import (
     TEMPERATURE_MAX,
     ChatRequest,
 )
-from app.services.keys import MALFORMED_KEY
-from schemas.fields import StrictBoolean, StrictFloat, StrictInteger, Turn
+from app.services.keys import MALFORMED_KEY, is_well_formed
+from schemas.fields import BoundedList, StrictBoolean, StrictFloat, StrictInteger, Turn
 
 TEXT = r"^[^\u0000]*$"
 KEY = rf"^({API_KEY_PATTERN.pattern})?$"
@@ -30,6 +30,12 @@ def text(description: str, example: str, **schema: Any) -> fields.String:
     """An optional text; null and empty mean "not given"."""
     metadata = {"description": description, "example": example, "default": "", "pattern": TEXT} | schema
     return fields.String(allow_none=True, metadata=metadata)
+
+
+def well_formed_key(key: str) -> None:
+    """Refuse a malformed key here already: one that the header's overrides would never be looked at."""
+    if key and not is_well_formed(key):
+        raise ValidationError(MALFORMED_KEY)
 
 
 class ChatRequestSchema(Schema):
@@ -55,7 +61,7 @@ class ChatRequestSchema(Schema):
     instructions = text(
         "Extra instructions; a section of the system message, and sent as `instructions`.", "Answer in one sentence."
     )
-    conversation_history = fields.List(
+    conversation_history = BoundedList(
         Turn(
             metadata={
                 "anyOf": [
@@ -79,7 +85,7 @@ class ChatRequestSchema(Schema):
             "default": [],
         },
     )
-    memory_context = fields.List(
+    memory_context = BoundedList(
         fields.String(metadata={"pattern": TEXT}),
         allow_none=True,
         metadata={"description": "What to remember.", "example": ["The user lives in Seoul"], "default": []},
@@ -103,7 +109,16 @@ class ChatRequestSchema(Schema):
         },
     )
     model = text("Upstream's model. Default: setting DEFAULT_MODEL.", "gpt-4o-mini", maxLength=MODEL_MAX_LENGTH)
-    openai_api_key = text("The caller's own key; 8 to 256 printable ASCII characters.", "", pattern=KEY)
+    openai_api_key = fields.String(
+        allow_none=True,
+        validate=well_formed_key,
+        metadata={
+            "description": "The caller's own key; 8 to 256 printable ASCII characters.",
+            "example": "",
+            "default": "",
+            "pattern": KEY,
+        },
+    )
     free_mode = StrictBoolean(
         allow_none=True,
         metadata={
@@ -156,8 +171,8 @@ class ChatHeadersSchema(Schema):
 
     openai_api_key = fields.String(
         data_key="X-OpenAI-Api-Key",
-        validate=validate.Regexp(KEY, error=MALFORMED_KEY),
-        metadata={"description": "The caller's own key; wins over the body's.", "pattern": KEY},
+        validate=well_formed_key,
+        metadata={"description": "The caller's own key; wins over the body's.", "pattern": KEY, "example": ""},
     )
     cache_control = fields.String(
         data_key="Cache-Control",
@@ -174,9 +189,15 @@ class ChatResponseSchema(Schema):
     session_id = fields.String(metadata={"description": "As in the request.", "example": "s-1"})
     response_text = fields.String(metadata={"description": "The model's answer.", "example": "Paris."})
     model = fields.String(metadata={"description": "The model that answered.", "example": "gpt-4o-mini"})
-    input_tokens = fields.Integer(metadata={"description": "Tokens of the prompt, 0 or more.", "example": 24})
-    output_tokens = fields.Integer(metadata={"description": "Tokens of the answer, 0 or more.", "example": 3})
-    total_tokens_used = fields.Integer(metadata={"description": "Their sum as upstream counts it.", "example": 27})
+    input_tokens = fields.Integer(
+        metadata={"description": "Tokens of the prompt, 0 or more.", "example": 24, "minimum": 0}
+    )
+    output_tokens = fields.Integer(
+        metadata={"description": "Tokens of the answer, 0 or more.", "example": 3, "minimum": 0}
+    )
+    total_tokens_used = fields.Integer(
+        metadata={"description": "Their sum as upstream counts it.", "example": 27, "minimum": 0}
+    )
     output_format = fields.String(
         metadata={"description": "Upstream's `text.format.type`, else `text`.", "example": "text"}
     )
@@ -189,7 +210,9 @@ class ChatResponseSchema(Schema):
     instructions = fields.String(
         allow_none=True, metadata={"description": "As in the request.", "example": "Answer in one sentence."}
     )
-    response_time = fields.Float(metadata={"description": "Seconds for the whole handling.", "example": 0.41})
+    response_time = fields.Float(
+        metadata={"description": "Seconds for the whole handling.", "example": 0.41, "minimum": 0}
+    )
     success = fields.Boolean(metadata={"description": "Always `true`.", "example": True})
     error_message = fields.String(allow_none=True, metadata={"description": "Always `null`.", "example": None})
     api_key_source = fields.String(

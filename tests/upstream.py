@@ -138,9 +138,10 @@ async def echo(received: Received, writer: asyncio.StreamWriter) -> None:
 class Upstream:
     """Answers the scripted answers in order, then `default`. Use as a context manager."""
 
-    def __init__(self, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, ssl_context: ssl.SSLContext | None = None, *, port: int = 0) -> None:
         self.received: list[Received] = []
         self.default: Answer = echo
+        self.port = port
         self.connections = 0
         self.most_in_flight = 0
         self._in_flight = 0
@@ -161,7 +162,7 @@ class Upstream:
     def __enter__(self) -> Upstream:
         self._thread.start()
         self._server = asyncio.run_coroutine_threadsafe(
-            asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._ssl_context, backlog=2048, limit=2**24),
+            asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._ssl_context, backlog=2048, limit=2**24),
             self._loop,
         ).result()
         self.port = self._server.sockets[0].getsockname()[1]

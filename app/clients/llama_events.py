@@ -1,4 +1,4 @@
-"""What llama.cpp leaves out of its Responses stream, filled in: numbers and places that OpenAI's SDKs cannot do without.
+"""What llama.cpp leaves out of its Responses stream, filled in: numbers and places that OpenAI's SDKs need.
 
 Source: OpenAI's API reference, "Streaming events"; ggml-org/llama.cpp issue 20607.
 """
