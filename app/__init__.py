@@ -29,6 +29,7 @@ def create_app(config: Config | None = None) -> Flask:
     from app.middleware import register_middleware
     from app.services.cache import NullCache, ResponseCache
     from app.services.chat import ChatService
+    from app.services.door import Door
     from app.services.readiness import Readiness
     from blueprints import chat, docs, health, openai_door, system
 
@@ -43,6 +44,7 @@ def create_app(config: Config | None = None) -> Flask:
     needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []
     app.extensions["config"] = config
     app.extensions["openai_client"] = client
+    app.extensions["door"] = Door(client, free_mode=config.openai_door_free_mode, local=bool(config.local_model))
     app.extensions["chat_service"] = ChatService(client, config, cache)
     app.extensions["readiness"] = Readiness(*needed)
 

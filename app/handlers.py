@@ -12,6 +12,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import BadRequest, HTTPException
 
 from app.errors import ERRORS_MAX, ChatServiceException, ServiceException, ValidationException
+from app.services.door import openai_error
 
 logger = logging.getLogger(__name__)
 
@@ -99,14 +100,6 @@ def problem(error: ServiceException, *, session_id: str, request_id: str) -> dic
         if name in error.details:
             document[name] = error.details[name]
     return document
-
-
-def openai_error(error: ServiceException) -> dict[str, Any]:
-    """The same failure in OpenAI's shape, for clients that come through /v1; the SDKs choose a class by status."""
-    types = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-    kind = types.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-    param = error.details.get("param")
-    return {"error": {"message": error.error_message, "type": kind, "param": param, "code": error.error_code}}
 
 
 def _shortened(errors: Any) -> Any:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import cast
 
 from flask import Response, current_app, g, request
 
-from app.call import Call
-from app.clients.openai_client import OpenAIClient, Reply
-from app.errors import ServiceException
-from app.handlers import openai_error
-from app.middleware import server_timing
-from app.services import door
+from app.services.door import Credentials, Passed
 from blueprints.event_stream import HEADERS
-from blueprints.strict import CHAT_PROBLEMS, StrictBlueprint, require_json, whole_body
+from blueprints.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint, require_json, whole_body
 from schemas.openai_door import REQUEST_BODY, DoorHeadersSchema, OpenAIErrorSchema, PassedOnSchema
 
 blp = StrictBlueprint("openai_door", __name__, url_prefix="/v1", description="OpenAI's own routes, for OpenAI clients")
 
-PASSED_HEADERS = re.compile(r"x-request-id|retry-after|x-ratelimit-.*|openai-(?!organization|project).*", re.I)
 View = Callable[..., Response]
 
 
@@ -33,6 +26,7 @@ def documented(view: View) -> View:
 
 @blp.post("/responses")
 @blp.doc(requestBody=REQUEST_BODY)
+@blp.alt_response(200, **EVENT_STREAM)
 @documented
 def responses(headers: dict[str, str]) -> Response:
     """Create a model response
@@ -44,6 +38,7 @@ def responses(headers: dict[str, str]) -> Response:
 
 @blp.post("/chat/completions")
 @blp.doc(requestBody=REQUEST_BODY)
+@blp.alt_response(200, **EVENT_STREAM)
 @documented
 def chat_completions(headers: dict[str, str]) -> Response:
     """Create a chat completion
@@ -55,6 +50,7 @@ def chat_completions(headers: dict[str, str]) -> Response:
 
 @blp.post("/embeddings")
 @blp.doc(requestBody=REQUEST_BODY)
+@blp.alt_response(200, **EVENT_STREAM)
 @documented
 def embeddings(headers: dict[str, str]) -> Response:
     """Create embeddings
@@ -71,7 +67,7 @@ def models(headers: dict[str, str]) -> Response:
 
     As OpenAI's `GET /v1/models`.
     """
-    return _plain(_send("/models", None, headers))
+    return _response(current_app.extensions["door"].models(g.call, _credentials(headers)))
 
 
 @blp.get("/models/<model>")
@@ -81,55 +77,26 @@ def model(headers: dict[str, str], model: str) -> Response:
 
     As OpenAI's `GET /v1/models/{model}`.
     """
-    found = door.find_model(model, lambda path: _send(path, None, headers))
-    return Response(found, mimetype="application/json") if isinstance(found, bytes) else _plain(found)
+    return _response(current_app.extensions["door"].model(model, g.call, _credentials(headers)))
 
 
 def _create(path: str, headers: dict[str, str]) -> Response:
     require_json(request)
-    body = whole_body(request)
-    streamed = door.wants_stream(body)
-    reply = _send(path, body, headers)
-    return _stream(reply, g.call) if streamed else _plain(reply)
+    return _response(current_app.extensions["door"].create(path, whole_body(request), g.call, _credentials(headers)))
 
 
-def _send(path: str, body: bytes | None, headers: dict[str, str]) -> Reply:
+def _credentials(headers: dict[str, str]) -> Credentials:
     free_mode = headers.get("free_mode")
-    default = current_app.extensions["config"].openai_door_free_mode
-    client: OpenAIClient = current_app.extensions["openai_client"]
-    reply, _ = client.send(
-        path,
-        body,
-        g.call,
-        api_key=door.caller_key(request.headers.get("Authorization", ""), headers.get("openai_api_key", "")),
-        free_mode=default if free_mode is None else free_mode == "true",
+    return Credentials(
+        authorization=request.headers.get("Authorization", ""),
+        own_key=headers.get("openai_api_key", ""),
+        free_mode=None if free_mode is None else free_mode == "true",
     )
-    return reply
 
 
-def _plain(reply: Reply) -> Response:
-    raw = door.read_plain(reply, g.call)
-    return Response(raw, reply.status, mimetype="application/json", headers=_passed_on(reply))
-
-
-def _stream(reply: Reply, call: Call) -> Response:
-    dumps = current_app.json.dumps
-    local = bool(current_app.extensions["config"].local_model)
-
-    def events() -> Iterator[bytes]:
-        try:
-            yield from door.pass_events(reply, call, local=local)
-        except ServiceException as exc:
-            call.error_code = exc.error_code
-            error = openai_error(exc)
-            members = {"type": "error", "sequence_number": 0} | error["error"] | {"type": "error"} | error
-            yield f"event: error\ndata: {dumps(members)}\n\n".encode()
-        yield f": server-timing {server_timing(call)}\n\n".encode()
-
-    response = Response(events(), reply.status, mimetype="text/event-stream", headers=HEADERS | _passed_on(reply))
-    response.call_on_close(reply.close)
+def _response(passed: Passed) -> Response:
+    if not passed.is_stream:
+        return Response(passed.body, mimetype="application/json", headers=passed.headers)
+    response = Response(passed.body, mimetype="text/event-stream", headers=HEADERS | dict(passed.headers))
+    response.call_on_close(passed.close)
     return response
-
-
-def _passed_on(reply: Reply) -> dict[str, str]:
-    return {name: value for name, value in reply.headers.items() if PASSED_HEADERS.fullmatch(name)}

@@ -18,6 +18,14 @@ from app.models import SESSION_ID_MAX_LENGTH
 from app.services.rules import is_writable
 from schemas.problem import ProblemSchema
 
+EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "One server-sent event; `data` is JSON.",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+}
+EVENT_STREAM: dict[str, Any] = {"schema": EVENT, "content_type": "text/event-stream", "success": True}
+"""What is documented beside the JSON answer of a route that can stream."""
+
 CHAT_PROBLEMS = (
     *("invalid_json", "validation_error", "unsupported_media_type", "request_too_large"),
     *("api_key_required", "api_key_rejected", "insufficient_quota", "upstream_rate_limited"),

@@ -145,7 +145,8 @@ class ChatRequestSchema(Schema):
     response_schema = fields.Dict(
         allow_none=True,
         metadata={
-            "description": "JSON schema that the answer has to follow; the answer is in `response_json`, too.",
+            "description": "JSON schema that the answer has to follow; the answer is in `response_json`, too. "
+            "Default: free text.",
             "example": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
         },
     )
@@ -235,19 +236,28 @@ class ChatResponseSchema(Schema):
         metadata={"description": "The answer parsed, when `response_schema` was given.", "example": {"city": "Paris"}},
     )
     dropped_turns = fields.Integer(
-        metadata={"description": "Turns of the history left out for `max_context_tokens`, 0 or more.", "example": 0}
+        metadata={
+            "description": "Turns of the history left out for `max_context_tokens`, 0 or more.",
+            "example": 0,
+            "minimum": 0,
+        }
     )
+
+
+def token_count(description: str, example: int) -> fields.Integer:
+    """A number of tokens."""
+    return fields.Integer(metadata={"description": description, "example": example, "minimum": 0})
 
 
 class TokensSchema(Schema):
     """Tokens of each part of the prompt."""
 
-    system = fields.Integer(metadata={"description": "System message.", "example": 9})
-    role = fields.Integer(metadata={"description": "Role.", "example": 0})
-    memory = fields.Integer(metadata={"description": "Memories.", "example": 0})
-    instructions = fields.Integer(metadata={"description": "Instructions.", "example": 0})
-    history = fields.Integer(metadata={"description": "Past turns that are sent.", "example": 0})
-    user = fields.Integer(metadata={"description": "The user's message.", "example": 8})
+    system = token_count("System message.", 9)
+    role = token_count("Role.", 0)
+    memory = token_count("Memories.", 0)
+    instructions = token_count("Instructions.", 0)
+    history = token_count("Past turns that are sent.", 0)
+    user = token_count("The user's message.", 8)
 
 
 class ChatPreviewSchema(Schema):
@@ -265,10 +275,14 @@ class ChatPreviewSchema(Schema):
         metadata={"description": "Whose key would be tried first.", "example": "default"},
     )
     tokens = fields.Nested(TokensSchema, metadata={"description": "Tokens of each part."})
-    total_tokens = fields.Integer(metadata={"description": "Their sum.", "example": 17})
+    total_tokens = token_count("Their sum.", 17)
     tokens_estimated = fields.Boolean(
         metadata={"description": "`true`: one token per 4 ASCII characters, one per other character.", "example": True}
     )
     dropped_turns = fields.Integer(
-        metadata={"description": "Turns of the history left out for `max_context_tokens`, 0 or more.", "example": 0}
+        metadata={
+            "description": "Turns of the history left out for `max_context_tokens`, 0 or more.",
+            "example": 0,
+            "minimum": 0,
+        }
     )

@@ -24,7 +24,7 @@ MODULES = {module_name(path): path for room in OURS for path in sorted((ROOT / r
 ROOMS = {
     "app.errors": set[str](),
     "app.models": set[str](),
-    "app.call": {"app.errors"},
+    "app.call": {"app.errors", "app.models"},
     "app.config": {"app.errors", "app.models"},
     "app.clients": {
         *("app.clients", "app.models", "app.errors", "app.call", "app.config"),

@@ -159,9 +159,12 @@ SHAPING: dict[str, Any] = {
     "temperature": 0.71,
     "model": "gpt-4o",
     "openai_api_key": CALLER_KEY,
+    "response_schema": {"type": "string"},
+    "images": ["https://example.com/a.png"],
 }
 NOT_SHAPING: dict[str, Any] = {
     "session_id": "another session",
+    "max_context_tokens": 1000,
     "system_message": "당신은 도움이 되는 AI 어시스턴트입니다.",
     "max_tokens": 1000,
     "temperature": 0.7,
@@ -175,6 +178,7 @@ NOT_SHAPING: dict[str, Any] = {
 @pytest.mark.parametrize("field", SHAPING)
 def test_what_shapes_the_answer_is_in_the_key(client: FlaskClient, upstream: Upstream, field: str) -> None:
     """Two requests that differ in such a field never share an answer."""
+    upstream.default = numbered()
     assert not hits(client)
     assert not hits(client, **{field: SHAPING[field]})
     assert hits(client, **{field: SHAPING[field]})
@@ -188,6 +192,17 @@ def test_what_does_not_is_not(client: FlaskClient, field: str) -> None:
     assert not hits(client, session_id="one session")
     answer = ask(client, **{field: NOT_SHAPING[field]}).get_json()
     assert (answer["cached"], answer["session_id"]) == (True, NOT_SHAPING[field] if field == "session_id" else "")
+
+
+def test_turns_that_are_dropped_do_not_count(client: FlaskClient, upstream: Upstream) -> None:
+    """What shapes the answer is the history that upstream sees: a hit tells how much of this request's was dropped."""
+    history = ["user: " + "long ago " * 2000, "assistant: yes"]
+    assert not hits(client, conversation_history=history)
+    assert not hits(client, conversation_history=history, max_context_tokens=500)
+    answer = ask(client, conversation_history=history[1:]).get_json()
+    assert (answer["cached"], answer["dropped_turns"]) == (True, 0)
+    assert ask(client, conversation_history=history, max_context_tokens=500).get_json()["dropped_turns"] == 1
+    assert len(upstream.received) == 2
 
 
 def test_every_field_of_a_request_is_one_or_the_other() -> None:

@@ -31,6 +31,10 @@ GOOD = [
     ("OPENAI_BASE_URL", " https://[::1]:8443/v1 ", "https://[::1]:8443/v1"),
     ("OPENAI_BASE_URL", "http://llm_1.internal.:80", "http://llm_1.internal.:80"),
     ("LOCAL_MODEL", "demo", "demo"),
+    *[("UPSTREAM_API", raw, raw.strip().lower()) for raw in ("responses", " Chat_Completions ")],
+    *[("OPENAI_DOOR_FREE_MODE", raw, raw == "on") for raw in ("on", "off")],
+    *[("KEEPALIVE_SECONDS", raw, float(raw)) for raw in ("0.05", "300")],
+    *[("DEFAULT_MAX_CONTEXT_TOKENS", raw, int(raw)) for raw in ("0", "128000")],
     *[("LOG_LEVEL", raw, raw.strip().upper()) for raw in ("DEBUG", "info", " Warning ", "ERROR", "critical")],
     ("LOG_FILE", "", ""),
     ("LOG_FILE", "/var/log/llm.log", "/var/log/llm.log"),
@@ -74,6 +78,9 @@ BAD = [
         for raw in ("http://x host/v1", "http://x-host/v 1", "http://한국.kr", "http://a\tb", "http://a..b")
     ],
     *[(name, raw) for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID") for raw in ("한국", "org 1", "org\r\nX: y")],
+    ("UPSTREAM_API", "assistants"),
+    *[("KEEPALIVE_SECONDS", raw) for raw in (*NOT_NUMBERS, "0", "301")],
+    *[("DEFAULT_MAX_CONTEXT_TOKENS", raw) for raw in NOT_WHOLE],
     *[("LOG_LEVEL", raw) for raw in ("LOUD", "10")],
     ("LOG_FORMAT", "xml"),
     *[("DEFAULT_TEMPERATURE", raw) for raw in (*NOT_NUMBERS, "2.1")],
@@ -86,7 +93,11 @@ BAD = [
     *[("CACHE_MAX_SIZE", raw) for raw in (*NOT_WHOLE, "0")],
     *[("MEMORY_LOG_SECONDS", raw) for raw in (*NOT_NUMBERS, "0")],
     *[("MEMORY_SOFT_LIMIT_MB", raw) for raw in NOT_WHOLE],
-    *[(name, raw) for name in ("CACHE_ENABLED", "SYSTEM_API_PUBLIC") for raw in ("maybe", "2", "truee")],
+    *[
+        (name, raw)
+        for name in ("CACHE_ENABLED", "SYSTEM_API_PUBLIC", "OPENAI_DOOR_FREE_MODE")
+        for raw in ("maybe", "2", "truee")
+    ],
     *[("CORS_ORIGINS", raw) for raw in ("*", "a.example", "https://a.example, b.example")],
 ]
 
@@ -140,6 +151,10 @@ def test_defaults() -> None:
         "OPENAI_ORG_ID": "",
         "OPENAI_PROJECT_ID": "",
         "OPENAI_BASE_URL": "https://api.openai.com/v1",
+        "UPSTREAM_API": "responses",
+        "OPENAI_DOOR_FREE_MODE": False,
+        "KEEPALIVE_SECONDS": 5.0,
+        "DEFAULT_MAX_CONTEXT_TOKENS": 0,
         "LOCAL_MODEL": "",
         "LOG_LEVEL": "INFO",
         "LOG_FILE": "logs/app.log",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import itertools
 import json
 import socket
@@ -10,8 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -413,15 +413,6 @@ def test_upstreams_request_id_is_passed_on(make_app: Callable[..., Flask], upstr
         assert chat(app, SERVER).headers.get("X-Upstream-Request-ID") == wanted
 
 
-def gzip_bomb(layers: int = 1) -> bytes:
-    """200 MB of zeros, packed `layers` times."""
-    content: Iterable[bytes] = itertools.repeat(bytes(1 << 20), 200)
-    for _ in range(layers):
-        packer = zlib.compressobj(wbits=31)
-        content = [b"".join([packer.compress(piece) for piece in content] + [packer.flush()])]
-    return b"".join(content)
-
-
 def flood(head: bytes) -> Answer:
     """50 MB behind `head`."""
     return pieces([head + b"\r\n", *[b"x" * 65536] * 800])
@@ -454,14 +445,15 @@ print(json.dumps([outcomes, service.openai_client.slots.in_use]))
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of the memory is read from /proc")
 def test_more_than_we_hold(upstream: Upstream) -> None:
     """An answer of any size is refused while the process grows by at most 20 MB, and the next request is answered."""
+    bomb = gzip.compress(bytes(100 << 20))
     floods = {
         "50 MB": flood(OK + b"Content-Length: 52428800\r\n"),
         "50 MB without length": flood(OK),
         "50 MB of an error": flood(b"HTTP/1.1 400 X\r\n"),
         "50 MB of JSON": ok_body(b'{"output":"' + b"x" * (50 << 20) + b'"}'),
-        "gzip bomb": reply(200, gzip_bomb(), {"Content-Encoding": "gzip"}),
-        "gzip bomb in gzip": reply(200, gzip_bomb(layers=2), {"Content-Encoding": "gzip, gzip"}),
-        "gzip bomb of an error": reply(400, gzip_bomb(), {"Content-Encoding": "gzip"}),
+        "gzip bomb": reply(200, bomb, {"Content-Encoding": "gzip"}),
+        "gzip bomb in gzip": reply(200, gzip.compress(bomb), {"Content-Encoding": "gzip, gzip"}),
+        "gzip bomb of an error": reply(400, bomb, {"Content-Encoding": "gzip"}),
     }
     upstream.script(text("hi"), *itertools.chain.from_iterable((answer, text("hi")) for answer in floods.values()))
     probe = subprocess.run(
@@ -469,7 +461,7 @@ def test_more_than_we_hold(upstream: Upstream) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert probe.returncode == 0, probe.stderr
     outcomes, in_use = json.loads(probe.stdout)

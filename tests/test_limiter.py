@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 
 from app.call import Call
-from app.errors import ChatServiceException, OpenAIClientException, ServiceException
+from app.errors import ChatServiceException, ConfigurationException, OpenAIClientException, ServiceException
 from app.services.limiter import Slots
 from tests.upstream import Upstream, delayed, echo, error_document, reply, reset, silence
 
@@ -172,8 +172,11 @@ def test_busy_server(make_app: Callable[..., Flask], upstream: Upstream, threads
 def test_a_request_nobody_pays_for_does_not_wait(make_app: Callable[..., Flask], upstream: Upstream) -> None:
     """What is refused anyway is refused at once, however busy the server is."""
     app = make_app(max_concurrent_requests=1, max_queue_seconds=5)
-    app.extensions["chat_service"].openai_client.slots.acquire(Call(10))
+    llm = app.extensions["chat_service"].openai_client
+    llm.slots.acquire(Call(10))
     began = time.monotonic()
+    with pytest.raises(ConfigurationException):
+        llm.generate_response([{"role": "user", "content": "hi"}])
     for body, status in [({"user_message": "hi"}, 401), ({"user_message": "", "free_mode": True}, 422)]:
         assert app.test_client().post(CHAT, json=body).status_code == status
     assert time.monotonic() - began < 1

@@ -212,6 +212,8 @@ class TestChatResponse:
         "finish_reason": "stop",
         "cached": False,
         "request_id": None,
+        "response_json": None,
+        "dropped_turns": 0,
     }
 
     def test_from_our_response(self) -> None:

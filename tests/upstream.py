@@ -131,8 +131,12 @@ def reset() -> Answer:
 
 async def echo(received: Received, writer: asyncio.StreamWriter) -> None:
     """The default: say the user's last message back, so that a mixed-up answer shows."""
-    messages = received.json["input"]
-    await text(messages[-1]["content"])(received, writer)
+    asked = json.loads(received.body or b"{}")
+    messages = asked.get("input")
+    if isinstance(messages, list) and messages and isinstance(messages[-1], dict) and "content" in messages[-1]:
+        await text(str(messages[-1]["content"]))(received, writer)
+    else:
+        await reply(200, {"object": "something", "data": []})(received, writer)
 
 
 class Upstream:

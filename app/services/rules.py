@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -59,7 +58,8 @@ def _broken(request: ChatRequest) -> Iterator[tuple[str, str]]:
             yield name, f"must be at most {most} long"
     for name, (least, most) in RANGES.items():
         value = getattr(request, name)
-        if value is not None and not (math.isfinite(value) and least <= value <= most):
+        # NaN is within no range; a huge integer must not be turned into a float.
+        if value is not None and not least <= value <= most:
             yield name, f"must be from {least} to {most}"
     if request.openai_api_key and not is_well_formed(request.openai_api_key):
         yield "openai_api_key", MALFORMED_KEY
