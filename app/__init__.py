@@ -26,13 +26,14 @@ def create_app(config: Config | None = None) -> Flask:
     from app.api import ServerApi
     from app.clients.local_model import LocalModelProbe
     from app.clients.openai_client import OpenAIClient
-    from app.config import Config
     from app.commands import register_commands
+    from app.config import Config
     from app.handlers import register_error_handlers
     from app.middleware import register_middleware
     from app.services.accounts import Accounts, digest_key
     from app.services.cache import NullCache, ResponseCache
     from app.services.chat import ChatService
+    from app.services.door import Door
     from app.services.ledger import Ledger
     from app.services.pricing import Prices
     from app.services.readiness import Readiness
@@ -63,6 +64,13 @@ def create_app(config: Config | None = None) -> Flask:
     app.extensions["config"] = config
     app.extensions["openai_client"] = client
     app.extensions["chat_service"] = ChatService(client, config, cache, ledger)
+    app.extensions["door"] = Door(
+        client,
+        ledger,
+        free_mode=config.openai_door_free_mode,
+        max_tokens=config.default_max_tokens,
+        local=bool(config.local_model),
+    )
     app.extensions["database"] = database
     app.extensions["accounts"] = accounts
     app.extensions["ledger"] = ledger

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import MutableMapping
 
-from dotenv import dotenv_values
+from dotenv import load_dotenv
 
 UPSTREAM_SETTINGS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "LOCAL_MODEL")
 
@@ -23,11 +23,11 @@ def choose_upstream(environ: MutableMapping[str, str]) -> bool:
 
 def main() -> None:
     """Prepare, then become gunicorn."""
-    settings = {name: value for name, value in dotenv_values(".env").items() if value is not None} | os.environ
-    if choose_upstream(settings) and importlib.util.find_spec("xllamacpp") is None:
+    load_dotenv()
+    if choose_upstream(os.environ) and importlib.util.find_spec("xllamacpp") is None:
         print("Installing the local model (130 MB, once) …", flush=True)
         subprocess.run(["make", "--no-print-directory", "install-model"], check=True)
-    os.execve(sys.executable, [sys.executable, "-m", "gunicorn", "wsgi:app"], settings)
+    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "wsgi:app"])
 
 
 if __name__ == "__main__":

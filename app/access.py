@@ -48,7 +48,7 @@ def _admin_only(config: Config) -> None:
     if g.account is not None and not g.account.admin:
         raise ChatServiceException("This route needs an admin token", "forbidden")
     if g.account is None and not config.system_api_public and not _is_loopback():
-        message = "This route answers local callers only; SYSTEM_API_PUBLIC=true opens it"
+        message = "The system routes answer local callers only; SYSTEM_API_PUBLIC=true opens them"
         raise ChatServiceException(message, "system_routes_private")
 
 
@@ -64,6 +64,7 @@ def _is_loopback() -> bool:
     if any(name in request.headers for name in FORWARDED_HEADERS):
         return False
     try:
-        return ipaddress.ip_address(request.remote_addr or "").is_loopback
+        address = ipaddress.ip_address(request.remote_addr or "")
     except ValueError:
         return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import logging
 import time
 
 from app.config import Config
+
+logger = logging.getLogger(__name__)
 
 EXAMPLE = """
 LLM Server is ready at http://{address}   (documentation: http://{address}/docs)
@@ -18,15 +21,19 @@ BODY = '{"user_message": "What is the capital of France?", "temperature": 0, "fr
 
 
 def announce(config: Config, *, patience_seconds: float = 120.0) -> None:
-    """Wait until readiness answers 200, then print the address and one curl line."""
+    """Wait until readiness answers 200, then print the address and one curl line; a JSON log gets its own kind."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.server_host, config.server_host)
+    address = f"[{host}]:{config.server_port}" if ":" in host else f"{host}:{config.server_port}"
     give_up = time.monotonic() + patience_seconds
-    while time.monotonic() < give_up:
-        if _is_ready(host, config.server_port):
-            address = f"[{host}]:{config.server_port}" if ":" in host else f"{host}:{config.server_port}"
-            print(EXAMPLE.format(address=address, body=BODY), flush=True)
+    while not _is_ready(host, config.server_port):
+        if time.monotonic() > give_up:
+            logger.warning("still not ready after %d s; http://%s/readyz says why", patience_seconds, address)
             return
         time.sleep(0.2)
+    if config.log_format == "json":
+        logger.info("ready at http://%s", address)
+    else:
+        print(EXAMPLE.format(address=address, body=BODY), flush=True)
 
 
 def _is_ready(host: str, port: int) -> bool:

@@ -7,7 +7,7 @@ from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
 from app import __version__
-from app.handlers import handle_http_exception
+from app.handlers import PROBLEM_MEDIA_TYPE, handle_http_exception
 from schemas.problem import ProblemSchema
 
 DESCRIPTION = """A self-hosted chat server over OpenAI-compatible models.
@@ -34,3 +34,12 @@ class ServerApi(Api):
     def handle_http_exception(self, error: HTTPException) -> Response:
         """Answer framework errors as problems."""
         return handle_http_exception(error)
+
+    def _register_responses(self) -> None:
+        """Describe what flask-smorest refers to by name: other problems, and broken rules."""
+        content = {PROBLEM_MEDIA_TYPE: {"schema": ProblemSchema}}
+        for name, description in [("DEFAULT_ERROR", "Any other problem"), ("UNPROCESSABLE_ENTITY", "A broken rule")]:
+            self.spec.components.response(name, {"description": description, "content": content}, lazy=True)
+
+    def _register_pagination_header(self) -> None:
+        """Nothing here comes in pages."""

@@ -75,6 +75,10 @@ class Call:
         parts["overhead"] = max(0.0, total - parts["queue"] - parts["assemble"] - parts["upstream"])
         return {name: round(seconds * 1000, 2) for name, seconds in parts.items()}
 
+    def server_timing(self) -> str:
+        """The timings as a value of the header `Server-Timing` (W3C), in milliseconds."""
+        return ", ".join(f"{name};dur={value}" for name, value in self.timings().items())
+
     def caller_is_gone(self) -> bool:
         """Tell whether the caller has closed its end; never blocks. False when there is no socket to look at."""
         if self.caller is None:

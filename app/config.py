@@ -15,6 +15,9 @@ from app.models import API_KEY_PATTERN
 
 Parse = Callable[[str], Any]
 
+PRINTABLE = r"[\x21-\x7e]+"
+HOST = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|[0-9a-f.]*:[0-9a-f:.]*"
+
 
 def text(raw: str) -> str:
     """Accept any text that UTF-8 can carry."""
@@ -78,12 +81,19 @@ def api_key(raw: str) -> str:
     return raw.strip()
 
 
+def header(raw: str) -> str:
+    """Accept what can travel in an HTTP header."""
+    if not re.fullmatch(PRINTABLE, raw.strip()):
+        raise ValueError("must be printable ASCII characters without spaces")
+    return raw.strip()
+
+
 def http_url(raw: str) -> str:
-    """Accept an http(s) URL with a host and without credentials, query or fragment."""
+    """Accept an http(s) URL in ASCII with a host and without credentials, query or fragment."""
     url = raw.strip().rstrip("/")
     parts = urlsplit(url)
-    plain = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    if not plain or "@" in parts.netloc or parts.query or parts.fragment:
+    plain = parts.scheme in {"http", "https"} and re.fullmatch(HOST, parts.hostname or "") and parts.port != 0
+    if not plain or not re.fullmatch(PRINTABLE, url) or "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("must be an http(s) URL without credentials, query or fragment")
     return url
 
@@ -117,8 +127,8 @@ class Config:
     drain_seconds: float = setting(5.0, number(0, 300), "how long readiness says 503 before a stopping worker closes")
 
     openai_api_key: str = setting("", api_key, "the server's key", secret=True)
-    openai_org_id: str = setting("", text, "organization sent with the server's key, never with a caller's")
-    openai_project_id: str = setting("", text, "project sent with the server's key, never with a caller's")
+    openai_org_id: str = setting("", header, "organization sent with the server's key, never with a caller's")
+    openai_project_id: str = setting("", header, "project sent with the server's key, never with a caller's")
     openai_base_url: str = setting("https://api.openai.com/v1", http_url, "any OpenAI-compatible upstream")
     upstream_api: str = setting(
         "responses", choice("responses", "chat_completions"), "which of upstream's APIs the native route uses"

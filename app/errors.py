@@ -64,6 +64,9 @@ FAILURES: Mapping[str, Failure] = {
     "upstream_timeout": Failure(504, "upstream", retryable=True),
 }
 
+ERRORS_MAX = 50
+"""How many broken rules of one kind are looked for and named: a body full of them must not keep the worker busy."""
+
 
 class ServiceException(Exception):
     """Anything that ends a request without an answer.

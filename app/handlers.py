@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import http
+import itertools
 import logging
 from typing import Any
 
 from flask import Flask, Response, current_app, g, request
-from werkzeug.exceptions import HTTPException
+from gunicorn.http.errors import ParseException
+from werkzeug.exceptions import BadRequest, HTTPException
 
-from app.errors import ChatServiceException, ServiceException, ValidationException
+from app.errors import ERRORS_MAX, ChatServiceException, ServiceException, ValidationException
+from app.services.door import openai_error
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +33,7 @@ def register_error_handlers(app: Flask) -> None:
     """Register on the app, not on a blueprint: a blueprint's handlers never see an unknown address."""
     app.register_error_handler(ServiceException, handle_service_exception)
     app.register_error_handler(HTTPException, handle_http_exception)
+    app.register_error_handler(ParseException, handle_bad_framing)
     app.register_error_handler(Exception, handle_bug)
 
 
@@ -66,6 +70,11 @@ def handle_http_exception(error: HTTPException) -> Response:
     return response
 
 
+def handle_bad_framing(error: ParseException) -> Response:
+    """Answer a request whose chunked body gunicorn cannot read; it closes the connection afterwards."""
+    return handle_http_exception(BadRequest())
+
+
 def handle_bug(error: Exception) -> Response:
     """Answer an exception nobody expected; the log gets its type and place."""
     logger.error("unhandled exception", exc_info=error)
@@ -95,19 +104,11 @@ def problem(error: ServiceException, *, session_id: str, request_id: str) -> dic
     return document
 
 
-def openai_error(error: ServiceException) -> dict[str, Any]:
-    """The same failure in OpenAI's shape, for clients that come through /v1; the SDKs choose a class by status."""
-    types = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-    kind = types.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-    param = error.details.get("param")
-    return {"error": {"message": error.error_message, "type": kind, "param": param, "code": error.error_code}}
-
-
 def _shortened(errors: Any) -> Any:
-    """The same errors with every name cut: a caller's field names are echoed, so they are bounded."""
+    """The first errors with every name cut: a caller's field names are echoed, so both are bounded."""
     if not isinstance(errors, dict):
         return errors
-    return {_name(name): _shortened(inner) for name, inner in errors.items()}
+    return {_name(name): _shortened(inner) for name, inner in itertools.islice(errors.items(), ERRORS_MAX)}
 
 
 def _name(name: object) -> str:

@@ -42,7 +42,7 @@ def register_middleware(app: Flask, config: Config) -> None:
     def finish(response: Response) -> Response:
         response.headers.setdefault("X-Request-ID", g.request_id)
         if request.blueprint in TIMED_BLUEPRINTS:
-            response.headers["Server-Timing"] = server_timing(g.call)
+            response.headers["Server-Timing"] = g.call.server_timing()
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         if g.call.upstream_request_id:
@@ -72,11 +72,6 @@ def seconds_in_front(header: str, *, now: Callable[[], float] = time.time) -> fl
         if 0 <= waited < 3600:
             return waited
     return 0.0
-
-
-def server_timing(call: Call) -> str:
-    """The value of `Server-Timing` (W3C), in milliseconds."""
-    return ", ".join(f"{name};dur={value}" for name, value in call.timings().items())
 
 
 class LogLine:

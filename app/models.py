@@ -159,7 +159,7 @@ class ChatResponse:
             temperature=sent_temperature if temperature is None else temperature,
             response_time=response_time,
             response_id=openai_response.id,
-            finish_reason=getattr(openai_response, "finish_reason", "stop"),
+            finish_reason=_finish_reason(openai_response),
             **known,
         )
 
@@ -169,6 +169,15 @@ def _output_format(response: Any) -> str:
         return response.output_format
     kind = getattr(getattr(getattr(response, "text", None), "format", None), "type", None)
     return kind or "text"
+
+
+def _finish_reason(response: Any) -> str:
+    if isinstance(response, UpstreamResponse):
+        return response.finish_reason
+    if getattr(response, "status", None) != "incomplete":
+        return "stop"
+    reason = getattr(getattr(response, "incomplete_details", None), "reason", None)
+    return "content_filter" if reason == "content_filter" else "length"
 
 
 def _utc(seconds: float | None) -> datetime:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
-from gevent.hub import Hub
+from gunicorn import util
 from gunicorn.http import errors as parse_errors
 from gunicorn.workers.ggevent import GeventWorker as _GeventWorker
 from gunicorn.workers.gthread import ThreadWorker as _ThreadWorker
+
+LINGER_SECONDS = 1.0
+LINGER_BYTES = 2 * 1024 * 1024
 
 REFUSALS: dict[type[BaseException], int] = {
     parse_errors.LimitRequestLine: 414,
@@ -20,12 +24,19 @@ REFUSALS: dict[type[BaseException], int] = {
 }
 
 
-class _ProblemAnswers:
-    """Mixed into a worker: answers a request that cannot be parsed and closes, quoting nothing of it."""
+class _Manners:
+    """Mixed into a worker: how it refuses what cannot be parsed, and how it leaves in a hurry."""
 
     log: Any
+    cfg: Any
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """End at once, as Ctrl-C asks: the exit of the interpreter would wait for the threads of calls in flight."""
+        self.cfg.worker_int(self)
+        os._exit(0)
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        """Answer a request that cannot be parsed with a problem document and close, quoting nothing of it."""
         refused = isinstance(exc, parse_errors.ParseException)
         status = REFUSALS.get(type(exc), 400) if refused else 500
         if refused:
@@ -37,19 +48,35 @@ class _ProblemAnswers:
             client.sendall(_answer(status))
         except OSError:
             self.log.debug("the peer was gone")
+        _close(client)
 
 
-class GeventWorker(_ProblemAnswers, _GeventWorker):
+class GeventWorker(_Manners, _GeventWorker):
     """One greenlet per connection."""
 
-    def patch(self) -> None:
-        super().patch()
-        # A quick stop ends in SystemExit; gevent would print it with a traceback at every Ctrl-C.
-        Hub.NOT_ERROR = (*Hub.NOT_ERROR, SystemExit)
+    def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> bool:
+        try:
+            return bool(super().handle_request(listener_name, req, sock, addr))
+        except StopIteration:
+            # gunicorn's way to say that the connection is to be closed; gthread closes gracefully on its own.
+            _close(sock)
+            raise
 
 
-class ThreadWorker(_ProblemAnswers, _ThreadWorker):
+class ThreadWorker(_Manners, _ThreadWorker):
     """One thread per request."""
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        super().set_accept_enabled(enabled)
+        if not self.alive:
+            # Else the kernel would go on accepting, on behalf of a worker that never answers.
+            for listener in self.sockets:
+                listener.close()
+
+
+def _close(client: socket.socket) -> None:
+    """Close without losing the answer: bytes left unread would turn the close into a reset, which can destroy it."""
+    util.close_graceful(client, timeout=LINGER_SECONDS, max_drain=LINGER_BYTES)
 
 
 def _answer(status: int) -> bytes:

@@ -9,7 +9,7 @@ from flask import Response, current_app, g
 
 from app.models import ChatPreview, ChatRequest, ChatResponse
 from blueprints.event_stream import stream_chat
-from blueprints.strict import CHAT_PROBLEMS, StrictBlueprint
+from blueprints.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint
 from schemas.chat import ChatHeadersSchema, ChatPreviewSchema, ChatRequestSchema, ChatResponseSchema
 
 blp = StrictBlueprint("chat", __name__, url_prefix="/api/v1", description="Chat turns")
@@ -19,6 +19,7 @@ blp = StrictBlueprint("chat", __name__, url_prefix="/api/v1", description="Chat 
 @blp.arguments(ChatHeadersSchema, location="headers")
 @blp.arguments(ChatRequestSchema)
 @blp.response(200, ChatResponseSchema)
+@blp.alt_response(200, **EVENT_STREAM)
 @blp.problems(*CHAT_PROBLEMS)
 def chat(headers: dict[str, str], request: ChatRequest) -> Response | tuple[ChatResponse, int, dict[str, Any]]:
     """Answer one chat turn

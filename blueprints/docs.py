@@ -50,4 +50,8 @@ def start() -> Response:
 @blp.get("/docs/<path:name>")
 def asset(name: str) -> Response:
     """One of Swagger UI's files."""
-    return send_from_directory(SWAGGER_UI, name)
+    response = send_from_directory(SWAGGER_UI, name)
+    response.headers.remove("Cache-Control")
+    # Handed to the worker as a file, the answer would never be closed, and so not logged.
+    response.direct_passthrough = False
+    return response

@@ -11,7 +11,6 @@ from flask import Response, current_app, g
 from app.call import Call
 from app.errors import ServiceException
 from app.handlers import problem
-from app.middleware import server_timing
 from app.models import ChatRequest, ChatResponse
 from app.services.background import BackgroundTurn, Keepalive, Started, StreamEvent, Text
 from schemas.chat import ChatResponseSchema
@@ -59,11 +58,11 @@ def _encode(event: StreamEvent, call: Call, session_id: str, dumps: Any) -> Iter
     elif isinstance(event, ChatResponse):
         done = ChatResponseSchema().dump(event) | {"server_timing": call.timings()}
         yield _event("done", dumps(done))
-        yield f": server-timing {server_timing(call)}\n\n".encode()
+        yield f": server-timing {call.server_timing()}\n\n".encode()
     elif event.error_code != "client_closed_request":
         call.error_code = event.error_code
         yield _event("error", dumps(problem(event, session_id=session_id, request_id=call.request_id)))
-        yield f": server-timing {server_timing(call)}\n\n".encode()
+        yield f": server-timing {call.server_timing()}\n\n".encode()
 
 
 def _event(name: str, data: str) -> bytes:

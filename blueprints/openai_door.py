@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import cast
 
 from flask import Response, current_app, g, request
 
-from app.clients.openai_client import OpenAIClient, Reply
-from app.errors import ServiceException
-from app.handlers import openai_error
-from app.middleware import server_timing
-from app.models import MODEL_MAX_LENGTH
-from app.services import door
-from app.services.admission import Ask
-from app.services.door import DoorRequest
-from app.services.ledger import Entry, NullEntry
-from app.services.pricing import dollars
+from app.services.door import Credentials, Passed
 from blueprints.event_stream import HEADERS
-from blueprints.strict import CHAT_PROBLEMS, StrictBlueprint, require_json
+from blueprints.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint, require_json, whole_body
 from schemas.openai_door import REQUEST_BODY, DoorHeadersSchema, OpenAIErrorSchema, PassedOnSchema
 
 blp = StrictBlueprint("openai_door", __name__, url_prefix="/v1", description="OpenAI's own routes, for OpenAI clients")
 
-PASSED_HEADERS = re.compile(r"x-request-id|retry-after|x-ratelimit-.*|openai-(?!organization|project).*", re.I)
 View = Callable[..., Response]
 
 
@@ -38,6 +26,7 @@ def documented(view: View) -> View:
 
 @blp.post("/responses")
 @blp.doc(requestBody=REQUEST_BODY)
+@blp.alt_response(200, **EVENT_STREAM)
 @documented
 def responses(headers: dict[str, str]) -> Response:
     """Create a model response
@@ -49,6 +38,7 @@ def responses(headers: dict[str, str]) -> Response:
 
 @blp.post("/chat/completions")
 @blp.doc(requestBody=REQUEST_BODY)
+@blp.alt_response(200, **EVENT_STREAM)
 @documented
 def chat_completions(headers: dict[str, str]) -> Response:
     """Create a chat completion
@@ -60,6 +50,7 @@ def chat_completions(headers: dict[str, str]) -> Response:
 
 @blp.post("/embeddings")
 @blp.doc(requestBody=REQUEST_BODY)
+@blp.alt_response(200, **EVENT_STREAM)
 @documented
 def embeddings(headers: dict[str, str]) -> Response:
     """Create embeddings
@@ -76,8 +67,7 @@ def models(headers: dict[str, str]) -> Response:
 
     As OpenAI's `GET /v1/models`.
     """
-    with _admitted(DoorRequest(), headers) as entry:
-        return _plain(_send("/models", None, headers), entry)
+    return _response(current_app.extensions["door"].models(g.call, _credentials(headers)))
 
 
 @blp.get("/models/<model>")
@@ -87,84 +77,26 @@ def model(headers: dict[str, str], model: str) -> Response:
 
     As OpenAI's `GET /v1/models/{model}`.
     """
-    with _admitted(DoorRequest(model=model[:MODEL_MAX_LENGTH]), headers) as entry:
-        found = door.find_model(model, lambda path: _send(path, None, headers))
-        return Response(found, mimetype="application/json") if isinstance(found, bytes) else _plain(found, entry)
+    return _response(current_app.extensions["door"].model(model, g.call, _credentials(headers)))
 
 
 def _create(path: str, headers: dict[str, str]) -> Response:
     require_json(request)
-    body = request.get_data()
-    asked = door.read_request(body, current_app.extensions["config"].default_max_tokens)
-    with contextlib.ExitStack() as resources:
-        entry = resources.enter_context(_admitted(asked, headers))
-        reply = _send(path, body, headers)
-        # A stream's row is settled where the stream ends.
-        return _stream(reply, entry, resources.pop_all()) if asked.streamed else _plain(reply, entry)
+    return _response(current_app.extensions["door"].create(path, whole_body(request), g.call, _credentials(headers)))
 
 
-def _admitted(asked: DoorRequest, headers: dict[str, str]) -> Entry | NullEntry:
-    api_key, free_mode = _key(headers)
-    source = current_app.extensions["openai_client"].keys.select(api_key, free_mode).source
-    ask = Ask(
-        route=str(request.url_rule),
-        model=asked.model,
-        streamed=asked.streamed,
-        prompt_tokens=asked.prompt_tokens,
-        max_tokens=asked.max_tokens,
-        server_pays=free_mode or source == "default",
-    )
-    entry: Entry | NullEntry = current_app.extensions["ledger"].open(g.call, ask)
-    return entry
-
-
-def _key(headers: dict[str, str]) -> tuple[str, bool]:
-    """The caller's own key, and whether the server's may pay."""
-    api_key = door.caller_key(request.headers.get("Authorization", ""), headers.get("openai_api_key", ""))
+def _credentials(headers: dict[str, str]) -> Credentials:
     free_mode = headers.get("free_mode")
-    default: bool = current_app.extensions["config"].openai_door_free_mode
-    return api_key, default if free_mode is None else free_mode == "true"
+    return Credentials(
+        authorization=request.headers.get("Authorization", ""),
+        own_key=headers.get("openai_api_key", ""),
+        free_mode=None if free_mode is None else free_mode == "true",
+    )
 
 
-def _send(path: str, body: bytes | None, headers: dict[str, str]) -> Reply:
-    api_key, free_mode = _key(headers)
-    client: OpenAIClient = current_app.extensions["openai_client"]
-    reply, _ = client.send(path, body, g.call, api_key=api_key, free_mode=free_mode)
-    return reply
-
-
-def _plain(reply: Reply, entry: Entry | NullEntry) -> Response:
-    raw = door.read_plain(reply, g.call)
-    response = Response(raw, reply.status, mimetype="application/json", headers=_passed_on(reply))
-    if (cost := dollars(entry.cost_nano())) is not None:
-        response.headers["X-Cost-USD"] = cost
+def _response(passed: Passed) -> Response:
+    if not passed.is_stream:
+        return Response(passed.body, mimetype="application/json", headers=passed.headers)
+    response = Response(passed.body, mimetype="text/event-stream", headers=HEADERS | dict(passed.headers))
+    response.call_on_close(passed.close)
     return response
-
-
-def _stream(reply: Reply, entry: Entry | NullEntry, resources: contextlib.ExitStack) -> Response:
-    call, dumps = g.call, current_app.json.dumps
-
-    def events() -> Iterator[bytes]:
-        try:
-            with resources:
-                yield from door.pass_events(reply, call)
-        except ServiceException as exc:
-            call.error_code = exc.error_code
-            error = openai_error(exc)
-            members = {"type": "error", "sequence_number": 0} | error["error"] | {"type": "error"} | error
-            yield f"event: error\ndata: {dumps(members)}\n\n".encode()
-        yield f": server-timing {server_timing(call)}\n".encode()
-        yield f": cost-usd {dollars(entry.cost_nano()) or 'unknown'}\n\n".encode()
-
-    def close() -> None:
-        # A caller that left before the first event: the generator never ran, so nothing in it cleans up.
-        reply.close()
-        entry.settle("cancelled", "client_closed_request")
-
-    response = Response(events(), reply.status, mimetype="text/event-stream", headers=HEADERS | _passed_on(reply))
-    response.call_on_close(close)
-    return response
-
-
-def _passed_on(reply: Reply) -> dict[str, str]:
-    return {name: value for name, value in reply.headers.items() if PASSED_HEADERS.fullmatch(name)}

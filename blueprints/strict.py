@@ -10,12 +10,21 @@ import flask
 import marshmallow
 from flask_smorest import Blueprint
 from webargs.flaskparser import FlaskParser
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from app.errors import FAILURES, ValidationException
 from app.handlers import PROBLEM_MEDIA_TYPE
 from app.models import SESSION_ID_MAX_LENGTH
+from app.services.rules import is_writable
 from schemas.problem import ProblemSchema
+
+EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "One server-sent event; `data` is JSON.",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+}
+EVENT_STREAM: dict[str, Any] = {"schema": EVENT, "content_type": "text/event-stream", "success": True}
+"""What is documented beside the JSON answer of a route that can stream."""
 
 CHAT_PROBLEMS = (
     *("invalid_json", "validation_error", "unsupported_media_type", "request_too_large"),
@@ -36,7 +45,7 @@ class StrictParser(FlaskParser):
         """The parsed body. Raises 415 for another media type and ValidationException `invalid_json`."""
         require_json(req)
         try:
-            body = json.loads(req.get_data().decode())
+            body = json.loads(whole_body(req).decode())
         except (ValueError, RecursionError):
             raise ValidationException("The body is not JSON that can be read", error_code="invalid_json") from None
         _remember_session_id(body)
@@ -89,8 +98,16 @@ def require_json(req: flask.Request) -> None:
         raise UnsupportedMediaType
 
 
+def whole_body(req: flask.Request) -> bytes:
+    """The body. Werkzeug cuts a chunked one at the limit where it has to refuse it."""
+    raw = req.get_data()
+    if req.content_length is None and len(raw) == req.max_content_length and req.environ["wsgi.input"].read(1):
+        raise RequestEntityTooLarge
+    return raw
+
+
 def _remember_session_id(body: Any) -> None:
     """Problems echo the session id, if it is one that a good request could have."""
     given = body.get("session_id") if isinstance(body, dict) else None
-    if isinstance(given, str) and len(given) <= SESSION_ID_MAX_LENGTH:
-        flask.g.session_id = given.encode("utf-8", "replace").decode()
+    if isinstance(given, str) and len(given) <= SESSION_ID_MAX_LENGTH and is_writable(given):
+        flask.g.session_id = given

@@ -1,13 +1,9 @@
-"""The system routes: what the host is doing. They answer loopback peers only, unless the operator opened them."""
+"""The system routes: what the host is doing. Who may read them is decided in app/access.py."""
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
-from flask import current_app, request
-
-from app.errors import ValidationException
 from app.services.system import SystemInfoCollector
 from blueprints.strict import StrictBlueprint
 from schemas.system import (
@@ -20,23 +16,10 @@ from schemas.system import (
 
 blp = StrictBlueprint("system", __name__, url_prefix="/api/v1/system", description="What the host is doing")
 
-FORWARDED_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
-
-
-@blp.before_request
-def loopback_only() -> None:
-    """Refuse peers from elsewhere. What a proxy on this host passes on comes from elsewhere, too."""
-    if current_app.extensions["config"].system_api_public:
-        return
-    forwarded = any(name in request.headers for name in FORWARDED_HEADERS)
-    if forwarded or not ipaddress.ip_address(request.remote_addr or "0.0.0.0").is_loopback:
-        message = "The system routes answer local callers only; SYSTEM_API_PUBLIC=true opens them"
-        raise ValidationException(message, error_code="system_routes_private")
-
 
 @blp.get("/info")
 @blp.response(200, SystemInfoSchema)
-@blp.problems("system_routes_private", "internal_error")
+@blp.problems("unauthorized", "forbidden", "system_routes_private", "store_unavailable", "internal_error")
 def info() -> dict[str, Any]:
     """Show host, CPU, memory, disk, network, process and container"""
     return SystemInfoCollector.get_system_info()
@@ -44,7 +27,7 @@ def info() -> dict[str, Any]:
 
 @blp.get("/status")
 @blp.response(200, SystemStatusSchema)
-@blp.problems("system_routes_private", "internal_error")
+@blp.problems("unauthorized", "forbidden", "system_routes_private", "store_unavailable", "internal_error")
 def status() -> dict[str, Any]:
     """Show load, free memory and uptime"""
     return SystemInfoCollector.get_status()
@@ -52,7 +35,7 @@ def status() -> dict[str, Any]:
 
 @blp.get("/cpu")
 @blp.response(200, SystemCpuSchema)
-@blp.problems("system_routes_private", "internal_error")
+@blp.problems("unauthorized", "forbidden", "system_routes_private", "store_unavailable", "internal_error")
 def cpu() -> dict[str, Any]:
     """Show the CPU"""
     return SystemInfoCollector.get_section("cpu")
@@ -60,7 +43,7 @@ def cpu() -> dict[str, Any]:
 
 @blp.get("/memory")
 @blp.response(200, SystemMemorySchema)
-@blp.problems("system_routes_private", "internal_error")
+@blp.problems("unauthorized", "forbidden", "system_routes_private", "store_unavailable", "internal_error")
 def memory() -> dict[str, Any]:
     """Show the memory"""
     return SystemInfoCollector.get_section("memory")
@@ -68,7 +51,7 @@ def memory() -> dict[str, Any]:
 
 @blp.get("/disk")
 @blp.response(200, SystemDiskSchema)
-@blp.problems("system_routes_private", "internal_error")
+@blp.problems("unauthorized", "forbidden", "system_routes_private", "store_unavailable", "internal_error")
 def disk() -> dict[str, Any]:
     """Show the disk"""
     return SystemInfoCollector.get_section("disk")

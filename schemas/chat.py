@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from marshmallow import Schema, fields, post_load, validate
+from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from app.models import (
     API_KEY_PATTERN,
@@ -16,8 +16,8 @@ from app.models import (
     TEMPERATURE_MAX,
     ChatRequest,
 )
-from app.services.keys import MALFORMED_KEY
-from schemas.fields import StrictBoolean, StrictFloat, StrictInteger, Turn
+from app.services.keys import MALFORMED_KEY, is_well_formed
+from schemas.fields import BoundedList, StrictBoolean, StrictFloat, StrictInteger, Turn
 
 TEXT = r"^[^\u0000]*$"
 KEY = rf"^({API_KEY_PATTERN.pattern})?$"
@@ -30,6 +30,12 @@ def text(description: str, example: str, **schema: Any) -> fields.String:
     """An optional text; null and empty mean "not given"."""
     metadata = {"description": description, "example": example, "default": "", "pattern": TEXT} | schema
     return fields.String(allow_none=True, metadata=metadata)
+
+
+def well_formed_key(key: str) -> None:
+    """Refuse a malformed key here already: one that the header's overrides would never be looked at."""
+    if key and not is_well_formed(key):
+        raise ValidationError(MALFORMED_KEY)
 
 
 class ChatRequestSchema(Schema):
@@ -55,7 +61,7 @@ class ChatRequestSchema(Schema):
     instructions = text(
         "Extra instructions; a section of the system message, and sent as `instructions`.", "Answer in one sentence."
     )
-    conversation_history = fields.List(
+    conversation_history = BoundedList(
         Turn(
             metadata={
                 "anyOf": [
@@ -79,7 +85,7 @@ class ChatRequestSchema(Schema):
             "default": [],
         },
     )
-    memory_context = fields.List(
+    memory_context = BoundedList(
         fields.String(metadata={"pattern": TEXT}),
         allow_none=True,
         metadata={"description": "What to remember.", "example": ["The user lives in Seoul"], "default": []},
@@ -103,7 +109,16 @@ class ChatRequestSchema(Schema):
         },
     )
     model = text("Upstream's model. Default: setting DEFAULT_MODEL.", "gpt-4o-mini", maxLength=MODEL_MAX_LENGTH)
-    openai_api_key = text("The caller's own key; 8 to 256 printable ASCII characters.", "", pattern=KEY)
+    openai_api_key = fields.String(
+        allow_none=True,
+        validate=well_formed_key,
+        metadata={
+            "description": "The caller's own key; 8 to 256 printable ASCII characters.",
+            "example": "",
+            "default": "",
+            "pattern": KEY,
+        },
+    )
     free_mode = StrictBoolean(
         allow_none=True,
         metadata={
@@ -130,7 +145,8 @@ class ChatRequestSchema(Schema):
     response_schema = fields.Dict(
         allow_none=True,
         metadata={
-            "description": "JSON schema that the answer has to follow; the answer is in `response_json`, too.",
+            "description": "JSON schema that the answer has to follow; the answer is in `response_json`, too. "
+            "Default: free text.",
             "example": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
         },
     )
@@ -156,8 +172,8 @@ class ChatHeadersSchema(Schema):
 
     openai_api_key = fields.String(
         data_key="X-OpenAI-Api-Key",
-        validate=validate.Regexp(KEY, error=MALFORMED_KEY),
-        metadata={"description": "The caller's own key; wins over the body's.", "pattern": KEY},
+        validate=well_formed_key,
+        metadata={"description": "The caller's own key; wins over the body's.", "pattern": KEY, "example": ""},
     )
     cache_control = fields.String(
         data_key="Cache-Control",
@@ -174,9 +190,15 @@ class ChatResponseSchema(Schema):
     session_id = fields.String(metadata={"description": "As in the request.", "example": "s-1"})
     response_text = fields.String(metadata={"description": "The model's answer.", "example": "Paris."})
     model = fields.String(metadata={"description": "The model that answered.", "example": "gpt-4o-mini"})
-    input_tokens = fields.Integer(metadata={"description": "Tokens of the prompt, 0 or more.", "example": 24})
-    output_tokens = fields.Integer(metadata={"description": "Tokens of the answer, 0 or more.", "example": 3})
-    total_tokens_used = fields.Integer(metadata={"description": "Their sum as upstream counts it.", "example": 27})
+    input_tokens = fields.Integer(
+        metadata={"description": "Tokens of the prompt, 0 or more.", "example": 24, "minimum": 0}
+    )
+    output_tokens = fields.Integer(
+        metadata={"description": "Tokens of the answer, 0 or more.", "example": 3, "minimum": 0}
+    )
+    total_tokens_used = fields.Integer(
+        metadata={"description": "Their sum as upstream counts it.", "example": 27, "minimum": 0}
+    )
     output_format = fields.String(
         metadata={"description": "Upstream's `text.format.type`, else `text`.", "example": "text"}
     )
@@ -189,7 +211,9 @@ class ChatResponseSchema(Schema):
     instructions = fields.String(
         allow_none=True, metadata={"description": "As in the request.", "example": "Answer in one sentence."}
     )
-    response_time = fields.Float(metadata={"description": "Seconds for the whole handling.", "example": 0.41})
+    response_time = fields.Float(
+        metadata={"description": "Seconds for the whole handling.", "example": 0.41, "minimum": 0}
+    )
     success = fields.Boolean(metadata={"description": "Always `true`.", "example": True})
     error_message = fields.String(allow_none=True, metadata={"description": "Always `null`.", "example": None})
     api_key_source = fields.String(
@@ -212,19 +236,28 @@ class ChatResponseSchema(Schema):
         metadata={"description": "The answer parsed, when `response_schema` was given.", "example": {"city": "Paris"}},
     )
     dropped_turns = fields.Integer(
-        metadata={"description": "Turns of the history left out for `max_context_tokens`, 0 or more.", "example": 0}
+        metadata={
+            "description": "Turns of the history left out for `max_context_tokens`, 0 or more.",
+            "example": 0,
+            "minimum": 0,
+        }
     )
+
+
+def token_count(description: str, example: int) -> fields.Integer:
+    """A number of tokens."""
+    return fields.Integer(metadata={"description": description, "example": example, "minimum": 0})
 
 
 class TokensSchema(Schema):
     """Tokens of each part of the prompt."""
 
-    system = fields.Integer(metadata={"description": "System message.", "example": 9})
-    role = fields.Integer(metadata={"description": "Role.", "example": 0})
-    memory = fields.Integer(metadata={"description": "Memories.", "example": 0})
-    instructions = fields.Integer(metadata={"description": "Instructions.", "example": 0})
-    history = fields.Integer(metadata={"description": "Past turns that are sent.", "example": 0})
-    user = fields.Integer(metadata={"description": "The user's message.", "example": 8})
+    system = token_count("System message.", 9)
+    role = token_count("Role.", 0)
+    memory = token_count("Memories.", 0)
+    instructions = token_count("Instructions.", 0)
+    history = token_count("Past turns that are sent.", 0)
+    user = token_count("The user's message.", 8)
 
 
 class ChatPreviewSchema(Schema):
@@ -242,10 +275,14 @@ class ChatPreviewSchema(Schema):
         metadata={"description": "Whose key would be tried first.", "example": "default"},
     )
     tokens = fields.Nested(TokensSchema, metadata={"description": "Tokens of each part."})
-    total_tokens = fields.Integer(metadata={"description": "Their sum.", "example": 17})
+    total_tokens = token_count("Their sum.", 17)
     tokens_estimated = fields.Boolean(
         metadata={"description": "`true`: one token per 4 ASCII characters, one per other character.", "example": True}
     )
     dropped_turns = fields.Integer(
-        metadata={"description": "Turns of the history left out for `max_context_tokens`, 0 or more.", "example": 0}
+        metadata={
+            "description": "Turns of the history left out for `max_context_tokens`, 0 or more.",
+            "example": 0,
+            "minimum": 0,
+        }
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import fields
+from marshmallow import ValidationError, fields
+
+from app.errors import ERRORS_MAX
 
 
 class StrictBoolean(fields.Boolean):
@@ -33,6 +35,25 @@ class StrictInteger(fields.Integer):
         if isinstance(value, str) or (isinstance(value, float) and not value.is_integer()):
             raise self.make_error("invalid", input=value)
         return super()._deserialize(value, attr, data, **kwargs)
+
+
+class BoundedList(fields.List[Any]):
+    """A list that names its first wrong entries only, by index."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        if not isinstance(value, list):
+            raise self.make_error("invalid")
+        entries, errors = [], {}
+        for index, entry in enumerate(value):
+            try:
+                entries.append(self.inner.deserialize(entry, **kwargs))
+            except ValidationError as error:
+                errors[index] = error.messages
+            if len(errors) == ERRORS_MAX:
+                break
+        if errors:
+            raise ValidationError(errors)
+        return entries
 
 
 class Turn(fields.Field[Any]):

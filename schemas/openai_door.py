@@ -75,4 +75,4 @@ class OpenAIErrorSchema(Schema):
     class Meta:
         title = "OpenAIError"
 
-    error = fields.Nested(OpenAIErrorObjectSchema)
+    error = fields.Nested(OpenAIErrorObjectSchema, metadata={"description": "What went wrong."})

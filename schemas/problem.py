@@ -15,7 +15,9 @@ class ProblemSchema(Schema):
 
     type = fields.String(required=True, metadata={"description": "Always `about:blank`.", "example": "about:blank"})
     title = fields.String(required=True, metadata={"description": "The status in words.", "example": "Bad Gateway"})
-    status = fields.Integer(required=True, metadata={"description": "HTTP status, 400 to 599.", "example": 502})
+    status = fields.Integer(
+        required=True, metadata={"description": "HTTP status.", "example": 502, "minimum": 400, "maximum": 599}
+    )
     detail = fields.String(
         required=True,
         metadata={"description": "What went wrong, in English.", "example": "The connection to the AI service failed"},

@@ -7,9 +7,15 @@ from typing import Any
 from marshmallow import Schema, fields
 
 
-def figure(kind: type[fields.Field[Any]], description: str, example: Any) -> fields.Field[Any]:
-    """One reading; null where the platform does not offer it."""
-    return kind(allow_none=True, metadata={"description": description, "example": example})
+def figure(kind: type[fields.Field[Any]], description: str, example: Any, **bounds: float) -> fields.Field[Any]:
+    """One reading; null where the platform does not offer it. Numbers are 0 or more."""
+    lowest = {"minimum": 0} if issubclass(kind, fields.Number) else {}
+    return kind(allow_none=True, metadata={"description": description, "example": example} | lowest | bounds)
+
+
+def section(schema: type[Schema]) -> fields.Nested:
+    """One part of an answer, described by its schema's docstring."""
+    return fields.Nested(schema, metadata={"description": schema.__doc__})
 
 
 class HostSchema(Schema):
@@ -26,7 +32,7 @@ class HostSchema(Schema):
 class CpuSchema(Schema):
     """The processor."""
 
-    usage_percent = figure(fields.Float, "Use since the previous reading, percent, 0 to 100.", 12.5)
+    usage_percent = figure(fields.Float, "Use since the previous reading, percent, 0 to 100.", 12.5, maximum=100)
     count = figure(fields.Integer, "Logical cores.", 2)
     frequency_mhz = figure(fields.Float, "Present frequency, MHz.", 2400.0)
     frequency_max_mhz = figure(fields.Float, "Highest frequency, MHz.", 3600.0)
@@ -42,10 +48,10 @@ class MemorySchema(Schema):
     total_gb = figure(fields.Float, "Memory, GB.", 24.0)
     available_gb = figure(fields.Float, "Memory a new process could have, GB.", 20.5)
     used_gb = figure(fields.Float, "Memory in use, GB.", 3.5)
-    usage_percent = figure(fields.Float, "Memory not available, percent, 0 to 100.", 14.6)
+    usage_percent = figure(fields.Float, "Memory not available, percent, 0 to 100.", 14.6, maximum=100)
     swap_total_gb = figure(fields.Float, "Swap, GB.", 0.0)
     swap_used_gb = figure(fields.Float, "Swap in use, GB.", 0.0)
-    swap_usage_percent = figure(fields.Float, "Swap in use, percent, 0 to 100.", 0.0)
+    swap_usage_percent = figure(fields.Float, "Swap in use, percent, 0 to 100.", 0.0, maximum=100)
 
 
 class DiskSchema(Schema):
@@ -54,7 +60,7 @@ class DiskSchema(Schema):
     total_gb = figure(fields.Float, "Size, GB.", 252.0)
     used_gb = figure(fields.Float, "In use, GB.", 22.0)
     free_gb = figure(fields.Float, "Free, GB.", 80.0)
-    usage_percent = figure(fields.Float, "In use, percent, 0 to 100.", 21.6)
+    usage_percent = figure(fields.Float, "In use, percent, 0 to 100.", 21.6, maximum=100)
     read_bytes = figure(fields.Integer, "Bytes read.", 1048576)
     write_bytes = figure(fields.Integer, "Bytes written.", 1048576)
     read_count = figure(fields.Integer, "Reads.", 1024)
@@ -100,21 +106,21 @@ class StampedSchema(Schema):
 class SystemInfoSchema(StampedSchema):
     """Everything."""
 
-    system = fields.Nested(HostSchema)
-    cpu = fields.Nested(CpuSchema)
-    memory = fields.Nested(MemorySchema)
-    disk = fields.Nested(DiskSchema)
-    network = fields.Nested(NetworkSchema)
-    process = fields.Nested(ProcessSchema)
-    docker = fields.Nested(DockerSchema)
+    system = section(HostSchema)
+    cpu = section(CpuSchema)
+    memory = section(MemorySchema)
+    disk = section(DiskSchema)
+    network = section(NetworkSchema)
+    process = section(ProcessSchema)
+    docker = section(DockerSchema)
 
 
 class SystemStatusSchema(StampedSchema):
     """The short form."""
 
     status = fields.String(metadata={"description": "Always `running`.", "example": "running"})
-    cpu_usage = figure(fields.Float, "CPU since the previous reading, percent, 0 to 100.", 12.5)
-    memory_usage = figure(fields.Float, "Memory not available, percent, 0 to 100.", 14.6)
+    cpu_usage = figure(fields.Float, "CPU since the previous reading, percent, 0 to 100.", 12.5, maximum=100)
+    memory_usage = figure(fields.Float, "Memory not available, percent, 0 to 100.", 14.6, maximum=100)
     memory_available_gb = figure(fields.Float, "Memory a new process could have, GB.", 20.5)
     uptime_seconds = figure(fields.Float, "Age of the worker, seconds.", 3600.5)
 
@@ -122,16 +128,16 @@ class SystemStatusSchema(StampedSchema):
 class SystemCpuSchema(StampedSchema):
     """The processor alone."""
 
-    cpu = fields.Nested(CpuSchema)
+    cpu = section(CpuSchema)
 
 
 class SystemMemorySchema(StampedSchema):
     """Memory alone."""
 
-    memory = fields.Nested(MemorySchema)
+    memory = section(MemorySchema)
 
 
 class SystemDiskSchema(StampedSchema):
     """The disk alone."""
 
-    disk = fields.Nested(DiskSchema)
+    disk = section(DiskSchema)

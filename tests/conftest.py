@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from app.config import Config
+from tests.server import Server
 from tests.upstream import Upstream
 
 SERVER_KEY = "sk-server-0123456789"
@@ -51,3 +54,16 @@ def app(make_app: Callable[..., Flask]) -> Flask:
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
+
+
+@pytest.fixture
+def start_server(upstream: Upstream, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start real gunicorn over the scripted upstream; keyword arguments are settings. All are stopped at the end."""
+    with contextlib.ExitStack() as running:
+
+        def start(**settings: Any) -> Server:
+            directory = tmp_path / f"server-{len(list(tmp_path.iterdir()))}"
+            defaults = {"OPENAI_API_KEY": SERVER_KEY, "OPENAI_BASE_URL": upstream.base_url}
+            return running.enter_context(Server(directory, **(defaults | settings)))
+
+        yield start

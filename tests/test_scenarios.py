@@ -63,7 +63,7 @@ def test_everything_the_application_knows_reaches_upstream(client: FlaskClient, 
         '{"model":"gpt-4o","input":['
         '{"role":"system","content":"당신은 교사입니다.\\n\\n#역할\\n지리 교사\\n\\n'
         '#기억\\n- 사용자는 부산에 산다\\n- 존댓말을 쓴다\\n\\n#추가 지시사항\\n짧게 답한다"},'
-        '{"role":"user","content":"안녕"},{"role":"assistant","content":"네: 안녕하세요"},'
+        '{"role":"user","content":"안녕"},{"type":"message","role":"assistant","content":"네: 안녕하세요"},'
         '{"role":"user","content":"고마워"},{"role":"user","content":"서울은?"}],'
         '"instructions":"짧게 답한다","temperature":0.0,"max_output_tokens":50,"store":false}'
     )

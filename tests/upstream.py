@@ -131,16 +131,21 @@ def reset() -> Answer:
 
 async def echo(received: Received, writer: asyncio.StreamWriter) -> None:
     """The default: say the user's last message back, so that a mixed-up answer shows."""
-    messages = received.json["input"]
-    await text(messages[-1]["content"])(received, writer)
+    asked = json.loads(received.body or b"{}")
+    messages = asked.get("input")
+    if isinstance(messages, list) and messages and isinstance(messages[-1], dict) and "content" in messages[-1]:
+        await text(str(messages[-1]["content"]))(received, writer)
+    else:
+        await reply(200, {"object": "something", "data": []})(received, writer)
 
 
 class Upstream:
     """Answers the scripted answers in order, then `default`. Use as a context manager."""
 
-    def __init__(self, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, ssl_context: ssl.SSLContext | None = None, *, port: int = 0) -> None:
         self.received: list[Received] = []
         self.default: Answer = echo
+        self.port = port
         self.connections = 0
         self.most_in_flight = 0
         self._in_flight = 0
@@ -161,7 +166,7 @@ class Upstream:
     def __enter__(self) -> Upstream:
         self._thread.start()
         self._server = asyncio.run_coroutine_threadsafe(
-            asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._ssl_context, backlog=2048, limit=2**24),
+            asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._ssl_context, backlog=2048, limit=2**24),
             self._loop,
         ).result()
         self.port = self._server.sockets[0].getsockname()[1]

@@ -4,12 +4,13 @@
 
 The master starts the supervisor before any worker is forked. The supervisor restarts the model when it dies and ends
 when its standard input does: that pipe is held by the master and its workers, so nothing is left when they are gone,
-however they went. Only the standard library is imported here, as the master imports this module.
+however they went. Signals that a terminal or a service manager sends to the whole group are ignored: calls in flight
+need the model until the last worker has finished. Only the standard library is imported here, as the master imports
+this module.
 """
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import importlib.util
 import os
@@ -32,6 +33,7 @@ PARALLEL_REQUESTS = 4
 RESTART_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
 STABLE_SECONDS = 60.0
 PROBE_SECONDS = 1.0
+STOP_SECONDS = 5.0
 
 
 def model_file(setting: str) -> Path:
@@ -62,9 +64,12 @@ class LocalModel:
 
     def stop(self) -> None:
         """End the supervisor and the model."""
-        self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=5)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
 
 class LocalModelProbe:
@@ -95,10 +100,9 @@ class LocalModelProbe:
 
 
 def supervise(path: str, port: str) -> None:
-    """Keep a model server running until standard input ends or SIGTERM comes."""
+    """Keep a model server running until standard input ends."""
     stopping = threading.Event()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    _ignore_signals()
     threading.Thread(target=_wait_for_end_of_input, args=(stopping,), daemon=True).start()
     failures = 0
     while not stopping.is_set():
@@ -121,7 +125,7 @@ def serve(path: str, port: str) -> None:
     """Be the model server; ends with the process that started it."""
     import xllamacpp
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _ignore_signals()
     params = xllamacpp.CommonParams()
     params.model.path = path
     params.model_alias = {Path(path).stem}
@@ -139,6 +143,11 @@ def serve(path: str, port: str) -> None:
     _wait_for_end_of_input(ended)
     del server
     os._exit(0)
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _wait_for_end_of_input(ended: threading.Event) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from app.clients.upstream_errors import bad_response, failed_response
 from app.clients.wire import dump_json, load_json, number, string, usage, well_formed
-from app.models import Generation, UpstreamResponse
+from app.models import Generation, Message, UpstreamResponse
 
 PATH = "/responses"
 
@@ -26,6 +26,11 @@ def request_body(generation: Generation, *, stream: bool = False) -> bytes:
     if stream:
         body["stream"] = True
     return dump_json(body)
+
+
+def _item(message: Message) -> dict[str, str]:
+    """A message as an input item. llama.cpp takes past answers only with their type, which OpenAI leaves optional."""
+    return {"type": "message", **message} if message["role"] == "assistant" else message
 
 
 def parse_response(raw: bytes) -> UpstreamResponse:
@@ -61,7 +66,7 @@ class EventReader:
 
 
 def _input(generation: Generation) -> list[Any]:
-    *before, user = generation.messages
+    *before, user = [_item(message) for message in generation.messages]
     if not generation.images:
         return [*before, user]
     parts = [{"type": "input_text", "text": user["content"]}]

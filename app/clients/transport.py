@@ -124,13 +124,18 @@ class _Body(httpx2.SyncByteStream):
                 self._left -= len(piece)
                 if self._left < 0:
                     raise ResponseTooLarge("the answer is larger than we read")
-                if self._call is not None:
-                    self._call.check()
+                self._check()
                 yield piece
+            # A connection that the end of its call cut looks like the end of headers or of a body without length.
+            self._check()
         except failed.DecodeError as exc:
             raise ResponseUnreadable("the body does not decode") from exc
         except (failed.HTTPError, OSError) as exc:
             raise _lost(exc) from exc
+
+    def _check(self) -> None:
+        if self._call is not None:
+            self._call.check()
 
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""

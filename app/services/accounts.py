@@ -78,7 +78,7 @@ class Accounts:
         self._clock = clock
 
     def add(self, name: str, limits: Limits) -> str:
-        """Create a client and give its token, which is not stored. Raises ValidationException for a bad or used name."""
+        """Create a client and give its token, which is not stored; a bad or used name is a ValidationException."""
         if not NAME.fullmatch(name):
             raise ValidationException("must be 1 to 64 letters, digits, dots, dashes or underscores", "name")
         token = new_token()

@@ -254,7 +254,7 @@ class Ledger:
         return list(connection.execute(requests.select().where(requests.c.status == "pending").limit(SWEEP_MAX)))
 
     def _abandon(self, connection: sa.Connection, row: Any) -> None:
-        """What a dead worker's call has cost is not known; its reservation is charged, so that no budget is exceeded."""
+        """What a dead worker's call has cost is not known; its reservation is charged, so no budget is exceeded."""
         values = {"status": "abandoned", "code": "worker_lost", "estimated": True, "settled_at": self._now()}
         connection.execute(requests.update().where(requests.c.id == row.id).values(values))
         if row.client_id is not None and row.period_start is not None:
@@ -286,7 +286,9 @@ class NullEntry:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Nothing to settle."""
 
 

@@ -46,7 +46,7 @@ class Slots:
             return
         if granted:
             self.release()
-        call.check()
+        call.remaining_seconds()
         raise ChatServiceException("The server is busy; try again shortly", "server_busy")
 
     def release(self) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+from app.errors import ERRORS_MAX
 from app.models import (
     IMAGE_DATA_MAX_LENGTH,
     IMAGE_URL_MAX_LENGTH,
@@ -43,7 +44,7 @@ def broken_rules(request: ChatRequest) -> dict[str, Any]:
     for name, message in _broken(request):
         errors.setdefault(name, []).append(message)
     for name in ("conversation_history", "memory_context", "images"):
-        by_index = dict(_broken_items(name, getattr(request, name) or ()))
+        by_index = dict(itertools.islice(_broken_items(name, getattr(request, name) or ()), ERRORS_MAX))
         if by_index:
             errors[name] = by_index
     return errors
@@ -57,14 +58,15 @@ def _broken(request: ChatRequest) -> Iterator[tuple[str, str]]:
             yield name, f"must be at most {most} long"
     for name, (least, most) in RANGES.items():
         value = getattr(request, name)
-        if value is not None and not (math.isfinite(value) and least <= value <= most):
+        # NaN is within no range; a huge integer must not be turned into a float.
+        if value is not None and not least <= value <= most:
             yield name, f"must be from {least} to {most}"
     if request.openai_api_key and not is_well_formed(request.openai_api_key):
         yield "openai_api_key", MALFORMED_KEY
     if not _is_json(request.response_schema):
         yield "response_schema", "must be JSON without NaN, Infinity or lone surrogates"
     for item in fields(request):
-        if not _writable(getattr(request, item.name)):
+        if not is_writable(getattr(request, item.name)):
             yield item.name, UNWRITABLE
 
 
@@ -74,7 +76,7 @@ def _broken_items(name: str, items: Any) -> Iterator[tuple[str, list[str]]]:
             yield str(index), [TURN_FORMS]
         elif name == "images" and not _is_image(item):
             yield str(index), [IMAGE_FORMS]
-        elif not _writable(item.get("content") if isinstance(item, Mapping) else item):
+        elif not is_writable(item.get("content") if isinstance(item, Mapping) else item):
             yield str(index), [UNWRITABLE]
 
 
@@ -93,7 +95,7 @@ def _is_json(value: Any) -> bool:
     return True
 
 
-def _writable(value: Any) -> bool:
+def is_writable(value: Any) -> bool:
     """False for text that UTF-8 logs and databases cannot hold."""
     if not isinstance(value, str):
         return True

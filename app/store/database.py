@@ -34,7 +34,7 @@ Work = Callable[[sa.Connection], Any]
 
 @dataclass(eq=False)
 class _Job:
-    """One piece of work. `undo` takes back what nobody waited for any more; `lasting` work is tried until it is done."""
+    """One piece of work. `undo` takes back what nobody waited for; `lasting` work is tried until it is done."""
 
     work: Work
     lasting: bool = False

@@ -1,0 +1,68 @@
+"""What the server says on standard output when it is ready."""
+
+from __future__ import annotations
+
+import http.server
+import logging
+import shlex
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from app.announce import announce
+from app.config import Config
+from tests.server import free_port
+
+
+class Ready(http.server.BaseHTTPRequestHandler):
+    """Answers the statuses in order, then 200 for ever."""
+
+    def do_GET(self) -> None:
+        statuses = self.server.statuses  # type: ignore[attr-defined]
+        self.send_response(statuses.pop(0) if statuses else 200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Of a server that is ready at the second question."""
+    with http.server.HTTPServer(("127.0.0.1", 0), Ready) as server:
+        server.statuses = [503]  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_last_line_can_be_pasted(port: int, capsys: pytest.CaptureFixture[str], host: str) -> None:
+    """The address is one that a caller on this machine can use, also when the server listens on all."""
+    announce(Config(server_host=host, server_port=port))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines[0].startswith(f"LLM Server is ready at http://127.0.0.1:{port} ")
+    assert shlex.split(lines[-1])[:3] == ["curl", "-s", f"http://127.0.0.1:{port}/api/v1/chat"]
+
+
+def test_a_json_log_gets_a_record(
+    port: int, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Standard output holds nothing but JSON then."""
+    caplog.set_level(logging.INFO)
+    announce(Config(server_port=port, log_format="json"))
+    assert capsys.readouterr().out == ""
+    assert caplog.messages == [f"ready at http://127.0.0.1:{port}"]
+
+
+def test_a_server_that_does_not_become_ready(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a while it says so, and where to look; IPv6 addresses are written as URLs want them."""
+    port = free_port()
+    announce(Config(server_host="::", server_port=port), patience_seconds=0.3)
+    assert capsys.readouterr().out == ""
+    assert caplog.messages == [f"still not ready after 0 s; http://[::1]:{port}/readyz says why"]

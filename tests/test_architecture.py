@@ -1,0 +1,160 @@
+"""Who may enter which room: the import laws of the project, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TESTS = sorted((ROOT / "tests").glob("*.py"))
+OURS = ("app", "blueprints", "schemas")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for room in OURS for path in sorted((ROOT / room).rglob("*.py"))}
+
+ROOMS = {
+    "app.errors": set[str](),
+    "app.models": set[str](),
+    "app.call": {"app.errors", "app.models"},
+    "app.config": {"app.errors", "app.models"},
+    "app.clients": {
+        *("app.clients", "app.models", "app.errors", "app.call", "app.config"),
+        *("app.services.keys", "app.services.limiter"),
+    },
+    "app.services": {"app.services", "app.clients", "app.models", "app.errors", "app.call", "app.config"},
+    "schemas": {"schemas", "app.models", "app.errors", "app.services.keys"},
+    "blueprints": {
+        *("blueprints", "schemas", "app.services", "app.models", "app.errors", "app.call", "app.config"),
+        *("app", "app.handlers"),
+    },
+}
+"""What each room may import of ours. A name stands for a module and all under it, "app" for app/__init__.py alone."""
+
+WEB = {"app", "app.api", "app.handlers", "app.middleware", "blueprints"}
+LIBRARIES = {
+    "openai": {"app.clients"},
+    "httpx2": {"app.clients"},
+    "urllib3": {"app.clients"},
+    "xllamacpp": {"app.clients.local_model"},
+    "flask": WEB,
+    "flask_cors": WEB,
+    "flask_smorest": WEB,
+    "webargs": WEB,
+    "werkzeug": WEB,
+    "marshmallow": {"blueprints", "schemas"},
+    "gevent": {"app.workers"},
+    "psutil": {"app.services"},
+}
+"""Libraries that only some rooms may name."""
+
+READS_THE_ENVIRONMENT = {"app.config", "app.__main__"}
+
+
+def lives_in(module: str, rooms: set[str]) -> bool:
+    return any(module == room or (room != "app" and module.startswith(room + ".")) for room in rooms)
+
+
+def imports(source: str) -> Iterator[str]:
+    """Every module that the source imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                module = "." * node.level + (node.module or "")
+                yield f"{module}.{alias.name}" if f"{module}.{alias.name}" in MODULES else module
+
+
+def broken_laws(module: str, source: str) -> Iterator[str]:
+    """What `module` imports against the laws."""
+    room = next((room for room in sorted(ROOMS, key=len, reverse=True) if lives_in(module, {room})), None)
+    for imported in imports(source):
+        library = imported.partition(".")[0]
+        if not library:
+            allowed = False  # Relative imports hide what they reach.
+        elif library in OURS:
+            allowed = room is None or lives_in(imported, ROOMS[room])
+        elif module in {"app.errors", "app.models"}:
+            allowed = library in sys.stdlib_module_names
+        else:
+            allowed = library not in LIBRARIES or lives_in(module, LIBRARIES[library])
+        if not allowed:
+            yield f"{module} imports {imported}"
+
+
+def environment_reads(source: str) -> Iterator[str]:
+    """Every use of the process's environment, of a `.env` file or of Flask's configuration."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            yield f"{node.value.id}.{node.attr}"
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+FORBIDDEN_READS = {"os.environ", "os.environb", "os.getenv", "dotenv.load_dotenv", "current_app.config"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports(module: str) -> None:
+    """Dependencies point one way, and each of these libraries has a room that knows it."""
+    assert list(broken_laws(module, MODULES[module].read_text())) == []
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - READS_THE_ENVIRONMENT))
+def test_environment(module: str) -> None:
+    """Nothing below the factory reads the environment or Flask's configuration: settings come by constructor."""
+    assert FORBIDDEN_READS.isdisjoint(environment_reads(MODULES[module].read_text()))
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("app.services.chat", "import openai"),
+        ("app.services.chat", "from flask import g"),
+        ("app.services.chat", "from app.handlers import problem"),
+        ("app.services.cache", "def f():\n    from werkzeug.exceptions import NotFound"),
+        ("app.clients.retry", "from app.services.chat import ChatService"),
+        ("app.clients.retry", "from app.services import cache"),
+        ("app.clients.retry", "import flask"),
+        ("app.models", "from app.errors import FAILURES"),
+        ("app.models", "import pydantic"),
+        ("app.handlers", "import openai.types"),
+        ("schemas.chat", "from app.services.chat import ChatService"),
+        ("schemas.chat", "import flask"),
+        ("blueprints.chat", "from app.clients.openai_client import OpenAIClient"),
+        ("blueprints.chat", "from . import strict"),
+    ],
+)
+def test_the_laws_notice(module: str, source: str) -> None:
+    """A law that cannot be broken is none."""
+    assert list(broken_laws(module, source))
+
+
+@pytest.mark.parametrize(
+    "source", ["os.environ['X']", "from os import environ", "f(os.getenv('X'))", "current_app.config['X']"]
+)
+def test_environment_reads_are_noticed(source: str) -> None:
+    """Every way to the environment counts."""
+    assert not FORBIDDEN_READS.isdisjoint(environment_reads(source))
+
+
+@pytest.mark.parametrize("path", [*MODULES.values(), *TESTS], ids=module_name)
+def test_modules_say_what_lives_in_them(path: Path) -> None:
+    """Every module that holds something opens with a sentence."""
+    tree = ast.parse(path.read_text())
+    assert not tree.body or ast.get_docstring(tree)
+
+
+@pytest.mark.parametrize("path", TESTS, ids=module_name)
+def test_tests_use_real_parts(path: Path) -> None:
+    """No mocks: tests talk to real servers and to fakes written by hand."""
+    assert not [name for name in imports(path.read_text()) if "mock" in name.lower()]

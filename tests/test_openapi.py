@@ -1,0 +1,216 @@
+"""The specification and its page: complete, current, true, and served from our own files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from flask import Flask
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, settings
+
+from app import create_app
+from app.config import Config
+from app.errors import FAILURES
+from tests.conftest import SERVER_KEY
+from tests.server import ROOT
+from tests.streams import completion_events, response_events, stream
+from tests.upstream import Received, Upstream, error_document, reply, text
+
+COMMITTED = ROOT / "openapi.json"
+SPEC = json.loads(COMMITTED.read_text())
+CHAT = "/api/v1/chat"
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES")
+schema = schemathesis.openapi.from_path(COMMITTED)
+
+
+def test_the_committed_specification_is_current(client: FlaskClient) -> None:
+    """`make openapi` was run after the last change."""
+    assert client.get("/openapi.json").get_json() == SPEC
+
+
+def test_every_route_is_in_it(app: Flask) -> None:
+    """All routes but the documentation's own, with their methods."""
+    routes = {
+        (rule.rule, method.lower())
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods or ()
+        if method not in {"HEAD", "OPTIONS"} and not rule.rule.startswith(("/docs", "/openapi.json"))
+    }
+    described = {(path, method) for path, item in SPEC["paths"].items() for method in item if method != "parameters"}
+    assert described == {(re.sub("<(.*?)>", r"{\1}", path), method) for path, method in routes}
+
+
+PROPERTIES = [
+    pytest.param(owner, name, body, id=f"{owner}.{name}")
+    for owner, described in SPEC["components"]["schemas"].items()
+    for name, body in described["properties"].items()
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "body"), PROPERTIES)
+def test_every_field_is_described(owner: str, name: str, body: dict[str, Any]) -> None:
+    """A field has a description and an example of its type; numbers have a range, optional request fields a default."""
+    assert body["description"].endswith(".")
+    if "$ref" in body or "allOf" in body or name == "response_json":
+        return
+    kinds = body["type"] if isinstance(body["type"], list) else [body["type"]]
+    python = {"string": str, "integer": int, "number": int | float, "boolean": bool, "array": list, "object": dict}
+    assert body["example"] is None or isinstance(body["example"], python[kinds[0]])
+    assert body["example"] is not None or "null" in kinds
+    if kinds[0] in {"integer", "number"} and (owner, name) != ("ChatResponse", "temperature"):
+        assert body["minimum"] <= body["example"] <= body.get("maximum", body["example"])
+    if owner != "ChatRequest":
+        return
+    assert "default" in body or "Default:" in body["description"] or name == "user_message"
+    assert kinds[0] != "string" or {"pattern", "maxLength"} & set(body)
+    assert kinds[0] not in {"integer", "number"} or "maximum" in body
+
+
+def test_headers_are_described() -> None:
+    """The headers that shape a chat turn, as well as the fields."""
+    parameters = SPEC["paths"][CHAT]["post"]["parameters"]
+    assert {parameter["name"] for parameter in parameters} == {"X-OpenAI-Api-Key", "Cache-Control"}
+    for parameter in parameters:
+        assert parameter["description"]
+        assert "example" in parameter["schema"]
+
+
+ELSEWHERE = {
+    *("bad_request", "not_found", "method_not_allowed", "client_closed_request"),
+    *("system_routes_private", "not_ready"),
+}
+"""Codes that no well-routed chat request gets an answer with."""
+
+
+@pytest.mark.parametrize("code", sorted(FAILURES))
+def test_every_error_of_chat_is_documented(code: str) -> None:
+    """Each code stands under its status, with the problem as its body; and nothing else does."""
+    documented = SPEC["paths"][CHAT]["post"]["responses"]
+    status = str(FAILURES[code].status)
+    if code in ELSEWHERE:
+        assert all(f"`{code}`" not in response.get("description", "") for response in documented.values())
+        return
+    assert f"`{code}`" in documented[status]["description"]
+    assert documented[status]["content"] == {
+        "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+    }
+
+
+def test_operations_are_explained() -> None:
+    """Every operation has a summary and, beside its own answers, the default problem."""
+    for path, item in SPEC["paths"].items():
+        for operation in (operation for method, operation in item.items() if method != "parameters"):
+            assert operation["summary"], path
+            assert set(operation["responses"]) >= {"200", "default"}
+    default = SPEC["components"]["responses"]["DEFAULT_ERROR"]["content"]
+    assert list(default) == ["application/problem+json"]
+
+
+async def anything(received: Received, writer: asyncio.StreamWriter) -> None:
+    """Answer as an upstream would that likes every request: a stream, an object, or JSON as its text."""
+    asked = json.loads(received.body or b"{}")
+    if asked.get("stream") and "completions" in received.path:
+        await stream(completion_events("{}"))(received, writer)
+    elif asked.get("stream"):
+        await stream(response_events("{}"))(received, writer)
+    else:
+        await text("{}")(received, writer)
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Flask]:
+    """An app with an upstream that answers anything; shared, because one schemathesis test sends many requests."""
+    with Upstream() as upstream:
+        upstream.default = anything
+        yield create_app(Config(openai_api_key=SERVER_KEY, openai_base_url=upstream.base_url, system_api_public=True))
+
+
+@schema.parametrize()
+@settings(
+    max_examples=int(EXAMPLES or 200),
+    derandomize=not EXAMPLES,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+def test_schemathesis(case: schemathesis.Case, api: Flask) -> None:
+    """Whatever the specification allows is accepted, what it forbids is refused, and answers are as it says.
+
+    SCHEMATHESIS_EXAMPLES=10000 tries as many random cases; without it the cases are the same each time.
+    """
+    case.call_and_validate(app=api)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        text("hi", status="incomplete", incomplete_details={"reason": "max_output_tokens"}),
+        text("hi", usage=None, temperature=None, model=None, id=None),
+        *[reply(status, error_document()) for status in (302, 400, 401, 403, 404, 418, 422, 429, 500, 503)],
+        reply(404, error_document("model_not_found", param="model")),
+        reply(429, error_document("insufficient_quota")),
+        reply(200, b"<html>"),
+    ],
+)
+@pytest.mark.parametrize("caller", [True, False])
+def test_answers_to_faults_are_as_documented(make_app: Any, upstream: Upstream, answer: Any, caller: bool) -> None:
+    """What upstream does wrong gives an answer that the specification describes."""
+    upstream.default = answer
+    payer = {"openai_api_key": "sk-12345678"} if caller else {"free_mode": True}
+    given = make_app(request_timeout=0.5).test_client().post(CHAT, json={"user_message": "hi"} | payer)
+    operation = schema[CHAT]["POST"]
+    assert str(given.status_code) in SPEC["paths"][CHAT]["post"]["responses"]
+    operation.validate_response(given)
+
+
+class Assets(HTMLParser):
+    """Collects what a page loads, and its inline scripts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.inline = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.loaded += [value for name in ("src", "href") if (value := values.get(name))]
+        self.inline += tag == "style" or (tag == "script" and "src" not in values)
+        self.inline += any(name.startswith("on") or name == "style" for name in values)
+
+
+def test_the_page_works_from_local_files(client: FlaskClient) -> None:
+    """Everything the page loads is ours and is there: it works with the network off."""
+    page = client.get("/docs")
+    assert (page.status_code, page.mimetype) == (200, "text/html")
+    assets = Assets()
+    assets.feed(page.get_data(as_text=True))
+    assert len(assets.loaded) >= 5
+    assert assets.inline == 0
+    types = {".css": "text/css", ".js": "text/javascript", ".png": "image/png", ".json": "application/json"}
+    for address in assets.loaded:
+        assert re.match("/[^/]", address)
+        with client.get(address) as answer:
+            assert (answer.status_code, answer.mimetype) == (200, types[Path(address).suffix])
+
+
+def test_the_page_keeps_its_policy(client: FlaskClient) -> None:
+    """The content security policy allows this server and no other, and no inline script."""
+    policy = dict(
+        part.strip().split(" ", 1) for part in client.get("/docs").headers["Content-Security-Policy"].split(";")
+    )
+    assert (policy["default-src"], policy["script-src"], policy["connect-src"]) == ("'none'", "'self'", "'self'")
+    assert policy["frame-ancestors"] == "'none'"
+    assert "http" not in str(policy)
+    with client.get("/docs/swagger-ui.css") as style:
+        urls = re.findall(r"url\(\s*[\"']?([^\"')]{0,40})", style.get_data(as_text=True))
+    assert all(url.startswith(("data:", "#")) for url in urls)
+    assert "http" not in client.get("/docs/start.js").get_data(as_text=True)
