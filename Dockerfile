@@ -16,15 +16,19 @@ COPY app app
 COPY blueprints blueprints
 COPY schemas schemas
 COPY wsgi.py gunicorn.conf.py ./
+# Clients and ledger (SQLite) live here; mount a volume, or set DATABASE_URL to a PostgreSQL.
+RUN install -d -o 10001 -g 10001 -m 700 instance
+VOLUME /srv/llm-server/instance
 
-# A container is reached from outside itself, and its log is its standard output.
+# A container is reached from outside itself, so its callers need tokens; its log is its standard output.
 ENV PATH=/srv/llm-server/.venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     SERVER_HOST=0.0.0.0 \
+    AUTH_MODE=token \
     LOG_FILE=
 
-# A number, so that Kubernetes can see that it is not root. The files stay root's: the server cannot change itself.
+# A number, so that Kubernetes can see that it is not root. The code stays root's: the server cannot change itself.
 USER 10001:10001
 EXPOSE 5601
 STOPSIGNAL SIGTERM

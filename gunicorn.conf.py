@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 from dotenv import load_dotenv
 
@@ -98,6 +101,10 @@ def on_starting(server):
     # A listening socket is inherited when systemd holds it and when SIGUSR2 puts a new gunicorn in place.
     if not os.environ.keys() & {"LISTEN_FDS", "GUNICORN_FD"}:
         check_port(settings.server_host, settings.server_port)
+    # Before any worker imports prometheus-client, which decides by this variable where it keeps its values. Made here
+    # and not above: a reload reads this file again, and must not lose what was counted.
+    server.metrics_directory = tempfile.mkdtemp(prefix="llm-server-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = server.metrics_directory
     server.reloads = mmap.mmap(-1, 1)
     server.local_model = None
 
@@ -125,7 +132,11 @@ def pre_fork(server, worker):
 
 
 def child_exit(server, worker):
-    """A worker that asked for its replacement is gone: from now on the usual number is enough."""
+    """Forget the gauges of a worker that is gone; if it asked for its replacement, the usual number is enough now."""
+    # What mark_process_dead of prometheus-client does, which this process must not import: a gevent worker that is
+    # forked later would have its locks unpatched.
+    for file in Path(server.metrics_directory).glob(f"gauge_live*_{worker.pid}.db"):
+        file.unlink(missing_ok=True)
     if worker.leaves[0] and server.num_workers > server.cfg.workers:
         server.num_workers -= 1
 
@@ -157,6 +168,7 @@ def post_worker_init(worker):
     from app.services.housekeeping import Housekeeping
     from app.services.memory import MemoryWatch
 
+    app.extensions["metrics"].keep_fresh()
     Housekeeping(app.extensions["ledger"], settings.ledger_retention_days).start()
 
     MemoryWatch(settings.memory_log_seconds, settings.memory_soft_limit_mb, replace).start()
@@ -173,6 +185,7 @@ def worker_exit(server, worker):
 
 
 def on_exit(server):
-    """Stop the local model."""
+    """Stop the local model; remove what was counted."""
+    shutil.rmtree(getattr(server, "metrics_directory", ""), ignore_errors=True)
     if getattr(server, "local_model", None):
         server.local_model.stop()

@@ -35,11 +35,12 @@ def create_app(config: Config | None = None) -> Flask:
     from app.services.chat import ChatService
     from app.services.door import Door
     from app.services.ledger import Ledger
+    from app.services.metrics import Metrics
     from app.services.pricing import Prices
     from app.services.readiness import Readiness
     from app.services.usage import UsageReports
     from app.store.database import Database
-    from blueprints import chat, docs, health, openai_door, system, usage
+    from blueprints import chat, docs, health, metrics, openai_door, system, usage
 
     config = config or Config.from_env()
     app = Flask(__name__, static_folder=None)
@@ -50,6 +51,15 @@ def create_app(config: Config | None = None) -> Flask:
     database = Database(config.database_url, timeout_seconds=config.database_timeout)
     secret = digest_key(config)
     accounts = Accounts(database, secret)
+    client = OpenAIClient(config)
+    measured = Metrics(
+        {
+            "slots": lambda: client.slots.size,
+            "slots_in_use": lambda: client.slots.in_use,
+            "ledger_queue": lambda: database.waiting,
+            "unrecorded": lambda: ledger.unrecorded,
+        }
+    )
     ledger = Ledger(
         database,
         accounts,
@@ -57,8 +67,8 @@ def create_app(config: Config | None = None) -> Flask:
         token_required=config.token_required,
         fail_open=config.ledger_fail_open,
         fingerprint_key=secret,
+        booked=measured.booked,
     )
-    client = OpenAIClient(config)
     cache = ResponseCache(config.cache_max_size, config.cache_ttl) if config.cache_enabled else NullCache()
     needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []
     app.extensions["config"] = config
@@ -74,17 +84,18 @@ def create_app(config: Config | None = None) -> Flask:
     app.extensions["database"] = database
     app.extensions["accounts"] = accounts
     app.extensions["ledger"] = ledger
+    app.extensions["metrics"] = measured
     app.extensions["usage"] = UsageReports(database)
     app.extensions["readiness"] = Readiness(database.is_writable, *needed)
 
-    register_middleware(app, config)
+    register_middleware(app, config, measured)
     register_access(app, config)
     register_error_handlers(app)
     if config.cors_origins:
         CORS(app, origins=list(config.cors_origins), expose_headers=["X-Request-ID", "Retry-After", "X-Cache"])
 
     api = ServerApi(app)
-    for blueprint in (chat.blp, openai_door.blp, usage.blp, system.blp, health.blp):
+    for blueprint in (chat.blp, openai_door.blp, usage.blp, system.blp, metrics.blp, health.blp):
         api.register_blueprint(blueprint)
     app.register_blueprint(docs.blp)
     register_commands(app)

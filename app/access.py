@@ -8,6 +8,7 @@ from flask import Flask, current_app, g, request
 
 from app.config import Config
 from app.errors import ChatServiceException
+from app.services.accounts import is_token
 from app.services.ledger import unauthorized
 
 PUBLIC = {
@@ -33,7 +34,12 @@ def register_access(app: Flask, config: Config) -> None:
     @app.before_request
     def decide() -> None:
         endpoint = request.endpoint
-        if endpoint is None or endpoint in PUBLIC or endpoint in ADMITTED:
+        if endpoint is None or endpoint in PUBLIC:
+            return
+        if endpoint in ADMITTED:
+            # Who cannot be a client learns nothing else, such as what is wrong with the body.
+            if (config.token_required or g.call.token) and not is_token(g.call.token):
+                raise unauthorized()
             return
         if endpoint in ADMIN:
             return _admin_only(config)

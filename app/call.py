@@ -48,6 +48,7 @@ class Call:
         self.usage: Usage | None = None
         self.model_answered: str | None = None
         self.first_token_seconds: float | None = None
+        self.cache_hit: bool | None = None
         self._heard: list[str] = []
         self.sent = False
         self.ended: EndReason | None = None

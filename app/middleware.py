@@ -13,6 +13,7 @@ from flask import Flask, Response, g, request
 from app.call import Call
 from app.config import Config
 from app.services.accounts import PREFIX as TOKEN_PREFIX
+from app.services.metrics import Metrics
 
 logger = logging.getLogger("app.request")
 
@@ -26,7 +27,7 @@ SECURITY_HEADERS = {
 }
 
 
-def register_middleware(app: Flask, config: Config) -> None:
+def register_middleware(app: Flask, config: Config, metrics: Metrics) -> None:
     """Register the hooks on the app."""
 
     @app.before_request
@@ -37,6 +38,7 @@ def register_middleware(app: Flask, config: Config) -> None:
         token = issued_token(request.headers.get("Authorization", ""))
         g.call = Call(config.request_timeout, request_id=g.request_id, token=token, caller=caller)
         g.call.front_seconds = seconds_in_front(request.headers.get("X-Request-Start", ""))
+        metrics.opened()
 
     @app.after_request
     def finish(response: Response) -> Response:
@@ -47,7 +49,7 @@ def register_middleware(app: Flask, config: Config) -> None:
             response.headers.setdefault(name, value)
         if g.call.upstream_request_id:
             response.headers["X-Upstream-Request-ID"] = g.call.upstream_request_id
-        response.call_on_close(LogLine(g.call, response.status_code))
+        response.call_on_close(LogLine(g.call, response.status_code, metrics))
         return response
 
 
@@ -75,14 +77,17 @@ def seconds_in_front(header: str, *, now: Callable[[], float] = time.time) -> fl
 
 
 class LogLine:
-    """Writes the one line that the log keeps of a request, when its answer has been sent to the end."""
+    """Writes the one line that the log keeps of a request, and counts it, when its answer has been sent to the end."""
 
-    def __init__(self, call: Call, status: int) -> None:
+    def __init__(self, call: Call, status: int, metrics: Metrics) -> None:
         self._call = call
+        self._metrics = metrics
+        self._route, self._status = str(request.url_rule or "-"), status
+        self._timed = request.blueprint in TIMED_BLUEPRINTS
         self._fields = {
             "request_id": call.request_id,
             "method": request.method,
-            "route": str(request.url_rule or "-"),
+            "route": self._route,
             "status": status,
         }
 
@@ -98,5 +103,6 @@ class LogLine:
             "api_key_source": call.api_key_source or "-",
             "upstream_request_id": call.upstream_request_id or "-",
         }
-        level = logging.ERROR if fields["status"] == 500 else logging.INFO
+        self._metrics.answered(call, route=self._route, status=self._status, timed=self._timed)
+        level = logging.ERROR if self._status == 500 else logging.INFO
         logger.log(level, "request %s", " ".join(f"{k}={v}" for k, v in fields.items()), extra=fields)

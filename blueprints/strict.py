@@ -33,6 +33,8 @@ CHAT_PROBLEMS = (
     *("server_busy", "server_shutting_down", "no_api_key_available", "server_credentials_rejected"),
     *("server_quota_exhausted", "upstream_unavailable", "upstream_timeout", "upstream_error"),
     *("upstream_failed", "upstream_bad_response", "upstream_connection_error"),
+    *("unauthorized", "model_not_allowed", "model_price_unknown", "free_mode_not_allowed"),
+    *("rate_limited", "concurrency_limited", "budget_exceeded", "store_unavailable"),
 )
 
 

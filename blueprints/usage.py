@@ -20,7 +20,7 @@ PROBLEMS = ("unauthorized", "forbidden", "store_unavailable", "internal_error")
 @blp.get("")
 @blp.arguments(UsageQuerySchema, location="query")
 @blp.response(200, UsageSchema)
-@blp.problems("validation_error", *PROBLEMS)
+@blp.problems("validation_error", "not_found", *PROBLEMS)
 def report(query: dict[str, Any]) -> dict[str, Any]:
     """Report usage
 
@@ -59,7 +59,7 @@ def _visible_client(name: str | None) -> int | None:
     try:
         return int(current_app.extensions["accounts"].show(name).id)
     except ValidationException as exc:
-        raise ValidationException(exc.message, "client", location="query") from exc
+        raise ChatServiceException("There is no such client", "not_found") from exc
 
 
 def _moment(given: datetime | None) -> int | None:

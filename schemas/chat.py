@@ -242,6 +242,10 @@ class ChatResponseSchema(Schema):
             "minimum": 0,
         }
     )
+    cost_usd = fields.String(
+        allow_none=True,
+        metadata={"description": "US dollars, decimal; `null` when the price is unknown.", "example": "0.0000054"},
+    )
 
 
 def token_count(description: str, example: int) -> fields.Integer:

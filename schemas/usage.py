@@ -39,16 +39,16 @@ class UsageTotalSchema(Schema):
     """The sums of one group."""
 
     key = fields.String(metadata={"description": "Day, model, client or key source.", "example": "2026-01-31"})
-    requests = fields.Integer(metadata={"description": "Accepted requests.", "example": 12})
-    ok = fields.Integer(metadata={"description": "Those that were answered.", "example": 11})
-    input_tokens = fields.Integer(metadata={"description": "Tokens of the prompts.", "example": 2400})
-    cached_tokens = fields.Integer(metadata={"description": "Those upstream had cached.", "example": 0})
-    output_tokens = fields.Integer(metadata={"description": "Tokens of the answers.", "example": 300})
+    requests = fields.Integer(metadata={"description": "Accepted requests.", "example": 12, "minimum": 0})
+    ok = fields.Integer(metadata={"description": "Those that were answered.", "example": 11, "minimum": 0})
+    input_tokens = fields.Integer(metadata={"description": "Tokens of the prompts.", "example": 2400, "minimum": 0})
+    cached_tokens = fields.Integer(metadata={"description": "Those upstream had cached.", "example": 0, "minimum": 0})
+    output_tokens = fields.Integer(metadata={"description": "Tokens of the answers.", "example": 300, "minimum": 0})
     cost_usd = fields.String(
         allow_none=True, metadata={"description": "US dollars, decimal; `null` when unknown.", "example": "0.00054"}
     )
     requests_of_unknown_cost = fields.Integer(
-        metadata={"description": "Requests whose cost is not in the sum, as it is unknown.", "example": 0}
+        metadata={"description": "Requests whose cost is not in the sum, as it is unknown.", "example": 0, "minimum": 0}
     )
 
 
@@ -81,22 +81,29 @@ class UsageRowSchema(Schema):
     estimated = fields.Boolean(
         metadata={"description": "Upstream did not count; tokens are estimates.", "example": False}
     )
-    input_tokens = fields.Integer(metadata={"description": "Tokens of the prompt.", "example": 24})
-    cached_tokens = fields.Integer(metadata={"description": "Those upstream had cached.", "example": 0})
-    output_tokens = fields.Integer(metadata={"description": "Tokens of the answer.", "example": 3})
-    reasoning_tokens = fields.Integer(metadata={"description": "Those spent on reasoning.", "example": 0})
+    input_tokens = fields.Integer(metadata={"description": "Tokens of the prompt.", "example": 24, "minimum": 0})
+    cached_tokens = fields.Integer(metadata={"description": "Those upstream had cached.", "example": 0, "minimum": 0})
+    output_tokens = fields.Integer(metadata={"description": "Tokens of the answer.", "example": 3, "minimum": 0})
+    reasoning_tokens = fields.Integer(metadata={"description": "Those spent on reasoning.", "example": 0, "minimum": 0})
     cost_usd = fields.String(
         allow_none=True, metadata={"description": "US dollars, decimal; `null` when unknown.", "example": "0.0000054"}
     )
     price_version = fields.String(
         allow_none=True, metadata={"description": "Price list used.", "example": "genai-prices 0.2.3"}
     )
-    queue_ms = fields.Float(allow_none=True, metadata={"description": "Waiting, milliseconds.", "example": 0.1})
-    upstream_ms = fields.Float(allow_none=True, metadata={"description": "Upstream, milliseconds.", "example": 410.0})
-    first_token_ms = fields.Float(
-        allow_none=True, metadata={"description": "Until the first text of a stream, milliseconds.", "example": 210.0}
+    queue_ms = fields.Float(
+        allow_none=True, metadata={"description": "Waiting, milliseconds.", "example": 0.1, "minimum": 0}
     )
-    total_ms = fields.Float(allow_none=True, metadata={"description": "In all, milliseconds.", "example": 412.3})
+    upstream_ms = fields.Float(
+        allow_none=True, metadata={"description": "Upstream, milliseconds.", "example": 410.0, "minimum": 0}
+    )
+    first_token_ms = fields.Float(
+        allow_none=True,
+        metadata={"description": "Until the first text of a stream, milliseconds.", "example": 210.0, "minimum": 0},
+    )
+    total_ms = fields.Float(
+        allow_none=True, metadata={"description": "In all, milliseconds.", "example": 412.3, "minimum": 0}
+    )
     upstream_request_id = fields.String(
         allow_none=True, metadata={"description": "Upstream's request id.", "example": "req_1"}
     )
@@ -105,8 +112,8 @@ class UsageRowSchema(Schema):
 class UsageSchema(Schema):
     """A report: `totals` when it was asked for by a group, else a page of `rows`."""
 
-    totals = fields.List(fields.Nested(UsageTotalSchema), metadata={"description": "Sums per group."})
-    rows = fields.List(fields.Nested(UsageRowSchema), metadata={"description": "Rows, newest first."})
+    totals = fields.List(fields.Nested(UsageTotalSchema), metadata={"description": "Sums per group.", "example": []})
+    rows = fields.List(fields.Nested(UsageRowSchema), metadata={"description": "Rows, newest first.", "example": []})
     next_cursor = fields.Integer(
-        allow_none=True, metadata={"description": "Pass as `cursor` for the next page.", "example": None}
+        allow_none=True, metadata={"description": "Pass as `cursor` for the next page.", "example": 4611, "minimum": 1}
     )

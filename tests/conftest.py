@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,17 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from app.config import Config
+from app.models import Usage
+from app.services.accounts import digest_key
+from app.services.pricing import Prices
+from app.store.database import Database
+from tests.postgres import Postgres
 from tests.server import Server
 from tests.upstream import Upstream
 
 SERVER_KEY = "sk-server-0123456789"
 CALLER_KEY = "sk-caller-0123456789"
+DIGEST_KEY = "digest-key-of-the-tests"
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +38,52 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(scope="session")
+def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with an empty SQLite store and its key, for every test to copy: making it anew costs a second."""
+    directory = tmp_path_factory.mktemp("store")
+    url = f"sqlite:///{directory}/llm_server.db"
+    Database(url).migrate()
+    # The first look at the price list reads it, which takes longer than some tests' deadlines.
+    Prices().cost_nano("gpt-4o-mini", Usage(1, 1))
+    digest_key(Config(database_url=url))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL, started when the first test asks for it."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def sqlite_url(_migrated: Path, tmp_path: Path) -> str:
+    """An SQLite store of this test's own."""
+    shutil.copytree(_migrated, tmp_path / "store")
+    return f"sqlite:///{tmp_path}/store/llm_server.db"
+
+
+@pytest.fixture
+def postgresql_url(postgres: Postgres) -> Iterator[str]:
+    """A PostgreSQL database of this test's own."""
+    with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """Where the apps and servers of a test keep their records. Files of tests may ask for every kind of store."""
+    return sqlite_url
+
+
+@pytest.fixture
+def store(database_url: str) -> dict[str, str]:
+    """The settings that say where the records are."""
+    shared = {} if database_url.startswith("sqlite") else {"token_digest_key": DIGEST_KEY}
+    return {"database_url": database_url} | shared
+
+
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
     with Upstream() as server:
@@ -37,13 +91,18 @@ def upstream() -> Iterator[Upstream]:
 
 
 @pytest.fixture
-def make_app(upstream: Upstream) -> Callable[..., Flask]:
-    """Build an app over the scripted upstream; keyword arguments are settings."""
+def make_app(upstream: Upstream, store: dict[str, str]) -> Iterator[Callable[..., Flask]]:
+    """Build an app over the scripted upstream and the test's own store; keyword arguments are settings."""
+    made: list[Flask] = []
 
     def make(**settings: Any) -> Flask:
-        return create_app(Config(**({"openai_api_key": SERVER_KEY, "openai_base_url": upstream.base_url} | settings)))
+        defaults = {"openai_api_key": SERVER_KEY, "openai_base_url": upstream.base_url} | store
+        made.append(create_app(Config(**(defaults | settings))))
+        return made[-1]
 
-    return make
+    yield make
+    for app in made:
+        app.extensions["database"].close()
 
 
 @pytest.fixture
@@ -57,13 +116,14 @@ def client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture
-def start_server(upstream: Upstream, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def start_server(upstream: Upstream, store: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start real gunicorn over the scripted upstream; keyword arguments are settings. All are stopped at the end."""
+    numbers = itertools.count(1)
+    records = {name.upper(): value for name, value in store.items()}
     with contextlib.ExitStack() as running:
 
         def start(**settings: Any) -> Server:
-            directory = tmp_path / f"server-{len(list(tmp_path.iterdir()))}"
-            defaults = {"OPENAI_API_KEY": SERVER_KEY, "OPENAI_BASE_URL": upstream.base_url}
-            return running.enter_context(Server(directory, **(defaults | settings)))
+            defaults = {"OPENAI_API_KEY": SERVER_KEY, "OPENAI_BASE_URL": upstream.base_url} | records
+            return running.enter_context(Server(tmp_path / f"server-{next(numbers)}", **(defaults | settings)))
 
         yield start

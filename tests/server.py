@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 class Server:
     """Use as a context manager; keyword arguments are settings (upper-case environment names).
 
-    A fresh server has one worker, no drain before a stop, and its log file in `directory`; `ready=None` waits for
+    A fresh server has one worker, no drain before a stop, and log and store in `directory`; `ready=None` waits for
     nothing. Leaving the block stops the server and fails if a process of its group is still there.
     """
 
@@ -61,6 +61,7 @@ class Server:
             "WEB_CONCURRENCY": 1,
             "DRAIN_SECONDS": 0,
             "LOG_FILE": directory / "app.log",
+            "DATABASE_URL": f"sqlite:///{directory}/store/llm_server.db",
         }
         self._settings = {name: str(value) for name, value in (defaults | settings).items() if value is not None}
 

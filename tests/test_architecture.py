@@ -30,8 +30,11 @@ ROOMS = {
         *("app.clients", "app.models", "app.errors", "app.call", "app.config"),
         *("app.services.keys", "app.services.limiter"),
     },
-    "app.services": {"app.services", "app.clients", "app.models", "app.errors", "app.call", "app.config"},
-    "schemas": {"schemas", "app.models", "app.errors", "app.services.keys"},
+    "app.store": {"app.store", "app.errors"},
+    "app.services": {"app.services", "app.clients", "app.store", "app.models", "app.errors", "app.call", "app.config"},
+    "app.access": {"app.services", "app.errors", "app.config"},
+    "app.commands": {"app.services", "app.errors"},
+    "schemas": {"schemas", "app.models", "app.errors", "app.services.keys", "app.services.usage"},
     "blueprints": {
         *("blueprints", "schemas", "app.services", "app.models", "app.errors", "app.call", "app.config"),
         *("app", "app.handlers"),
@@ -39,7 +42,7 @@ ROOMS = {
 }
 """What each room may import of ours. A name stands for a module and all under it, "app" for app/__init__.py alone."""
 
-WEB = {"app", "app.api", "app.handlers", "app.middleware", "blueprints"}
+WEB = {"app", "app.access", "app.api", "app.commands", "app.handlers", "app.middleware", "blueprints"}
 LIBRARIES = {
     "openai": {"app.clients"},
     "httpx2": {"app.clients"},
@@ -51,8 +54,13 @@ LIBRARIES = {
     "webargs": WEB,
     "werkzeug": WEB,
     "marshmallow": {"blueprints", "schemas"},
-    "gevent": {"app.workers"},
+    "gevent": {"app.workers", "app.store"},
     "psutil": {"app.services"},
+    "sqlalchemy": {"app.store", "app.services"},
+    "alembic": {"app.store"},
+    "genai_prices": {"app.services"},
+    "click": {"app.commands"},
+    "prometheus_client": {"app.services.metrics"},
 }
 """Libraries that only some rooms may name."""
 

@@ -73,13 +73,13 @@ def test_off_by_default(make_app: Callable[..., Flask], upstream: Upstream) -> N
 
 
 def test_a_hit_is_the_same_answer(client: FlaskClient, upstream: Upstream) -> None:
-    """A hit repeats the answer, says so, and has its own request id and time."""
+    """A hit repeats the answer, says so, costs nothing, and has its own request id and time."""
     upstream.default = numbered()
     first, second = ask(client), ask(client)
     assert len(upstream.received) == 1
     assert (first.get_json()["cached"], "X-Cache" in first.headers) == (False, False)
     assert (second.get_json()["cached"], second.headers["X-Cache"]) == (True, "hit")
-    own = {"cached", "request_id", "response_time"}
+    own = {"cached", "request_id", "response_time", "cost_usd"}
     assert {name for name, value in first.get_json().items() if second.get_json()[name] != value} == own
     assert second.get_json()["request_id"] == second.headers["X-Request-ID"]
     assert "X-Upstream-Request-ID" not in second.headers

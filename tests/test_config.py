@@ -56,6 +56,14 @@ GOOD = [
     *[("CACHE_MAX_SIZE", raw, int(raw)) for raw in ("1", "10000000")],
     *[("MEMORY_LOG_SECONDS", raw, float(raw)) for raw in ("0.1", "60")],
     *[("MEMORY_SOFT_LIMIT_MB", raw, int(raw)) for raw in ("0", "512")],
+    *[("AUTH_MODE", raw, raw.strip().lower()) for raw in ("open", " Token ")],
+    ("DATABASE_URL", "sqlite:////var/lib/x.db", "sqlite:////var/lib/x.db"),
+    ("DATABASE_URL", " postgresql+psycopg://me:pw@host/db\n", "postgresql+psycopg://me:pw@host/db"),
+    *[("DATABASE_TIMEOUT", raw, float(raw)) for raw in ("0.1", "60")],
+    ("TOKEN_DIGEST_KEY", "k" * 32, "k" * 32),
+    *[("LEDGER_FAIL_OPEN", raw, raw == "on") for raw in ("on", "off")],
+    *[("LEDGER_RETENTION_DAYS", raw, int(raw)) for raw in ("0", "400")],
+    ("PRICES_FILE", "/etc/prices.toml", "/etc/prices.toml"),
     ("SYSTEM_API_PUBLIC", "true", True),
     ("CORS_ORIGINS", "https://a.example, http://localhost:3000/", ("https://a.example", "http://localhost:3000")),
 ]
@@ -93,9 +101,14 @@ BAD = [
     *[("CACHE_MAX_SIZE", raw) for raw in (*NOT_WHOLE, "0")],
     *[("MEMORY_LOG_SECONDS", raw) for raw in (*NOT_NUMBERS, "0")],
     *[("MEMORY_SOFT_LIMIT_MB", raw) for raw in NOT_WHOLE],
+    *[("AUTH_MODE", raw) for raw in ("closed", "tokens", "0")],
+    *[("DATABASE_URL", raw) for raw in ("mysql://x/y", "instance/x.db", "postgresql://x/y")],
+    *[("DATABASE_TIMEOUT", raw) for raw in (*NOT_NUMBERS, "0", "61")],
+    *[("TOKEN_DIGEST_KEY", raw) for raw in ("short-7", "with space")],
+    *[("LEDGER_RETENTION_DAYS", raw) for raw in (*NOT_WHOLE, "36501")],
     *[
         (name, raw)
-        for name in ("CACHE_ENABLED", "SYSTEM_API_PUBLIC", "OPENAI_DOOR_FREE_MODE")
+        for name in ("CACHE_ENABLED", "SYSTEM_API_PUBLIC", "OPENAI_DOOR_FREE_MODE", "LEDGER_FAIL_OPEN")
         for raw in ("maybe", "2", "truee")
     ],
     *[("CORS_ORIGINS", raw) for raw in ("*", "a.example", "https://a.example, b.example")],
@@ -175,6 +188,13 @@ def test_defaults() -> None:
         "CACHE_MAX_SIZE": 1000,
         "MEMORY_LOG_SECONDS": 300.0,
         "MEMORY_SOFT_LIMIT_MB": 0,
+        "AUTH_MODE": "",
+        "DATABASE_URL": "sqlite:///instance/llm_server.db",
+        "DATABASE_TIMEOUT": 3.0,
+        "TOKEN_DIGEST_KEY": "",
+        "LEDGER_FAIL_OPEN": False,
+        "LEDGER_RETENTION_DAYS": 0,
+        "PRICES_FILE": "prices.toml",
         "SYSTEM_API_PUBLIC": False,
         "CORS_ORIGINS": (),
     }
@@ -196,9 +216,10 @@ def test_the_process_environment_is_the_default_source(monkeypatch: pytest.Monke
     assert Config.from_env().server_port == 7001
 
 
-def test_the_server_key_does_not_show() -> None:
-    """A printed configuration holds no secret."""
-    assert "sk-12345678" not in repr(Config(openai_api_key="sk-12345678"))
+@pytest.mark.parametrize("name", ["openai_api_key", "token_digest_key", "database_url"])
+def test_secrets_do_not_show(name: str) -> None:
+    """A printed configuration holds no key and no password."""
+    assert "sk-12345678" not in repr(Config(**{name: "sk-12345678"}))
 
 
 @pytest.mark.parametrize(

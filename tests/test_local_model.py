@@ -12,16 +12,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from flask import Flask
 
-from app import create_app
 from app.__main__ import choose_upstream
 from app.clients.local_model import model_file
-from app.config import Config
 from app.errors import ConfigurationException
 from tests.server import Server, free_port
 
@@ -187,15 +186,15 @@ class Health(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_readiness_waits_for_the_model() -> None:
+def test_readiness_waits_for_the_model(make_app: Callable[..., Flask]) -> None:
     """503 while nobody listens, 503 while the model loads, 200 when it answers."""
     port = free_port()
-    config = Config(local_model="demo", openai_base_url=f"http://127.0.0.1:{port}/v1")
+    settings = {"local_model": "demo", "openai_base_url": f"http://127.0.0.1:{port}/v1"}
 
     def ready() -> int:
-        return create_app(config).test_client().get("/readyz").status_code
+        return make_app(**settings).test_client().get("/readyz").status_code
 
-    refused = create_app(config).test_client().get("/readyz")
+    refused = make_app(**settings).test_client().get("/readyz")
     assert (refused.status_code, refused.get_json()["code"]) == (503, "not_ready")
     assert int(refused.headers["Retry-After"]) >= 1
     with http.server.ThreadingHTTPServer(("127.0.0.1", port), Health) as model:
@@ -211,10 +210,10 @@ def test_readiness_waits_for_the_model() -> None:
             thread.join()
 
 
-def test_a_probe_asks_the_model_only_now_and_then() -> None:
+def test_a_probe_asks_the_model_only_now_and_then(make_app: Callable[..., Flask]) -> None:
     """Readiness is asked often; the model is not, and what it said is believed for half a second."""
     port = free_port()
-    client = create_app(Config(local_model="demo", openai_base_url=f"http://127.0.0.1:{port}/v1")).test_client()
+    client = make_app(local_model="demo", openai_base_url=f"http://127.0.0.1:{port}/v1").test_client()
     assert client.get("/readyz").status_code == 503
     Health.status = 200
     with http.server.ThreadingHTTPServer(("127.0.0.1", port), Health) as model:

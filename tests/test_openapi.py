@@ -86,7 +86,7 @@ def test_headers_are_described() -> None:
 
 ELSEWHERE = {
     *("bad_request", "not_found", "method_not_allowed", "client_closed_request"),
-    *("system_routes_private", "not_ready"),
+    *("system_routes_private", "not_ready", "forbidden"),
 }
 """Codes that no well-routed chat request gets an answer with."""
 
@@ -127,11 +127,17 @@ async def anything(received: Received, writer: asyncio.StreamWriter) -> None:
 
 
 @pytest.fixture(scope="module")
-def api() -> Iterator[Flask]:
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
     """An app with an upstream that answers anything; shared, because one schemathesis test sends many requests."""
     with Upstream() as upstream:
         upstream.default = anything
-        yield create_app(Config(openai_api_key=SERVER_KEY, openai_base_url=upstream.base_url, system_api_public=True))
+        config = Config(
+            openai_api_key=SERVER_KEY,
+            openai_base_url=upstream.base_url,
+            database_url=f"sqlite:///{tmp_path_factory.mktemp('api')}/llm_server.db",
+            system_api_public=True,
+        )
+        yield create_app(config)
 
 
 @schema.parametrize()

@@ -297,7 +297,7 @@ def test_sigkill_of_a_worker(start_server: Start, upstream: Upstream, worker_cla
         good, bad = callers.outcomes()
     (replacement,) = set(server.worker_pids) - {victim, survivor}
     assert (good, len(bad)) == (len(callers.sent) - lost, lost)
-    server.wait_for(lambda: server.status("/livez") == 200 and f"[{replacement}] app.request" in server.log())
+    server.wait_for(lambda: server.status("/api/v1/") == 200 and f"[{replacement}] app.request" in server.log())
     print(f"a replacement served after {time.monotonic() - killed:.2f} s")
 
 

@@ -214,6 +214,7 @@ class TestChatResponse:
         "request_id": None,
         "response_json": None,
         "dropped_turns": 0,
+        "cost_usd": None,
     }
 
     def test_from_our_response(self) -> None:

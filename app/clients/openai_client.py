@@ -243,6 +243,8 @@ class OpenAIClient:
         headers = UNREAD_BODY | dict(request.headers) | (self._server_headers if key.source == "default" else {})
         options: RequestOptions = {"headers": headers}
         began = time.monotonic()
+        # Known before the answer: who leaves before it comes has spent this key's money all the same.
+        call.paid_with = key
         token = current_call.set(call)
         try:
             call.remaining_seconds()

@@ -158,6 +158,16 @@ def digest_key(config: Config) -> bytes:
     if not config.database_url.startswith("sqlite"):
         raise ConfigurationException("TOKEN_DIGEST_KEY must be set when DATABASE_URL is shared", "TOKEN_DIGEST_KEY")
     path = Path(config.database_url.removeprefix("sqlite:///")).parent / "token_digest.key"
+    if not path.exists():
+        try:
+            _make_key(path)
+        except OSError as exc:
+            message = f"DATABASE_URL lies where nothing can be written ({exc.strerror})"
+            raise ConfigurationException(message, "DATABASE_URL") from exc
+    return path.read_bytes()
+
+
+def _make_key(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Whoever links its file first wins, so that workers that start together read the same whole key.
     draft = path.with_suffix(f".{os.getpid()}.{secrets.token_hex(4)}")
@@ -166,7 +176,6 @@ def digest_key(config: Config) -> bytes:
     with contextlib.suppress(FileExistsError):
         os.link(draft, path)
     draft.unlink()
-    return path.read_bytes()
 
 
 def account(row: Any) -> Account:

@@ -30,10 +30,12 @@ class ResponseCache:
             with self._lock:
                 answer = self._answers.get(key)
                 if answer is not None:
+                    call.cache_hit = True
                     return answer, True
                 followers = self._under_way.get(key)
                 if followers is None:
                     self._under_way[key] = []
+                    call.cache_hit = False
                     break
                 followers.append(call)
             call.wait(call.remaining_seconds())

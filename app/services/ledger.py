@@ -63,7 +63,7 @@ class Entry:
         usage, _ = self._usage()
         if self.cached or not usage.total_tokens:
             return 0
-        return self._ledger.prices.cost_nano(self._call.model_answered or self._ask.model, usage)
+        return self._ledger.prices.cost_nano(self._call.model_answered or "", usage, asked=self._ask.model)
 
     def settle(self, status: str, code: str | None = None) -> None:
         """Close the row; only the first call counts."""
@@ -71,7 +71,9 @@ class Entry:
             return
         self._settled = True
         usage, estimated = self._usage()
-        call, timings = self._call, self._call.timings()
+        call, timings, cost_nano = self._call, self._call.timings(), self.cost_nano()
+        if not self.cached:
+            self._ledger.booked(usage, cost_nano, call.api_key_source)
         self._ledger.settle(
             self._admitted,
             charged=call.paid_with is not None and call.paid_with.source == "default",
@@ -80,13 +82,13 @@ class Entry:
             cached=self.cached,
             estimated=estimated,
             model_answered=call.model_answered,
-            api_key_source=call.api_key_source,
+            api_key_source=call.paid_with.source if call.paid_with else None,
             api_key_fingerprint=self._ledger.fingerprint(call.paid_with),
             input_tokens=usage.input_tokens,
             cached_tokens=usage.cached_tokens,
             output_tokens=usage.output_tokens,
             reasoning_tokens=usage.reasoning_tokens,
-            cost_nano=self.cost_nano(),
+            cost_nano=cost_nano,
             queue_ms=timings["queue"],
             upstream_ms=timings["upstream"],
             first_token_ms=None if call.first_token_seconds is None else round(call.first_token_seconds * 1000, 2),
@@ -114,7 +116,7 @@ class Entry:
         if self._call.usage is not None or not self._call.sent:
             return self._call.usage or Usage(), False
         sent, written = self._ask.prompt_tokens, estimate_tokens(self._call.text_seen)
-        return Usage(sent, written, sent + written), True
+        return Usage(sent, written, sent + written), bool(sent + written)
 
 
 class Ledger:
@@ -129,6 +131,7 @@ class Ledger:
         token_required: bool,
         fail_open: bool = False,
         fingerprint_key: bytes = b"",
+        booked: Callable[[Usage, int | None, str | None], None] = lambda *_: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
@@ -137,6 +140,7 @@ class Ledger:
         self._token_required = token_required
         self._fail_open = fail_open
         self._fingerprint_key = fingerprint_key
+        self.booked = booked
         self._clock = clock
         self.owner = owner_name()
         self.unrecorded = 0
@@ -157,7 +161,7 @@ class Ledger:
         try:
             admitted = self._database.write(admit, undo=lambda connection: self._take_back(connection, made[0]))
         except ServiceException as exc:
-            if exc.error_code != "store_unavailable" or not self._fail_open or self._token_required:
+            if exc.error_code != "store_unavailable" or not self._fail_open or self._token_required or call.token:
                 raise
             self.unrecorded += 1
             logger.error("a request is not recorded: the database is away (LEDGER_FAIL_OPEN)")

@@ -41,14 +41,19 @@ class Prices:
         if raw:
             self.version += " + " + hashlib.sha256(raw).hexdigest()[:8]
 
-    def cost_nano(self, model: str, usage: Usage) -> int | None:
-        """What `usage` of `model` costs, in nano-dollars rounded half up."""
-        price = self._own.get(model)
+    def cost_nano(self, model: str, usage: Usage, *, asked: str = "") -> int | None:
+        """What `usage` of `model` costs, in nano-dollars rounded half up.
+
+        `asked`: the name it was asked for by, whose price counts where the answering one has none.
+        """
+        names = [name for name in (model, asked) if name]
+        price = next((self._own[name] for name in names if name in self._own), None)
         if price is not None:
             fresh = usage.input_tokens - usage.cached_tokens
             dollars = fresh * price.input + usage.cached_tokens * price.cached + usage.output_tokens * price.output
             return _nano(dollars / MILLION)
-        return _listed_cost(model, usage.input_tokens, usage.cached_tokens, usage.output_tokens)
+        costs = (_listed_cost(name, usage.input_tokens, usage.cached_tokens, usage.output_tokens) for name in names)
+        return next((cost for cost in costs if cost is not None), None)
 
 
 class NoPrices:
@@ -56,7 +61,7 @@ class NoPrices:
 
     version = ""
 
-    def cost_nano(self, model: str, usage: Usage) -> int | None:
+    def cost_nano(self, model: str, usage: Usage, *, asked: str = "") -> int | None:
         """Unknown."""
         return None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -74,6 +75,8 @@ class Database:
         self._lock = threading.Lock()
         self._failing = False
         self._connection: sa.Connection | None = None
+        self._opened: tuple[int, int] | None = None
+        self._closed = False
 
     @property
     def waiting(self) -> int:
@@ -84,12 +87,7 @@ class Database:
         """Bring the tables up to date; workers that start together wait for each other."""
         if self._url.get_backend_name() == "sqlite" and self._url.database:
             Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
-        with self._reading.connect() as connection:
-            versions = (
-                sa.inspect(connection).has_table("alembic_version")
-                and connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
-            )
-        if versions == REVISION:
+        if self._revision() == REVISION:
             return
         # Imported only when there is something to do: it costs a third of a second.
         from alembic import command
@@ -130,9 +128,14 @@ class Database:
 
         def run() -> Result:
             try:
+                if self._opened is None:
+                    self.migrate()
+                elif self._file() is None:
+                    # To connect would make an empty file.
+                    raise unavailable()
                 with self._reading.connect() as connection:
                     return work(connection)
-            except sa.exc.SQLAlchemyError as exc:
+            except (sa.exc.SQLAlchemyError, OSError) as exc:
                 raise unavailable() from exc
 
         return offload(run)
@@ -151,6 +154,17 @@ class Database:
         while self._jobs and time.monotonic() < give_up:
             time.sleep(0.01)
 
+    def close(self) -> None:
+        """Commit what is waiting, as long as that takes no longer than a write may, and let go of the database."""
+        self.flush(self._timeout_seconds)
+        self._closed = True
+        self._wanted.set()
+        if self._writer is not None:
+            self._writer.join(self._timeout_seconds)
+        self._disconnect()
+        for engine in (self.engine, self._reading):
+            engine.dispose()
+
     def _submit(self, job: _Job) -> None:
         self._jobs.append(job)
         self._wanted.set()
@@ -161,10 +175,10 @@ class Database:
                     self._writer.start()
 
     def _run(self) -> None:
-        while True:
+        while not self._closed:
             self._wanted.wait()
             self._wanted.clear()
-            while self._jobs:
+            while self._jobs and not self._closed:
                 batch = [self._jobs[index] for index in range(min(BATCH_MAX, len(self._jobs)))]
                 if not self._commit(batch):
                     time.sleep(RETRY_SECONDS)
@@ -183,9 +197,13 @@ class Database:
         return True
 
     def _execute(self, batch: list[_Job]) -> None:
+        if self._connection is not None and self._file() != self._opened:
+            # SQLite would go on writing to a file that has no name any more, and all of it would be lost.
+            raise FileNotFoundError("the database file was taken away")
         if self._connection is None:
-            self.migrate()
+            self._prepare()
             self._connection = self.engine.connect()
+            self._opened = self._file()
         with self._connection.begin():
             for job in batch:
                 if job.given_up:
@@ -196,6 +214,30 @@ class Database:
                 except ServiceException as exc:
                     # A refusal has written nothing, so the others' work can go on.
                     job.error = exc
+
+    def _prepare(self) -> None:
+        """Make the tables, but only once: an empty database in place of ours would know no client's token."""
+        if self._opened is None:
+            self.migrate()
+        elif self._file() is None or self._revision() != REVISION:
+            raise FileNotFoundError("the database file is gone; put it back, or restart to begin a new one")
+
+    def _revision(self) -> str | None:
+        """Which tables there are; None when there are none."""
+        with self._reading.connect() as connection:
+            if not sa.inspect(connection).has_table("alembic_version"):
+                return None
+            return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+
+    def _file(self) -> tuple[int, int] | None:
+        """Which file lies at SQLite's path; None when there is none, and for PostgreSQL."""
+        if self._url.get_backend_name() != "sqlite" or not self._url.database:
+            return None
+        try:
+            found = os.stat(self._url.database)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _disconnect(self) -> None:
         """The next batch starts on a new connection."""
@@ -248,8 +290,13 @@ def _engine(url: sa.URL, timeout_seconds: float, *, begin: str = "BEGIN IMMEDIAT
     def configure(connection: Any, _: Any) -> None:
         # The driver's own transaction handling begins too late for us; see "begin" below.
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
+        try:
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                connection.execute(f"PRAGMA {pragma}")
+        except Exception:
+            # Whoever keeps the exception keeps the connection, and its locks would hold up every later one.
+            connection.close()
+            raise
 
     @sa.event.listens_for(engine, "begin")
     def begin_transaction(connection: sa.Connection) -> None:

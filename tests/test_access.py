@@ -1,0 +1,140 @@
+"""Authorisation: every route of the application, walked without a token, with a client's and with an admin's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from app.access import ADMIN, ADMITTED, CLIENT, PUBLIC
+from app.services.accounts import Limits
+from tests.records import settled
+
+LOCAL, ELSEWHERE = "127.0.0.1", "203.0.113.9"
+BODIES: dict[str, dict[str, Any]] = {
+    "chat.chat": {"user_message": "x", "free_mode": True},
+    "chat.preview": {"user_message": "x", "free_mode": True},
+    "openai_door.responses": {"input": [{"content": "x"}]},
+}
+VALUES = {
+    "name": "swagger-ui.css",
+    "filename": "swagger-ui.css",
+    "path": "swagger-ui.css",
+    "model": "m",
+    "request_id": "r-1",
+}
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Flask]) -> Flask:
+    return make_app(auth_mode="token")
+
+
+def walk(app: Flask, token: str = "", peer: str = LOCAL) -> dict[str, set[int]]:
+    """Every route's statuses over its methods, by endpoint."""
+    client, statuses = app.test_client(), dict[str, set[int]]()
+    headers = {"X-Free-Mode": "true"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    for rule in app.url_map.iter_rules():
+        path = app.url_map.bind("localhost").build(rule.endpoint, {name: VALUES[name] for name in rule.arguments})
+        for method in sorted(rule.methods - {"OPTIONS"}):
+            body = BODIES.get(rule.endpoint, {}) if method == "POST" else None
+            answer = client.open(
+                path, method=method, json=body, headers=headers, environ_overrides={"REMOTE_ADDR": peer}
+            )
+            statuses.setdefault(rule.endpoint, set()).add(answer.status_code)
+            answer.close()
+    return statuses
+
+
+def test_every_route_is_listed(app: Flask) -> None:
+    """Once, and no list names a route that is not there."""
+    listed = [*PUBLIC, *CLIENT, *ADMITTED, *ADMIN]
+    assert sorted(listed) == sorted({rule.endpoint for rule in app.url_map.iter_rules()})
+
+
+@pytest.mark.parametrize("peer", [LOCAL, ELSEWHERE])
+def test_without_a_token(app: Flask, peer: str) -> None:
+    """The public routes and nothing else, wherever the caller is."""
+    for endpoint, statuses in walk(app, peer=peer).items():
+        if endpoint in PUBLIC:
+            assert statuses <= {200, 302, 308}, endpoint
+        else:
+            assert statuses == {401}, endpoint
+
+
+def test_with_a_clients_token(app: Flask) -> None:
+    """All but what is an admin's."""
+    token = app.extensions["accounts"].add("web", Limits())
+    for endpoint, statuses in walk(app, token, ELSEWHERE).items():
+        if endpoint in ADMIN:
+            assert statuses == {403}, endpoint
+        elif endpoint == "usage.one_request":
+            assert statuses == {404}
+        else:
+            assert statuses <= {200, 302, 308}, endpoint
+
+
+def test_with_an_admins_token(app: Flask) -> None:
+    """Everything, from everywhere."""
+    token = app.extensions["accounts"].add("root", Limits(admin=True))
+    for endpoint, statuses in walk(app, token, ELSEWHERE).items():
+        assert statuses <= ({404} if endpoint == "usage.one_request" else {200, 302, 308}), endpoint
+
+
+def test_in_open_mode(make_app: Callable[..., Flask]) -> None:
+    """Everything on this host; elsewhere all but what is an admin's."""
+    app = make_app(auth_mode="open")
+    for peer in (LOCAL, ELSEWHERE):
+        for endpoint, statuses in walk(app, peer=peer).items():
+            if endpoint in ADMIN and peer == ELSEWHERE:
+                assert statuses == {403}, endpoint
+            else:
+                assert statuses <= {200, 302, 308, 404}, endpoint
+
+
+def test_a_route_that_is_not_listed_is_closed(app: Flask) -> None:
+    """To admins as well: somebody has to decide first."""
+    app.add_url_rule("/new", "new", lambda: "secret")
+    admin = app.extensions["accounts"].add("root", Limits(admin=True))
+    for headers in ({}, {"Authorization": f"Bearer {admin}"}):
+        answer = app.test_client().get("/new", headers=headers)
+        assert (answer.status_code, answer.get_json()["code"]) == (403, "forbidden")
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/api/v1/nothing", "/v1/nothing"])
+def test_unknown_addresses_are_not_found(app: Flask, path: str) -> None:
+    """What is not there is not forbidden."""
+    assert app.test_client().get(path).status_code == 404
+    assert app.test_client().delete("/api/v1/chat").status_code == 405
+
+
+def test_usage_is_each_clients_own(app: Flask, database_url: str) -> None:
+    """Another client's request is not found, and neither counted nor listed; an admin sees all."""
+    accounts, client = app.extensions["accounts"], app.test_client()
+    tokens = {name: accounts.add(name, Limits(admin=name == "root")) for name in ("web", "app", "root")}
+    bearers = {name: {"Authorization": f"Bearer {token}"} for name, token in tokens.items()}
+    for name in ("web", "app"):
+        headers = bearers[name] | {"X-Request-ID": f"of-{name}"}
+        assert client.post("/api/v1/chat", json=BODIES["chat.chat"], headers=headers).status_code == 200
+    settled(database_url)
+
+    def get(who: str, path: str) -> Any:
+        return client.get(f"/api/v1/usage{path}", headers=bearers[who])
+
+    assert get("web", "/requests/of-web").get_json()["client"] == "web"
+    missing, foreign = get("web", "/requests/of-none"), get("web", "/requests/of-app")
+    hidden = {"request_id"}
+    assert (missing.status_code, foreign.status_code) == (404, 404)
+    assert {name: value for name, value in missing.get_json().items() if name not in hidden} == {
+        name: value for name, value in foreign.get_json().items() if name not in hidden
+    }
+    assert [row["request_id"] for row in get("web", "").get_json()["rows"]] == ["of-web"]
+    assert [total["key"] for total in get("web", "?by=client").get_json()["totals"]] == ["web"]
+    assert get("web", "?client=app").status_code == get("web", "?client=nobody").status_code == 403
+    assert get("web", "?client=web").status_code == 200
+    assert [row["request_id"] for row in get("root", "").get_json()["rows"]] == ["of-app", "of-web"]
+    assert [row["request_id"] for row in get("root", "?client=app").get_json()["rows"]] == ["of-app"]
+    assert get("root", "?client=nobody").status_code == 404
+    assert get("root", "/requests/of-app").status_code == 200

@@ -1,0 +1,276 @@
+"""Metrics: what Prometheus reads is what happened, over all workers, with a bounded number of series."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import tempfile
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app.errors import FAILURES
+from app.services.accounts import Limits
+from tests.server import ROOT, Server
+from tests.streams import response_events, stream
+from tests.upstream import Upstream, error_document, reply, text
+
+DASHBOARD = ROOT / "deploy" / "grafana-dashboard.json"
+RULES = ROOT / "deploy" / "alert-rules.yaml"
+CHAT = "/api/v1/chat"
+SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+LABEL = re.compile(r'(\w+)="([^"]*)"')
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def samples(exposed: str) -> Samples:
+    """Every series as (name without our prefix, labels)."""
+    return {
+        (name.removeprefix("llm_server_"), frozenset(LABEL.findall(labels))): float(value)
+        for name, labels, value in SAMPLE.findall(exposed)
+    }
+
+
+def value(found: Samples, name: str, **labels: str) -> float:
+    """The sum over the series of a name that have these labels."""
+    wanted = set(labels.items())
+    return sum(number for (series, has), number in found.items() if series == name and wanted <= has)
+
+
+def ask(client: FlaskClient, expected: int = 200, **fields: Any) -> None:
+    """One chat turn, read to its end."""
+    body = {"user_message": "hi", "free_mode": True} | fields
+    with client.post(CHAT, json=body, headers=fields.pop("headers", None)) as answer:
+        assert answer.status_code == expected
+        answer.get_data()
+
+
+def scrape(client: FlaskClient, **headers: str) -> Samples:
+    with client.get("/metrics", headers=headers) as answer:
+        assert answer.status_code == 200
+        assert answer.content_type == "text/plain; version=0.0.4; charset=utf-8"
+        return samples(answer.get_data(as_text=True))
+
+
+def test_an_answer_is_counted(client: FlaskClient, upstream: Upstream) -> None:
+    """One request by route, status, code and origin; its seconds, tokens and cost."""
+    upstream.default = text("hi", model="gpt-4o-mini")
+    ask(client)
+    found = scrape(client)
+    assert value(found, "requests_total", route=CHAT, status="200", code="-", origin="-") == 1
+    assert value(found, "tokens_total", direction="input") == 11
+    assert value(found, "tokens_total", direction="output") == 7
+    assert value(found, "cost_usd_total", api_key_source="default") == pytest.approx(11 * 0.15e-6 + 7 * 0.6e-6)
+    for name in ("queue", "overhead", "upstream"):
+        assert value(found, f"{name}_seconds_count", route=CHAT) == 1
+    assert value(found, "first_token_seconds_count") == 0
+    assert value(found, "requests_in_flight") == 1
+    assert (value(found, "slots"), value(found, "slots_in_use")) == (200, 0)
+
+
+def test_failures_are_counted_by_who_failed(client: FlaskClient, upstream: Upstream) -> None:
+    """Broken requests, unknown addresses and upstream's faults are told apart."""
+    ask(client, 422, max_tokens=0)
+    client.get(f"/nowhere/{uuid.uuid4()}").close()
+    upstream.default = reply(400, error_document())
+    ask(client, 400)
+    found = scrape(client)
+    assert value(found, "requests_total", route=CHAT, status="422", code="validation_error", origin="client") == 1
+    assert value(found, "requests_total", route="-", status="404", code="not_found") == 1
+    assert value(found, "requests_total", code="upstream_rejected_request", status="400") == 1
+    assert value(found, "requests_in_flight") == 1
+
+
+def test_costs_that_are_not_known_are_no_zero(client: FlaskClient, upstream: Upstream) -> None:
+    """A model without a price adds nothing to the cost and one to what is unpriced."""
+    upstream.default = text("hi", model="nobody-knows-it")
+    ask(client, model="nobody-knows-it")
+    found = scrape(client)
+    assert (value(found, "cost_usd_total"), value(found, "unpriced_requests_total")) == (0, 1)
+
+
+def test_the_cache_is_counted(make_app: Callable[..., Flask]) -> None:
+    """A miss, then a hit; a hit adds no tokens, and no-cache asks nobody."""
+    client = make_app(cache_enabled=True).test_client()
+    for _ in range(2):
+        ask(client)
+    client.post(CHAT, json={"user_message": "hi", "free_mode": True}, headers={"Cache-Control": "no-cache"}).close()
+    found = scrape(client)
+    assert value(found, "cache_requests_total", result="miss") == 1
+    assert value(found, "cache_requests_total", result="hit") == 1
+    assert value(found, "tokens_total", direction="output") == 14
+
+
+def test_refusals_are_counted_by_limit(make_app: Callable[..., Flask], upstream: Upstream) -> None:
+    """The limit that refused is named; a series is there before its first refusal."""
+    app = make_app(auth_mode="token")
+    token = app.extensions["accounts"].add("a-client", Limits(requests_per_minute=1, admin=True))
+    client, bearer = app.test_client(), {"Authorization": f"Bearer {token}"}
+    for status in (200, 429):
+        body = {"user_message": "hi", "free_mode": True}
+        with client.post(CHAT, json=body, headers=bearer) as answer:
+            assert answer.status_code == status
+    found = scrape(client, **bearer)
+    assert value(found, "refusals_total", limit="rate_limited") == 1
+    assert value(found, "refusals_total") == 1
+    assert ("refusals_total", frozenset({("limit", "budget_exceeded")})) in found
+
+
+def test_only_an_admin_may_read_them(make_app: Callable[..., Flask]) -> None:
+    """In token mode a client's token is not enough, and loopback is not either."""
+    app = make_app(auth_mode="token")
+    tokens = {admin: app.extensions["accounts"].add(f"client-{admin}", Limits(admin=admin)) for admin in (True, False)}
+    client = app.test_client()
+    assert client.get("/metrics").status_code == 401
+    assert client.get("/metrics", headers={"Authorization": f"Bearer {tokens[False]}"}).status_code == 403
+    assert client.get("/metrics", headers={"Authorization": f"Bearer {tokens[True]}"}).status_code == 200
+
+
+def test_open_mode_answers_loopback_only(client: FlaskClient) -> None:
+    """Without tokens whoever is elsewhere, or comes through a proxy, sees nothing."""
+    assert client.get("/metrics").status_code == 200
+    assert client.get("/metrics", headers={"X-Forwarded-For": "192.0.2.1"}).status_code == 403
+    assert client.get("/metrics", environ_base={"REMOTE_ADDR": "192.0.2.1"}).status_code == 403
+
+
+def test_no_label_comes_from_a_request(make_app: Callable[..., Flask], upstream: Upstream) -> None:
+    """Whatever callers vary, series are not added, and none of their words is in a label."""
+    app = make_app(auth_mode="token")
+    accounts, client = app.extensions["accounts"], app.test_client()
+    admin = {"Authorization": f"Bearer {accounts.add('admin', Limits(admin=True))}"}
+    upstream.default = text("hi", model="answering-canary")
+
+    def call_in_every_way(mark: str) -> None:
+        bearer = {"Authorization": f"Bearer {accounts.add(f'canary-{mark}', Limits())}"}
+        body = {"user_message": f"canary {mark}", "session_id": f"canary-{mark}", "model": f"canary-{mark}"}
+        headers = bearer | {"X-Request-ID": f"canary-{mark}", "User-Agent": f"canary-{mark}"}
+        client.post(CHAT, json=body | {"free_mode": True}, headers=headers).close()
+        client.post(CHAT, json=body | {"openai_api_key": f"sk-canary-{mark}"}, headers=headers).close()
+        client.post("/v1/responses", json={"model": f"canary-{mark}", "input": "x"}, headers=headers).close()
+        client.get(f"/v1/models/canary-{mark}", headers=headers).close()
+        client.get(f"/api/v1/usage/requests/canary-{mark}", headers=headers).close()
+        client.get(f"/canary-{mark}", headers=headers).close()
+        client.open("/livez", method=f"CANARY{mark}", headers=headers).close()
+
+    call_in_every_way("1")
+    scrape(client, **admin)
+    first = scrape(client, **admin)
+    for mark in ("2", "3", "4"):
+        call_in_every_way(mark)
+    last = scrape(client, **admin)
+    assert last.keys() == first.keys()
+    assert not [labels for _, labels in last if "canary" in str(labels).lower()]
+    codes = {found for _, labels in last for name, found in labels if name == "code"}
+    assert codes <= {"-", *FAILURES}
+
+
+def metric_names(expressions: list[str]) -> set[str]:
+    """Every metric that PromQL expressions name."""
+    return {name for expression in expressions for name in re.findall(r"\bllm_server_\w+", expression)}
+
+
+def expressions_in(value: Any) -> list[str]:
+    """Every `expr` and template query, at any depth."""
+    if isinstance(value, dict):
+        own = [found for name, found in value.items() if name in {"expr", "query"} and isinstance(found, str)]
+        return own + [found for inner in value.values() for found in expressions_in(inner)]
+    return [found for inner in value for found in expressions_in(inner)] if isinstance(value, list) else []
+
+
+@pytest.mark.parametrize("path", [DASHBOARD, RULES], ids=lambda path: path.name)
+def test_what_we_ship_asks_for_what_there_is(client: FlaskClient, upstream: Upstream, path: Path) -> None:
+    """Dashboard and alert rules name only metrics and labels that the server exposes."""
+    ask(client)
+    upstream.default = stream(response_events("hi"))
+    ask(client, stream=True)
+    found = scrape(client)
+    exposed = {f"llm_server_{name}" for name, _ in found}
+    labels = {name for _, has in found for name, _ in has} | {"job", "instance"}
+    expressions = expressions_in(
+        json.loads(path.read_text()) if path == DASHBOARD else yaml.safe_load(path.read_text())
+    )
+    assert len(expressions) > 5
+    assert metric_names(expressions) - exposed == set()
+    selected = {name for expression in expressions for name in re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", expression)}
+    grouped = {
+        name
+        for expression in expressions
+        for group in re.findall(r"\b(?:by|on|without)\s*\(([^)]*)\)", expression)
+        for name in re.split(r"\s*,\s*", group)
+    }
+    assert (selected | grouped) - labels == set()
+
+
+def test_the_rules_are_of_prometheus_form() -> None:
+    """Groups of rules, each with an expression, a severity and a text that says what to do."""
+    for group in yaml.safe_load(RULES.read_text())["groups"]:
+        assert set(group) == {"name", "rules"}
+        for rule in group["rules"]:
+            assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
+            assert rule["labels"]["severity"] in {"page", "ticket"}
+            assert set(rule["annotations"]) == {"summary", "description"}
+            assert re.fullmatch(r"\d+[smh]", rule["for"])
+
+
+def test_every_metric_is_documented(client: FlaskClient) -> None:
+    """docs/deployment lists each of them."""
+    document = (ROOT / "docs" / "deployment" / "README.md").read_text()
+    with client.get("/metrics") as answer:
+        names = set(re.findall(r"^# TYPE (\w+)", answer.get_data(as_text=True), re.MULTILINE))
+    assert set(re.findall(r"^\| `(llm_server_\w+)`", document, re.MULTILINE)) == names
+
+
+def total(server: Server, name: str, **labels: str) -> float:
+    return value(samples(server.request("GET", "/metrics").body.decode()), name, **labels)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
+def test_workers_are_summed_and_nothing_goes_back(start_server: Callable[..., Server], worker_class: str) -> None:
+    """Whichever worker answers, the sums are of all; a killed worker's counts stay, its gauges go."""
+    server = start_server(WEB_CONCURRENCY=2, WORKER_CLASS=worker_class, MAX_CONCURRENT_REQUESTS=7)
+    for number in range(20):
+        assert server.chat(f"message {number}").status == 200
+    # The caller has its answer a moment before it is counted.
+    server.wait_for(lambda: total(server, "requests_total", route=CHAT) == 20)
+    assert {total(server, "requests_total", route=CHAT) for _ in range(10)} == {20}
+    assert total(server, "tokens_total", direction="input") == 20 * 11
+    assert total(server, "upstream_seconds_count", route=CHAT) == 20
+    server.wait_for(lambda: total(server, "slots") == 14)
+    for victim in list(server.worker_pids):
+        os.kill(victim, signal.SIGKILL)
+        server.wait_for(lambda gone=victim: len(server.worker_pids) == 2 and gone not in server.worker_pids)
+        server.wait_ready()
+        assert total(server, "requests_total", route=CHAT) == 20
+    for number in range(10):
+        assert server.chat(f"message {number}").status == 200
+    server.wait_for(lambda: total(server, "requests_total", route=CHAT) == 30)
+    server.wait_for(lambda: total(server, "slots") == 14)
+    server.wait_for(lambda: total(server, "requests_in_flight") == 1)
+
+
+@pytest.mark.process
+def test_a_reload_forgets_nothing_and_the_end_leaves_nothing(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    """The directory of the counts outlives SIGHUP and ends with the server."""
+    directory = Path(tempfile.mkdtemp(dir=tmp_path))
+    server = start_server(TMPDIR=directory)
+    assert server.chat("hi").status == 200
+    server.wait_for(lambda: total(server, "requests_total", route=CHAT) == 1)
+    before = server.worker_pids
+    server.send_signal(signal.SIGHUP)
+    server.wait_for(lambda: server.worker_pids and not set(before) & set(server.worker_pids))
+    server.wait_ready()
+    assert total(server, "requests_total", route=CHAT) == 1
+    assert len(list(directory.glob("llm-server-metrics-*"))) == 1
+    assert server.stop() == 0
+    assert list(directory.glob("llm-server-metrics-*")) == []
