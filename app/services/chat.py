@@ -16,6 +16,7 @@ from app.errors import ValidationException
 from app.models import ChatPreview, ChatRequest, ChatResponse, Generation, Message, UpstreamResponse
 from app.services import prompt
 from app.services.cache import NullCache, ResponseCache, cache_key
+from app.services.keys import KeySelector
 from app.services.rules import TURN_FORMS, broken_rules
 from app.services.tokens import estimate_tokens
 
@@ -39,7 +40,9 @@ class ChatService:
         cache: ResponseCache | NullCache | None = None,
     ) -> None:
         self._config = config or Config.from_env()
-        self.openai_client = openai_client or OpenAIClient(self._config)
+        self.openai_client = openai_client or OpenAIClient(
+            self._config, keys=KeySelector(self._config.openai_api_key, in_process=True)
+        )
         self._cache = cache or NullCache()
         self._headings = prompt.Headings(
             role=self._config.prompt_heading_role,
