@@ -10,7 +10,7 @@ from typing import Any
 
 from app.call import Call
 from app.clients.openai_client import Listener, OpenAIClient
-from app.clients.wire import load_json
+from app.clients.wire import load_sound_json
 from app.config import Config
 from app.errors import ValidationException
 from app.models import ChatPreview, ChatRequest, ChatResponse, Generation, Message, UpstreamResponse
@@ -71,7 +71,7 @@ class ChatService:
         response, source, cached = self._generate(request, assembled.generation, call, cache, listener)
         answer: dict[str, Any] = {}
         if request.response_schema is not None:
-            answer = {"output_format": "json_schema", "response_json": load_json(response.output_text.encode())}
+            answer = {"output_format": "json_schema", "response_json": load_sound_json(response.output_text)}
         return dataclasses.replace(
             ChatResponse.from_openai_response(
                 response,
@@ -144,6 +144,9 @@ class ChatService:
             response, _, source = client.generate_response(
                 **vars(generation), api_key=api_key, free_mode=free_mode, call=call, listener=listener
             )
+            if request.response_schema is not None:
+                # What does not parse is a failure, and failures are not kept.
+                load_sound_json(response.output_text)
             fetched.append((response, source))
             return cache_key(client.keys.digest(client.keys.payer(source, api_key)), body), response.raw
 

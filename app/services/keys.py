@@ -51,7 +51,7 @@ class KeySelector:
         if api_key:
             raise rejected_key()
         raise ConfigurationException(
-            "An API key is required: send openai_api_key, or free_mode: true to use the server's key",
+            "An API key is required: bring one, or ask for free mode to use the server's",
             "openai_api_key",
             error_code="api_key_required",
         )
