@@ -12,8 +12,8 @@ from schemas.problem import ProblemSchema
 
 DESCRIPTION = """A self-hosted chat server over OpenAI-compatible models.
 
-Every answer of 400 and above is a problem document (RFC 9457); its `code` is stable. Every answer carries
-`X-Request-ID`; every 429 and 503 carries `Retry-After`."""
+Every answer of 400 and above is a problem document (RFC 9457), under `/v1/` an error in OpenAI's shape; its `code` is
+stable. Every answer carries `X-Request-ID`; every 429 and 503 carries `Retry-After`."""
 
 
 class ServerApi(Api):

@@ -149,6 +149,10 @@ class Call:
         self.check()
         self.sent = True
 
+    def let_go(self) -> None:
+        """The answer has been read: whatever ends the call from now on is no business of that connection."""
+        self._connection = None
+
 
 class Connection:
     """An upstream socket as calls see it: it works for one call at a time and is cut only on that one's behalf."""

@@ -18,6 +18,14 @@ logger = logging.getLogger(__name__)
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 OPENAI_DOOR = "/v1/"
+NATIVE_FIELDS = {
+    "model": "model",
+    "temperature": "temperature",
+    "instructions": "instructions",
+    "max_output_tokens": "max_tokens",
+    "max_tokens": "max_tokens",
+}
+"""Upstream's names for what it may refuse, and the native route's."""
 FIELD_NAME_MAX_LENGTH = 64
 HTTP_ERRORS = {
     404: ("not_found", "There is nothing at this address"),
@@ -42,6 +50,7 @@ def handle_service_exception(error: ServiceException) -> Response:
     g.call.error_code = error.error_code
     if request.path.startswith(OPENAI_DOOR):
         response = Response(current_app.json.dumps(openai_error(error)), error.status, mimetype="application/json")
+        response.headers.update(error.details.get("upstream_headers", {}))
     else:
         document = problem(error, session_id=g.get("session_id", ""), request_id=g.request_id)
         response = Response(current_app.json.dumps(document), error.status, mimetype=PROBLEM_MEDIA_TYPE)
@@ -98,9 +107,10 @@ def problem(error: ServiceException, *, session_id: str, request_id: str) -> dic
     }
     if isinstance(error, ValidationException) and error.errors:
         document["errors"] = {error.location: _shortened(error.errors)}
-    for name in ("param", "upstream_code"):
-        if name in error.details:
-            document[name] = error.details[name]
+    if error.details.get("param") in NATIVE_FIELDS:
+        document["param"] = NATIVE_FIELDS[error.details["param"]]
+    if "upstream_code" in error.details:
+        document["upstream_code"] = error.details["upstream_code"]
     return document
 
 

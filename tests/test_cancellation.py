@@ -92,18 +92,20 @@ def test_a_caller_that_leaves_while_queued_never_reaches_upstream(server: Server
 def test_the_local_model_stops_generating(start_server: Callable[..., Server]) -> None:
     """Its slot becomes idle soon after the caller has left."""
     server = start_server(LOCAL_MODEL="demo")
-    body = {"user_message": "Count to one thousand.", "free_mode": True, "stream": True, "max_tokens": 4000}
-    caller = send(server, "/api/v1/chat", body)
-    seen = b""
-    while b"event: delta" not in seen:
-        seen += caller.recv(65536)
-    caller.close()
     slots = f"http://127.0.0.1:{model_port(server)}/slots"
 
     def busy() -> bool:
         with urllib.request.urlopen(slots) as answer:
             return any(slot["is_processing"] for slot in json.load(answer))
 
+    # ignore_eos is llama.cpp's: the model would go on for minutes.
+    body = {"messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 8000, "ignore_eos": True}
+    caller = send(server, "/v1/chat/completions", body)
+    seen = b""
+    while b'"content":"' not in seen:
+        seen += caller.recv(65536)
+    assert busy()
+    caller.close()
     server.wait_for(lambda: not busy(), 5)
 
 

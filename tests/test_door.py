@@ -220,3 +220,26 @@ def test_the_door_takes_slots_and_waits_for_them(make_app: Callable[..., Flask],
     assert answer.headers["Retry-After"] == "1"
     app.extensions["openai_client"].slots.release()
     assert app.test_client().post(RESPONSES, json={}, headers=OWN).status_code == 200
+
+
+def test_a_refusal_tells_what_upstream_told(client: FlaskClient, upstream: Upstream) -> None:
+    """The field it names, its request id and its rate limits; on the native route in that route's words."""
+    headers = {"X-Request-Id": "req_up", "X-RateLimit-Remaining-Tokens": "7", "X-Other": "no"}
+    upstream.default = reply(400, error_document("x", param="tools[0].name"), headers)
+    answer = client.post(RESPONSES, json={}, headers=OWN)
+    assert answer.get_json()["error"]["param"] == "tools[0].name"
+    assert answer.headers["X-Request-ID"] == "req_up"
+    assert answer.headers["X-RateLimit-Remaining-Tokens"] == "7"
+    assert "X-Other" not in answer.headers
+    native = {"user_message": "hi", "free_mode": True}
+    assert "param" not in client.post("/api/v1/chat", json=native).get_json()
+    upstream.default = reply(400, error_document("x", param="max_output_tokens"))
+    assert client.post(RESPONSES, json={}, headers=OWN).get_json()["error"]["param"] == "max_output_tokens"
+    assert client.post("/api/v1/chat", json=native).get_json()["param"] == "max_tokens"
+
+
+def test_our_own_refusal_names_the_field(client: FlaskClient) -> None:
+    """As OpenAI's errors do."""
+    assert client.post(RESPONSES, json={"stream": 1}, headers=OWN).get_json()["error"]["param"] == "stream"
+    answer = client.post(RESPONSES, json={}, headers=OWN | {"X-Free-Mode": "perhaps"})
+    assert answer.get_json()["error"]["param"] == "X-Free-Mode"

@@ -210,3 +210,17 @@ def test_units_of_request_start(header: str, seconds: float) -> None:
 def test_preview_body_is_json(client: FlaskClient) -> None:
     """It can be read as well as compared."""
     assert json.loads(client.post(f"{CHAT}/preview", json=KNOWN).get_json()["upstream_body"])["store"] is False
+
+
+@pytest.mark.parametrize("answer", ['{"a": NaN}', '{"a": 1e999}', '{"a": "\\ud800"}', '{"a": '])
+def test_what_json_cannot_carry_is_no_structured_answer(
+    make_app: Callable[..., Flask], upstream: Upstream, answer: str
+) -> None:
+    """Plain and streamed; and a failure is not kept."""
+    client = make_app(cache_enabled=True).test_client()
+    request = {"user_message": "hi", "free_mode": True, "response_schema": SCHEMA}
+    upstream.script(text(answer), stream(response_events(answer)), text('{"city": "서울"}'))
+    assert client.post(CHAT, json=request).get_json()["code"] == "upstream_bad_response"
+    name, problem = read_events(client.post(CHAT, json=request | {"stream": True}).data)[-1]
+    assert (name, problem["code"]) == ("error", "upstream_bad_response")
+    assert client.post(CHAT, json=request).get_json()["response_json"] == {"city": "서울"}

@@ -256,10 +256,10 @@ def test_sighup_under_load(start_server: Start, worker_class: str) -> None:
     server = start_server(WORKER_CLASS=worker_class, WEB_CONCURRENCY=2, DRAIN_SECONDS=60)
     server.wait_for(lambda: len(server.worker_pids) == 2)
     old = set(server.worker_pids)
-    probes: list[int | None] = []
+    probes: list[int] = []
 
     def reloaded() -> bool:
-        probes.append(server.status("/readyz"))
+        probes.append(server.request("GET", "/readyz").status)
         now = set(server.worker_pids)
         return len(callers.sent) > 300 and len(now) == 2 and not now & old
 
@@ -267,10 +267,10 @@ def test_sighup_under_load(start_server: Start, worker_class: str) -> None:
         server.send_signal(signal.SIGHUP)
         callers.keep_sending(4, reloaded)
         good, bad = callers.outcomes()
+    assert server.stop(signal.SIGINT) == 0
     assert not bad
     assert good > 300
     assert set(probes) == {200}
-    assert server.stop(signal.SIGINT) == 0
 
 
 @both

@@ -43,8 +43,8 @@ class TestChatService:
     """ChatService, built without arguments."""
 
     def test_process_chat_request(self) -> None:
-        """The seed's own example, with the server's key allowed to pay."""
-        request = ChatRequest(user_message="테스트 메시지", session_id="test_session", free_mode=True)
+        """The seed's own example: in one program, the program's key pays."""
+        request = ChatRequest(user_message="테스트 메시지", session_id="test_session")
         response = ChatService().process_chat_request(request)
         assert response.success is True
         assert response.response_text == "테스트 메시지"
@@ -58,11 +58,20 @@ class TestChatService:
         response = ChatService().process_chat_request(ChatRequest(user_message="hi", openai_api_key=CALLER_KEY))
         assert (response.api_key_source, upstream.received[0].key) == ("user_provided", CALLER_KEY)
 
-    def test_no_key_pays_without_free_mode(self, upstream: Upstream) -> None:
-        """Plain Python has the same truth table as the API."""
+    def test_a_refused_key_is_not_replaced(self, upstream: Upstream) -> None:
+        """A request that brought a key of its own, and no free mode, is not paid for by another."""
+        upstream.default = reply(401, error_document())
+        with pytest.raises(OpenAIClientException) as caught:
+            ChatService().process_chat_request(ChatRequest(user_message="hi", openai_api_key=CALLER_KEY))
+        assert caught.value.error_code == "api_key_rejected"
+        assert [received.key for received in upstream.received] == [CALLER_KEY]
+
+    def test_no_key_at_all(self, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without a key in the request or the environment nothing is sent."""
+        monkeypatch.delenv("OPENAI_API_KEY")
         with pytest.raises(ConfigurationException) as caught:
-            ChatService().process_chat_request(ChatRequest(user_message="hi", session_id="s"))
-        assert (caught.value.error_code, caught.value.config_key) == ("api_key_required", "openai_api_key")
+            ChatService().process_chat_request(ChatRequest(user_message="hi"))
+        assert (caught.value.error_code, caught.value.config_key) == ("no_api_key_available", "OPENAI_API_KEY")
         assert upstream.received == []
 
     def test_none_means_not_given(self, upstream: Upstream) -> None:

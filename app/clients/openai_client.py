@@ -86,6 +86,7 @@ class Reply:
     def close(self) -> None:
         """Close the connection if the body was not read to its end, and give the slot back."""
         self._response.close()
+        self._call.let_go()
         self._resources.close()
 
     def __enter__(self) -> Self:

@@ -1,7 +1,7 @@
 """What upstream's refusals and failures mean for our caller: status and error code in, exception out.
 
-Upstream's own text never leaves this module: of an error we keep its status, its code, its `param` when that names one
-of our fields, its `Retry-After` and its request id.
+Upstream's own text never leaves this module: of an error we keep its status, its code, the name in its `param`, its
+`Retry-After`, its rate limits and its request id.
 """
 
 from __future__ import annotations
@@ -15,19 +15,25 @@ from app.errors import OpenAIClientException
 from app.models import ApiKey
 from app.services.keys import rejected_key
 
-OUR_FIELDS = {
-    "model": "model",
-    "temperature": "temperature",
-    "instructions": "instructions",
-    "max_output_tokens": "max_tokens",
-}
 CODE_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+PARAM_PATTERN = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+PASSED_HEADERS = re.compile(r"x-request-id|x-ratelimit-[a-z-]{1,40}", re.IGNORECASE)
 
 
 def from_status(
     status: int, headers: Mapping[str, str], error: Mapping[str, Any], key: ApiKey
 ) -> OpenAIClientException:
     """Map an upstream answer that is not a success. `error` is its `error` object, `{}` when it had none."""
+    mapped = _mapped(status, headers, error, key)
+    mapped.details["upstream_headers"] = {
+        name: value
+        for name, value in headers.items()
+        if PASSED_HEADERS.fullmatch(name) and CODE_PATTERN.fullmatch(value)
+    }
+    return mapped
+
+
+def _mapped(status: int, headers: Mapping[str, str], error: Mapping[str, Any], key: ApiKey) -> OpenAIClientException:
     own = key.source == "default"
     code = safe_code(error.get("code")) or safe_code(error.get("type"))
     if status in {401, 403}:
@@ -81,8 +87,8 @@ def _quota_exhausted(own: bool) -> OpenAIClientException:
 
 def _rejected_request(status: int, code: str | None, param: Any) -> OpenAIClientException:
     details: dict[str, Any] = {"status": status}
-    if isinstance(param, str) and param in OUR_FIELDS:
-        details["param"] = OUR_FIELDS[param]
+    if isinstance(param, str) and PARAM_PATTERN.fullmatch(param):
+        details["param"] = param
     if code == "model_not_found":
         return OpenAIClientException("The AI service does not know this model", "model_not_found", details)
     if code:

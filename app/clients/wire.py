@@ -23,6 +23,16 @@ def load_json(raw: bytes) -> Any:
         raise bad_response() from None
 
 
+def load_sound_json(text: str) -> Any:
+    """Parse JSON that goes on to our caller: without NaN, Infinity or lone surrogates, which JSON cannot carry on."""
+    value = load_json(text.encode())
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        raise bad_response() from None
+    return value
+
+
 def well_formed(text: str) -> str:
     """Join surrogate pairs and replace lone surrogates, which no UTF-8 log, socket or database can carry."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -55,6 +55,7 @@ class BackgroundTurn:
         self._keepalive_seconds = keepalive_seconds
         self._events: queue.Queue[StreamEvent] = queue.Queue(MAX_WAITING_EVENTS)
         self._closed = False
+        self._finished = False
         threading.Thread(target=self._work, name="chat-turn", daemon=True).start()
 
     def started(self, model: str, api_key_source: str, *, cached: bool) -> None:
@@ -71,14 +72,17 @@ class BackgroundTurn:
                 event = self._events.get(timeout=self._keepalive_seconds)
             except queue.Empty:
                 event = Keepalive()
+            self._finished = isinstance(event, ChatResponse | ServiceException)
             yield event
-            if isinstance(event, ChatResponse | ServiceException):
+            if self._finished:
                 return
 
     def close(self) -> None:
         """Nobody listens any more: ends the call, and with it the upstream connection, unless it is over."""
         self._closed = True
-        self._call.end("caller_gone")
+        if not self._finished:
+            self._call.error_code = "client_closed_request"
+            self._call.end("caller_gone")
 
     def _work(self) -> None:
         try:

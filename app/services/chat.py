@@ -10,13 +10,14 @@ from typing import Any
 
 from app.call import Call
 from app.clients.openai_client import Listener, OpenAIClient
-from app.clients.wire import load_json
+from app.clients.wire import load_sound_json
 from app.config import Config
 from app.errors import ValidationException
 from app.models import ChatPreview, ChatRequest, ChatResponse, Generation, Message, UpstreamResponse
 from app.services import prompt
 from app.services.admission import Ask
 from app.services.cache import NullCache, ResponseCache, cache_key
+from app.services.keys import KeySelector
 from app.services.ledger import Ledger, NullLedger
 from app.services.pricing import dollars
 from app.services.rules import TURN_FORMS, broken_rules
@@ -43,7 +44,9 @@ class ChatService:
         ledger: Ledger | NullLedger | None = None,
     ) -> None:
         self._config = config or Config.from_env()
-        self.openai_client = openai_client or OpenAIClient(self._config)
+        self.openai_client = openai_client or OpenAIClient(
+            self._config, keys=KeySelector(self._config.openai_api_key, in_process=True)
+        )
         self._cache = cache or NullCache()
         self._ledger = ledger or NullLedger()
         self._headings = prompt.Headings(
@@ -158,6 +161,9 @@ class ChatService:
             response, _, source = client.generate_response(
                 **vars(generation), api_key=api_key, free_mode=free_mode, call=call, listener=listener
             )
+            if request.response_schema is not None:
+                # What does not parse is a failure, and failures are not kept.
+                load_sound_json(response.output_text)
             fetched.append((response, source))
             return cache_key(client.keys.digest(client.keys.payer(source, api_key)), body), response.raw
 
@@ -205,4 +211,4 @@ class ChatService:
 
 def _structured(response: UpstreamResponse) -> dict[str, Any]:
     """The fields of an answer that was asked for by schema; raises `upstream_bad_response` when it is not JSON."""
-    return {"output_format": "json_schema", "response_json": load_json(response.output_text.encode())}
+    return {"output_format": "json_schema", "response_json": load_sound_json(response.output_text)}

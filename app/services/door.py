@@ -177,6 +177,8 @@ def openai_error(error: ServiceException) -> dict[str, Any]:
     types = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     kind = types.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
     param = error.details.get("param")
+    if isinstance(error, ValidationException):
+        param = error.field or next(iter(error.errors), None)
     return {"error": {"message": error.error_message, "type": kind, "param": param, "code": error.error_code}}
 
 

@@ -22,10 +22,16 @@ Answer = TypeVar("Answer")
 
 
 class KeySelector:
-    """Chooses between the caller's key and the server's by the truth table of docs/api, "Whose key pays"."""
+    """Chooses between the caller's key and the server's by the truth table of docs/api, "Whose key pays".
 
-    def __init__(self, server_key: str = "", *, clock: Callable[[], float] = time.monotonic) -> None:
+    `in_process`: caller and server are one Python program, so its key pays unless a request brings another.
+    """
+
+    def __init__(
+        self, server_key: str = "", *, in_process: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._server_key = server_key
+        self._in_process = in_process
         self._digest_secret = os.urandom(32)
         self._refused: TTLCache[bytes, bool] = TTLCache(REFUSED_MAX, REFUSED_SECONDS, timer=clock)
         self._lock = threading.Lock()
@@ -40,12 +46,12 @@ class KeySelector:
             raise ValidationException(f"openai_api_key {MALFORMED_KEY}", "openai_api_key")
         if api_key and not self._was_refused(api_key):
             return ApiKey(api_key, "user_provided")
-        if free_mode:
+        if free_mode or (self._in_process and not api_key):
             return self._server()
         if api_key:
             raise rejected_key()
         raise ConfigurationException(
-            "An API key is required: send openai_api_key, or free_mode: true to use the server's key",
+            "An API key is required: bring one, or ask for free mode to use the server's",
             "openai_api_key",
             error_code="api_key_required",
         )

@@ -1,0 +1,71 @@
+"""The background turn: its events, its bug, its slow reader."""
+
+from __future__ import annotations
+
+import time
+
+from app.call import Call
+from app.clients.openai_client import Listener
+from app.errors import ServiceException
+from app.models import ChatResponse
+from app.services.background import MAX_WAITING_EVENTS, BackgroundTurn, Keepalive, Text
+from app.services.readiness import Readiness
+
+
+def test_a_bug_is_an_internal_error() -> None:
+    """The reader gets an exception of ours; the log has the bug."""
+
+    def run(listener: Listener) -> ChatResponse:
+        raise ZeroDivisionError("secret")
+
+    (event,) = BackgroundTurn(run, Call(5), 1.0)
+    assert isinstance(event, ServiceException)
+    assert (event.error_code, "secret" in event.message) == ("internal_error", False)
+
+
+def test_a_reader_that_leaves_ends_a_turn_that_says_too_much() -> None:
+    """More events than may wait block the turn only as long as somebody reads."""
+    call, said = Call(5), []
+
+    def run(listener: Listener) -> ChatResponse:
+        for number in range(2 * MAX_WAITING_EVENTS):
+            listener.text(str(number))
+            said.append(number)
+        raise ZeroDivisionError
+
+    turn = BackgroundTurn(run, call, 5.0)
+    events = iter(turn)
+    assert isinstance(next(events), Text)
+    turn.close()
+    give_up = time.monotonic() + 5
+    while len(said) < 2 * MAX_WAITING_EVENTS and time.monotonic() < give_up:
+        time.sleep(0.01)
+    assert (len(said), call.ended) == (2 * MAX_WAITING_EVENTS, "caller_gone")
+
+
+def test_silence_is_a_keepalive() -> None:
+    """At the interval, until something happens."""
+
+    def run(listener: Listener) -> ChatResponse:
+        time.sleep(0.15)
+        raise ServiceException("over", "internal_error")
+
+    *waiting, last = BackgroundTurn(run, Call(5), 0.02)
+    assert waiting
+    assert all(isinstance(event, Keepalive) for event in waiting)
+    assert isinstance(last, ServiceException)
+
+
+def test_readiness() -> None:
+    """Ready while all that is needed is there; draining is the end of it."""
+    there = [True]
+    readiness = Readiness(lambda: there[0])
+    readiness.check()
+    codes = []
+    for change in (lambda: there.clear() or there.append(False), readiness.drain):
+        change()
+        try:
+            readiness.check()
+        except ServiceException as exc:
+            codes.append((exc.status, exc.error_code))
+    assert codes == [(503, "not_ready"), (503, "server_shutting_down")]

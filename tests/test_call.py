@@ -1,0 +1,96 @@
+"""A call's end: by its deadline, by its caller's departure, and what that does to its connection and its waits."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import pytest
+
+from app.call import Call, Connection, Watchdog
+from app.errors import ChatServiceException, OpenAIClientException
+
+
+def test_the_callers_departure_shows() -> None:
+    """An open socket, with or without bytes waiting, is a caller; one that was closed is none."""
+    here, there = socket.socketpair()
+    call = Call(5, caller=here)
+    assert not call.caller_is_gone()
+    there.sendall(b"the next request, sent early")
+    assert not call.caller_is_gone()
+    assert here.recv(100) == b"the next request, sent early"
+    there.close()
+    assert call.caller_is_gone()
+    here.close()
+    assert call.caller_is_gone()
+    assert not Call(5).caller_is_gone()
+
+
+def test_the_watchdog_ends_calls() -> None:
+    """By deadline and by departure, and only those it still watches."""
+    here, there = socket.socketpair()
+    late, left, fine = Call(0.05), Call(5, caller=here), Call(5)
+    watchdog = Watchdog(interval_seconds=0.01)
+    with here, watchdog.watching(late), watchdog.watching(left), watchdog.watching(fine):
+        there.close()
+        give_up = time.monotonic() + 5
+        while not (late.ended and left.ended) and time.monotonic() < give_up:
+            time.sleep(0.01)
+    assert (late.ended, left.ended, fine.ended) == ("deadline", "caller_gone", None)
+    with pytest.raises(OpenAIClientException):
+        late.check()
+    with pytest.raises(ChatServiceException):
+        left.remaining_seconds()
+
+
+def test_an_end_wakes_and_cuts() -> None:
+    """Whoever waits for the call goes on, and a read on its connection ends."""
+    here, there = socket.socketpair()
+    with here, there:
+        call, connection = Call(5), Connection()
+        connection.socket = here
+        call.hold(connection)
+        reads: list[bytes] = []
+        reader = threading.Thread(target=lambda: reads.append(here.recv(1)))
+        reader.start()
+        waiter = threading.Thread(target=call.wait, args=(5,))
+        waiter.start()
+        call.end("deadline")
+        reader.join(2)
+        waiter.join(2)
+        assert reads == [b""]
+        assert not waiter.is_alive()
+
+
+def test_a_connection_is_cut_for_its_owner_only() -> None:
+    """A call that ends late must not hurt the next one on the same connection, nor one that let go."""
+    here, there = socket.socketpair()
+    with here, there:
+        connection, first, second = Connection(), Call(5), Call(5)
+        connection.socket = here
+        first.hold(connection)
+        second.hold(connection)
+        first.end("caller_gone")
+        second.let_go()
+        second.end("caller_gone")
+        there.sendall(b"still open")
+        assert here.recv(100) == b"still open"
+
+
+def test_a_call_that_has_ended_takes_no_connection() -> None:
+    """Nothing is sent on behalf of nobody."""
+    call = Call(5)
+    call.end("caller_gone")
+    with pytest.raises(ChatServiceException):
+        call.hold(Connection())
+
+
+def test_timings_add_up() -> None:
+    """Queue, assembly, upstream and overhead are the total."""
+    call = Call(5)
+    call.front_seconds, call.queue_seconds, call.assemble_seconds, call.upstream_seconds = 1.0, 0.0, 0.0, 0.0
+    timings = call.timings()
+    total = timings.pop("total")
+    assert abs(sum(timings.values()) - total) < 0.1
+    assert total >= 1000

@@ -1,0 +1,47 @@
+"""The local model's Responses events become those that OpenAI's SDKs can follow; whatever is there stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.clients.llama_events import LlamaEvents
+from app.clients.sse import parse_event
+from tests.streams import chunk, event, read_events, typed
+
+
+def complete(*events: bytes) -> list[Any]:
+    llama = LlamaEvents()
+    return [data for _, data in read_events(b"".join(llama.complete(parse_event(raw)) for raw in events))]
+
+
+def test_numbers_and_places_are_filled_in() -> None:
+    """Events are numbered; those of an item say where it stands in the output, also when items take turns."""
+    completed = complete(
+        typed("response.created", response={"id": "resp_1"}),
+        typed("response.output_item.added", item={"id": "msg_1", "type": "message"}),
+        typed("response.output_item.added", item={"id": "fc_1", "type": "function_call"}),
+        typed("response.output_text.delta", item_id="msg_1", delta="가"),
+        typed("response.function_call_arguments.delta", item_id="fc_1", delta="{"),
+        typed("response.output_item.done", item={"id": "msg_1", "type": "message"}),
+    )
+    assert completed[0]["response"] == {"id": "resp_1", "output": []}
+    assert [data["sequence_number"] for data in completed] == [0, 1, 2, 3, 4, 5]
+    assert [data.get("output_index") for data in completed] == [None, 0, 1, 0, 1, 0]
+    assert [data.get("content_index") for data in completed] == [None, None, None, 0, None, None]
+    assert completed[3]["delta"] == "가"
+
+
+def test_what_is_there_stays() -> None:
+    """A later llama.cpp that sends them itself is believed."""
+    members = {"item_id": "msg_1", "delta": "x", "sequence_number": 7, "output_index": 3, "content_index": 2}
+    assert complete(typed("response.output_text.delta", **members)) == [
+        {"type": "response.output_text.delta"} | members
+    ]
+
+
+@pytest.mark.parametrize("raw", [b": comment\n\n", chunk("x"), event("[DONE]"), event({"error": {}}, "error")])
+def test_other_events_pass_byte_by_byte(raw: bytes) -> None:
+    """Comments, chat completions, end marks and errors."""
+    assert LlamaEvents().complete(parse_event(raw)) == raw
