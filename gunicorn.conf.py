@@ -144,6 +144,7 @@ def child_exit(server, worker):
 def post_worker_init(worker):
     """Make SIGTERM fail readiness first; watch the worker's memory; say once where the server is."""
     app = worker.wsgi
+    app.extensions["ledger"].prices.load()
 
     def replace():
         # One more worker first (SIGTTIN), so that requests need not wait while this one finishes its calls.

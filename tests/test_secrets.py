@@ -21,6 +21,7 @@ from flask.testing import FlaskClient
 from app.config import Config
 from app.logging import log_config
 from app.models import ApiKey, ChatRequest
+from app.services.accounts import Limits
 from tests.server import Server
 from tests.streams import delta, event, response_events, stream, typed
 from tests.test_input import raw_chat, send_raw
@@ -421,3 +422,31 @@ def test_cors_opens_for_the_configured_origins_only(make_app: Callable[..., Flas
     ):
         assert "Access-Control-Allow-Origin" not in client.options(CHAT, headers=asked | {"Origin": origin}).headers
         assert "Access-Control-Allow-Origin" not in client.get("/livez", headers={"Origin": origin}).headers
+
+
+@pytest.mark.process
+def test_tokens_and_records(
+    upstream: Upstream, start_server: Callable[..., Server], make_app: Callable[..., Flask], sqlite_url: str
+) -> None:
+    """A client's token is nowhere but with its client; the database holds no key, prompt or answer either."""
+    server = start_server(OPENAI_API_KEY=SERVER_KEY, AUTH_MODE="token", LOG_LEVEL="DEBUG", REQUEST_TIMEOUT=0.3)
+    token = make_app().extensions["accounts"].add("web", Limits())
+    bearer = {"Authorization": f"Bearer {token}"}
+    typo = {"Authorization": f"Bearer {token[:-1]}{'a' if token[-1] != 'a' else 'b'}"}
+    for fault, headers in itertools.product(FAULTS.values(), (bearer, typo)):
+        upstream.default = fault
+        for path, streamed in itertools.product((CHAT, *DOOR), (False, True)):
+            native = PROMPT | {"free_mode": True, "stream": streamed}
+            body = native if path == CHAT else {"model": "m", "stream": streamed, "input": PROMPT}
+            server.request("POST", path, body, TYPE | {"X-Free-Mode": "true"} | headers)
+    for path in ("/api/v1/usage", "/api/v1/usage?by=client", "/api/v1/system/info", "/metrics"):
+        answer = server.request("GET", path, headers=bearer)
+        assert token not in answer.body.decode()
+        assert hits(answer.body.decode()) == []
+    server.stop()
+    directory = Path(sqlite_url.removeprefix("sqlite:///")).parent
+    held = b"".join(path.read_bytes() for path in directory.iterdir()).decode("latin-1")
+    for place in (server.output(), server.log(), held, held.encode("latin-1").decode(errors="replace")):
+        assert [form for form in forms(token) if form in place] == []
+        assert hits(place) == []
+    assert "requests" in held

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
@@ -271,8 +271,18 @@ def offload(work: Callable[[], Result]) -> Result:
 
     if not monkey.is_module_patched("threading"):
         return work()
-    result: Result = get_hub().threadpool.apply(work)
-    return result
+
+    def guarded() -> tuple[Result | None, Exception | None]:
+        # What leaves a pool's thread as an exception is printed by gevent, and lost where that cannot be written.
+        try:
+            return work(), None
+        except Exception as exc:
+            return None, exc
+
+    result, error = get_hub().threadpool.apply(guarded)
+    if error is not None:
+        raise error
+    return cast(Result, result)
 
 
 def unavailable() -> ChatServiceException:
