@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,8 @@ from tests.server import ROOT, Server
 pytestmark = [pytest.mark.process, pytest.mark.model]
 
 OWN_KEY = "sk-anything-0123456789"
-ISSUED_KEY = "llms_issued-by-the-server"
+NOT_ISSUED = "llms_not-issued-by-this-server"
+FREE = {"X-Free-Mode": "true"}
 TOKENS = 8
 ENDLESS = 4000
 # A field that no SDK knows; the local model then writes exactly as many tokens as it may.
@@ -138,9 +140,9 @@ def test_python_embeddings_and_models(client: OpenAI) -> None:
         (lambda client: client.models.retrieve("no-such-model"), openai.NotFoundError, "model_not_found"),
         (lambda client: client.get("/nothing", cast_to=object), openai.NotFoundError, "not_found"),
         (
-            lambda client: client.with_options(api_key=ISSUED_KEY).models.list(),
+            lambda client: client.with_options(api_key=NOT_ISSUED, default_headers=FREE).models.list(),
             openai.AuthenticationError,
-            "api_key_required",
+            "unauthorized",
         ),
         (
             lambda client: client.responses.create(model="local", input=[{"type": "nonsense"}]),
@@ -163,15 +165,15 @@ def test_python_errors(client: OpenAI, ask: Callable[[OpenAI], Any], error: type
     assert raised.value.request_id
 
 
-@pytest.mark.parametrize(
-    ("key", "headers", "source"),
-    [(OWN_KEY, {}, "user_provided"), (ISSUED_KEY, {"X-Free-Mode": "true"}, "default")],
-)
-def test_whose_key_pays(server: Server, client: OpenAI, key: str, headers: dict[str, str], source: str) -> None:
-    """The client's own key is the caller's; with a credential of this server, free mode uses the server's."""
-    seen = len(server.log())
-    client.with_options(api_key=key, default_headers=headers).embeddings.create(model="local", input="one")
-    server.wait_for(lambda: f"api_key_source={source}" in server.log()[seen:])
+def test_whose_key_pays(server: Server, client: OpenAI) -> None:
+    """The client's own key is the caller's; with a token of this server, free mode uses the server's."""
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "clients", "add", "sdk"]
+    added = subprocess.run(command, env=server.environ, cwd=ROOT, capture_output=True, text=True, check=True)
+    token = added.stdout.strip()
+    for key, headers, source in [(OWN_KEY, {}, "user_provided"), (token, FREE, "default")]:
+        seen = len(server.log())
+        client.with_options(api_key=key, default_headers=headers).embeddings.create(model="local", input="one")
+        server.wait_for(lambda seen=seen, source=source: f"api_key_source={source}" in server.log()[seen:])
 
 
 def start(server: Server, home: Path, program: str, api: str, mode: str, tokens: int = TOKENS) -> subprocess.Popen[str]:
