@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -112,15 +113,15 @@ def test_resident_size() -> None:
     assert 10 < resident_mb() < 10_000
 
 
-def test_the_number_of_workers_after_a_replacement(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_workers_after_a_replacement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The extra worker that a leaving one asked for is not kept; other exits change nothing."""
     monkeypatch.setenv("PYTHON_DOTENV_DISABLED", "1")
     monkeypatch.setenv("LOG_FILE", "")
     child_exit = runpy.run_path(str(ROOT / "gunicorn.conf.py"))["child_exit"]
-    server = SimpleNamespace(num_workers=3, cfg=SimpleNamespace(workers=2))
-    child_exit(server, SimpleNamespace(leaves=b"\0"))
+    server = SimpleNamespace(num_workers=3, cfg=SimpleNamespace(workers=2), metrics_directory=tmp_path)
+    child_exit(server, SimpleNamespace(leaves=b"\0", pid=1))
     assert server.num_workers == 3
-    child_exit(server, SimpleNamespace(leaves=b"\1"))
+    child_exit(server, SimpleNamespace(leaves=b"\1", pid=1))
     assert server.num_workers == 2
-    child_exit(server, SimpleNamespace(leaves=b"\1"))
+    child_exit(server, SimpleNamespace(leaves=b"\1", pid=1))
     assert server.num_workers == 2

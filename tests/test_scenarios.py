@@ -36,6 +36,7 @@ def test_simple_chat(client: FlaskClient, upstream: Upstream) -> None:
         "request_id": answer.headers["X-Request-ID"],
         "response_json": None,
         "dropped_turns": 0,
+        "cost_usd": "0.00000585",
     }
     assert upstream.received[0].key == SERVER_KEY
 
