@@ -1,0 +1,66 @@
+"""Housekeeping: what dead workers left is settled, old rows go, and a database that is away is no reason to stop."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from app.services.housekeeping import Housekeeping
+from app.store.database import unavailable
+
+DAY = 86_400
+
+
+class FakeLedger:
+    """Remembers what it was asked; has `lost` rows to sweep and `old` batches to forget."""
+
+    def __init__(self, lost: int = 0, old: int = 0, *, away: bool = False) -> None:
+        self.lost, self.old, self.away = lost, old, away
+        self.swept = 0
+        self.before: list[int] = []
+
+    def sweep(self) -> int:
+        self.swept += 1
+        if self.away:
+            raise unavailable()
+        return self.lost
+
+    def forget(self, before: int) -> int:
+        self.before.append(before)
+        self.old -= 1
+        return max(0, self.old)
+
+
+def tidied(ledger: Any, retention_days: int) -> Any:
+    Housekeeping(ledger, retention_days, clock=lambda: 100.0 * DAY).tidy()
+    return ledger
+
+
+def test_old_rows_go_in_batches() -> None:
+    """Until none is left, all by the same moment; without a retention nothing is deleted."""
+    assert tidied(FakeLedger(old=3), 30).before == [70 * DAY * 1_000_000] * 3
+    assert tidied(FakeLedger(old=3), 0).before == []
+
+
+def test_what_was_lost_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """An operator wants to know that a worker died with calls in flight."""
+    tidied(FakeLedger(lost=2), 0)
+    assert "2 requests" in caplog.text
+
+
+def test_a_database_that_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    """It is put off, not given up."""
+    assert tidied(FakeLedger(away=True), 30).before == []
+    assert "store_unavailable" in caplog.text
+
+
+def test_it_goes_on() -> None:
+    """Again and again, in the background."""
+    ledger: Any = FakeLedger()
+    Housekeeping(ledger, 0, interval_seconds=0.01).start()
+    give_up = time.monotonic() + 5
+    while ledger.swept < 3 and time.monotonic() < give_up:
+        time.sleep(0.01)
+    assert ledger.swept >= 3
