@@ -193,7 +193,7 @@ def log_config(config: Config) -> dict[str, Any]:
         handlers["file"] = {"()": LogFile, "filename": config.log_file, "formatter": "line"}
     names = list(handlers)
     quiet = [] if config.log_level == "DEBUG" else ["probes"]
-    third_parties = ("openai", "httpx2", "httpcore2", "urllib3", "flask_smorest", "werkzeug")
+    third_parties = ("alembic", "openai", "httpx2", "httpcore2", "urllib3", "flask_smorest", "werkzeug")
     return {
         "version": 1,
         "disable_existing_loggers": False,

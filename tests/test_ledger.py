@@ -115,7 +115,7 @@ CASES = {
         COMPLETIONS,
         DOOR | {"stream": True},
         stream(completion_events(ANSWERED)),
-        OK | {"streamed": True, "model_answered": "m"},
+        OK | {"streamed": True, "model_answered": "gpt-4o-mini-2024"},
     ),
     "door, broken stream": Case(
         COMPLETIONS,

@@ -48,14 +48,15 @@ class Prices:
     def cost_nano(self, model: str, usage: Usage, *, asked: str = "") -> int | None:
         """What `usage` of `model` costs, in nano-dollars rounded half up.
 
-        `asked`: the name it was asked for by, whose price counts where the answering one has none.
+        `asked`: the name it was asked for by. Its listed price counts where the answering one, a dated form of it, has
+        none; another model that answered in its place has no price by that. An own price counts by either name.
         """
-        names = [name for name in (model, asked) if name]
-        price = next((self._own[name] for name in names if name in self._own), None)
+        price = self._own.get(model) or self._own.get(asked)
         if price is not None:
             fresh = usage.input_tokens - usage.cached_tokens
             dollars = fresh * price.input + usage.cached_tokens * price.cached + usage.output_tokens * price.output
             return _nano(dollars / MILLION)
+        names = [name for name in (model, asked) if name and (model or asked).startswith(name)]
         costs = (_listed_cost(name, usage.input_tokens, usage.cached_tokens, usage.output_tokens) for name in names)
         return next((cost for cost in costs if cost is not None), None)
 
