@@ -43,7 +43,9 @@ def chunk(content: str | None = None, **choice: Any) -> bytes:
     """One chunk of a chat completion."""
     delta = {} if content is None else {"content": content}
     choices = [{"index": 0, "delta": delta, "finish_reason": None} | choice]
-    return event({"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": "gpt-4o-mini-2024", "choices": choices})
+    return event(
+        {"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": "gpt-4o-mini-2024", "choices": choices}
+    )
 
 
 def completion_events(*texts: str) -> list[bytes]:
