@@ -9,7 +9,7 @@ from flask import Flask, current_app, g, request
 from app.config import Config
 from app.errors import ChatServiceException
 from app.services.accounts import is_token
-from app.services.ledger import unauthorized
+from app.services.admission import unauthorized
 
 PUBLIC = {
     *("health.livez", "health.readyz", "health.root", "api-docs.openapi_json"),

@@ -15,7 +15,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import Literal
 
 from app.errors import ChatServiceException, OpenAIClientException, ServiceException
@@ -82,15 +81,7 @@ class Call:
 
     def caller_is_gone(self) -> bool:
         """Tell whether the caller has closed its end; never blocks. False when there is no socket to look at."""
-        if self.caller is None:
-            return False
-        try:
-            with _handle(self.caller) as handle:
-                return handle.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-        except BlockingIOError:
-            return False
-        except (OSError, ValueError):
-            return True
+        return self.caller is not None and peek(self.caller) == b""
 
     def hear(self, text: str) -> None:
         """Note a piece of a streamed answer: if upstream never counts it, we have to."""
@@ -157,9 +148,9 @@ class Call:
 class Connection:
     """An upstream socket as calls see it: it works for one call at a time and is cut only on that one's behalf."""
 
-    def __init__(self) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self.owner: Call | None = None
-        self.socket: socket.socket | None = None
+        self._socket = sock
         self._lock = threading.Lock()
 
     def bind(self, call: Call) -> None:
@@ -170,9 +161,9 @@ class Connection:
     def cut(self, call: Call) -> None:
         """Shut the socket down for both directions if it still works for `call`; a blocked read ends at once."""
         with self._lock:
-            if self.owner is not call or self.socket is None:
+            if self.owner is not call:
                 return
-            with contextlib.suppress(OSError, ValueError), _handle(self.socket) as handle:
+            with contextlib.suppress(OSError, ValueError), _handle(self._socket) as handle:
                 handle.shutdown(socket.SHUT_RDWR)
 
 
@@ -225,6 +216,17 @@ class Watchdog:
                     self._busy.set()
 
 
+def peek(sock: socket.socket) -> bytes | None:
+    """What can be read at once and stays unread: None when nothing, `b""` when the other end is closed or lost."""
+    try:
+        with _handle(sock) as handle:
+            return handle.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+    except (OSError, ValueError):
+        return b""
+
+
 @contextlib.contextmanager
 def _handle(original: socket.socket) -> Iterator[_socket.socket]:
     """The plain system socket behind `original`, below TLS and below gevent, whose own recv would wait."""
@@ -233,7 +235,3 @@ def _handle(original: socket.socket) -> Iterator[_socket.socket]:
         yield handle
     finally:
         handle.detach()
-
-
-current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
-"""The call on whose behalf this greenlet or thread talks to upstream."""

@@ -45,7 +45,6 @@ ROOMS = {
 WEB = {"app", "app.access", "app.api", "app.commands", "app.handlers", "app.middleware", "blueprints"}
 LIBRARIES = {
     "openai": {"app.clients"},
-    "httpx2": {"app.clients"},
     "urllib3": {"app.clients"},
     "xllamacpp": {"app.clients.local_model"},
     "flask": WEB,

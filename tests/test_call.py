@@ -48,8 +48,7 @@ def test_an_end_wakes_and_cuts() -> None:
     """Whoever waits for the call goes on, and a read on its connection ends."""
     here, there = socket.socketpair()
     with here, there:
-        call, connection = Call(5), Connection()
-        connection.socket = here
+        call, connection = Call(5), Connection(here)
         call.hold(connection)
         reads: list[bytes] = []
         reader = threading.Thread(target=lambda: reads.append(here.recv(1)))
@@ -67,8 +66,7 @@ def test_a_connection_is_cut_for_its_owner_only() -> None:
     """A call that ends late must not hurt the next one on the same connection, nor one that let go."""
     here, there = socket.socketpair()
     with here, there:
-        connection, first, second = Connection(), Call(5), Call(5)
-        connection.socket = here
+        connection, first, second = Connection(here), Call(5), Call(5)
         first.hold(connection)
         second.hold(connection)
         first.end("caller_gone")
@@ -82,8 +80,8 @@ def test_a_call_that_has_ended_takes_no_connection() -> None:
     """Nothing is sent on behalf of nobody."""
     call = Call(5)
     call.end("caller_gone")
-    with pytest.raises(ChatServiceException):
-        call.hold(Connection())
+    with socket.socket() as sock, pytest.raises(ChatServiceException):
+        call.hold(Connection(sock))
 
 
 def test_timings_add_up() -> None:

@@ -18,7 +18,7 @@ class FakeLedger:
 
     def __init__(self, lost: int = 0, old: int = 0, *, away: bool = False) -> None:
         self.lost, self.old, self.away = lost, old, away
-        self.swept = 0
+        self.swept = self.checkpoints = 0
         self.before: list[int] = []
 
     def sweep(self) -> int:
@@ -32,6 +32,9 @@ class FakeLedger:
         self.old -= 1
         return max(0, self.old)
 
+    def checkpoint(self) -> None:
+        self.checkpoints += 1
+
 
 def tidied(ledger: Any, retention_days: int) -> Any:
     Housekeeping(ledger, retention_days, clock=lambda: 100.0 * DAY).tidy()
@@ -42,6 +45,11 @@ def test_old_rows_go_in_batches() -> None:
     """Until none is left, all by the same moment; without a retention nothing is deleted."""
     assert tidied(FakeLedger(old=3), 30).before == [70 * DAY * 1_000_000] * 3
     assert tidied(FakeLedger(old=3), 0).before == []
+
+
+def test_the_database_tidies_its_files() -> None:
+    """Beside the requests, so that no request's commit has to."""
+    assert tidied(FakeLedger(), 0).checkpoints == 1
 
 
 def test_what_was_lost_is_told(caplog: pytest.LogCaptureFixture) -> None:

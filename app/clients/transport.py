@@ -1,147 +1,198 @@
-"""How bytes get to upstream: an httpx2 transport over urllib3's pool.
+"""How bytes get to upstream: urllib3's connections, kept open and used again, each bound to the call it works for.
 
-httpx2's own pool scans every connection per request, which costs most of a core at 1,000 calls in flight; urllib3's
-does not. This transport also binds each connection to the call it works for, so that a deadline can cut it, caps what
-is read of an answer, and keeps upstream's cookies away from the next caller.
+What is read of an answer is bounded, redirects are not followed, and cookies are kept from the next caller because
+nobody stores them. Sockets have no timeout of their own: the watchdog of app/call.py shuts them down when a call ends.
 """
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import math
-from collections.abc import Iterator
-from typing import Any
+import ssl
+import weakref
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
 
-import httpx2
-import urllib3
 from urllib3 import exceptions as failed
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from app.call import Call, Connection, current_call
+from app.call import Call, Connection, peek
 
 CONNECT_SECONDS = 5.0
 CHUNK_BYTES = 65_536
 MAX_RESPONSE_BYTES = 8 * 1024 * 1024
 
-DROPPED_REQUEST_HEADERS = frozenset({"accept-encoding", "connection", "cookie", "x-stainless-raw-response"})
-DROPPED_RESPONSE_HEADERS = frozenset({"content-encoding", "content-length", "set-cookie", "transfer-encoding"})
+FAILURES = (failed.HTTPError, http.client.HTTPException, OSError, ValueError)
+"""What urllib3 and the standard library raise below a request that goes wrong."""
 
 
-class ResponseTooLarge(httpx2.DecodingError):
-    """Upstream sent more than we are willing to hold."""
+class TransportError(Exception):
+    """No answer could be had from upstream, or not all of it."""
 
 
-class ResponseUnreadable(httpx2.DecodingError):
-    """Upstream's body does not decode."""
+class CouldNotConnect(TransportError):
+    """No byte of the request was sent."""
 
 
-class _BoundConnection:
-    """Mixed into urllib3's connections: before a request is sent, the connection is bound to the current call."""
+class ConnectionLost(TransportError):
+    """The connection broke after something may have been sent."""
+
+
+class AnswerUnusable(TransportError):
+    """Upstream sent more than we are willing to hold, or something that does not decode."""
+
+
+class _Bound:
+    """Mixed into urllib3's connections: a socket that the end of a call can cut."""
 
     sock: Any
+    timeout: Any
 
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        if self.sock is None:
-            self.connect()  # type: ignore[attr-defined]
-        call = current_call.get()
-        if call is not None:
-            bond: Connection = self.__dict__.setdefault("bond", Connection())
-            bond.socket = self.sock
-            call.hold(bond)
-        super().request(*args, **kwargs)  # type: ignore[misc]
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        # The timeout was the handshake's; urllib3 would set it again before each request.
+        self.timeout = None
+        self.bond = Connection(self.sock)
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether upstream still holds its end and has sent nothing that nobody asked for."""
+        return self.sock is not None and peek(self.sock) is None
 
 
-class _BoundHTTPConnection(_BoundConnection, HTTPConnection):
+class _BoundHTTPConnection(_Bound, HTTPConnection):
     pass
 
 
-class _BoundHTTPSConnection(_BoundConnection, HTTPSConnection):
+class _BoundHTTPSConnection(_Bound, HTTPSConnection):
     pass
 
 
-class _HTTPPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _BoundHTTPConnection
+class Answer:
+    """Upstream's answer: status and headers are here, the body is read piece by piece, up to a limit."""
 
-
-class _HTTPSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _BoundHTTPSConnection
-
-
-class PooledTransport(httpx2.BaseTransport):
-    """One connection pool per worker and upstream; `pool_size` connections are kept open for reuse."""
-
-    def __init__(self, pool_size: int, *, max_response_bytes: int = MAX_RESPONSE_BYTES) -> None:
-        self._pools = urllib3.PoolManager(num_pools=2, maxsize=pool_size, block=False)
-        self._pools.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
-        self._max_response_bytes = max_response_bytes
-
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send one request and return when the headers of the answer are there.
-
-        Raises httpx2.ConnectError when no byte was sent, another httpx2.TransportError when some may have been, and
-        whatever ended the call.
-        """
-        call = current_call.get()
-        left = call.remaining_seconds() if call else None
-        timeout = urllib3.Timeout(connect=min(CONNECT_SECONDS, left or CONNECT_SECONDS), read=left)
-        headers = {name: value for name, value in request.headers.items() if name not in DROPPED_REQUEST_HEADERS}
-        headers["accept-encoding"] = "identity"
-        try:
-            answer = self._pools.urlopen(
-                request.method,
-                str(request.url),
-                body=request.content,
-                headers=headers,
-                timeout=timeout,
-                retries=False,
-                redirect=False,
-                preload_content=False,
-            )
-        except (failed.NewConnectionError, failed.ConnectTimeoutError) as exc:
-            raise httpx2.ConnectError("could not connect", request=request) from exc
-        except failed.HTTPError as exc:
-            raise _lost(exc) from exc
-        kept = [pair for pair in answer.headers.items() if pair[0].lower() not in DROPPED_RESPONSE_HEADERS]
-        # A stream is bounded event by event where it is read; it is never held as a whole.
-        endless = answer.headers.get("content-type", "").startswith("text/event-stream")
-        max_bytes = None if endless else self._max_response_bytes
-        return httpx2.Response(answer.status, headers=kept, stream=_Body(answer, max_bytes, call))
-
-    def close(self) -> None:
-        self._pools.clear()
-
-
-class _Body(httpx2.SyncByteStream):
-    """The body of an answer, piece by piece as it arrives, up to a limit and the deadline of its call."""
-
-    def __init__(self, answer: urllib3.BaseHTTPResponse, max_bytes: int | None, call: Call | None) -> None:
+    def __init__(self, transport: Transport, connection: Any, answer: Any, call: Call, max_bytes: float) -> None:
+        self.status: int = answer.status
+        self.headers: Mapping[str, str] = answer.headers
+        self._transport = transport
+        self._connection = connection
         self._answer = answer
-        self._left = math.inf if max_bytes is None else max_bytes
         self._call = call
+        self._left = max_bytes
+        self._read = False
 
     def __iter__(self) -> Iterator[bytes]:
-        try:
-            while piece := self._answer.read1(CHUNK_BYTES, decode_content=True):
-                self._left -= len(piece)
-                if self._left < 0:
-                    raise ResponseTooLarge("the answer is larger than we read")
-                self._check()
-                yield piece
-            # A connection that the end of its call cut looks like the end of headers or of a body without length.
-            self._check()
-        except failed.DecodeError as exc:
-            raise ResponseUnreadable("the body does not decode") from exc
-        except (failed.HTTPError, OSError) as exc:
-            raise _lost(exc) from exc
+        """Each piece as it arrives. Raises ConnectionLost, AnswerUnusable, or what ended the call."""
+        while piece := self._next():
+            yield piece
 
-    def _check(self) -> None:
-        if self._call is not None:
-            self._call.check()
+    def _next(self) -> bytes:
+        try:
+            piece: bytes = self._answer.read1(CHUNK_BYTES, decode_content=True)
+        except failed.DecodeError as exc:
+            raise AnswerUnusable from exc
+        except FAILURES as exc:
+            raise ConnectionLost from exc
+        # A connection that the end of its call cut looks like the end of a body without length.
+        self._call.check()
+        self._left -= len(piece)
+        if self._left < 0:
+            raise AnswerUnusable
+        self._read = not piece
+        return piece
 
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""
-        self._answer.close()
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        self._call.let_go()
+        if self._read and connection.sock is not None:
+            self._transport.keep(connection)
+        else:
+            self._answer.close()
+            connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
-def _lost(exc: Exception) -> httpx2.TransportError:
-    silent = isinstance(exc, failed.ReadTimeoutError)
-    return httpx2.ReadTimeout("nothing came in time") if silent else httpx2.ReadError("connection lost")
+class Transport:
+    """The connections to one upstream; `pool_size` of them are kept open for reuse. Create it after the fork."""
+
+    def __init__(self, base_url: str, pool_size: int, *, max_response_bytes: int = MAX_RESPONSE_BYTES) -> None:
+        url = urlsplit(base_url)
+        self._host, self._port = url.hostname or "", url.port
+        self._prefix = url.path.rstrip("/")
+        self._tls = ssl.create_default_context() if url.scheme == "https" else None
+        self._pool_size = pool_size
+        self._max_response_bytes = max_response_bytes
+        self._idle: list[Any] = []
+        # A plain Python program makes a client and forgets it.
+        weakref.finalize(self, _close_all, self._idle)
+
+    def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, call: Call) -> Answer:
+        """Send one request on behalf of `call` and return when the headers of the answer are there.
+
+        Raises CouldNotConnect, ConnectionLost, or what ended the call.
+        """
+        connection = self._connected(call)
+        try:
+            call.hold(connection.bond)
+            connection.request(method, self._prefix + path, body=body, headers=headers, preload_content=False)
+            answer = connection.getresponse()
+        except FAILURES as exc:
+            connection.close()
+            raise ConnectionLost from exc
+        except BaseException:
+            connection.close()
+            raise
+        # A stream is bounded event by event where it is read; it is never held as a whole.
+        endless = answer.headers.get("content-type", "").startswith("text/event-stream")
+        return Answer(self, connection, answer, call, math.inf if endless else self._max_response_bytes)
+
+    def keep(self, connection: Any) -> None:
+        """Take back a connection that can be used again."""
+        if len(self._idle) < self._pool_size:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        _close_all(self._idle)
+
+    def _connected(self, call: Call) -> Any:
+        """The connection used last, as it is the least likely to have been closed meanwhile; else a new one."""
+        with contextlib.suppress(IndexError):
+            while True:
+                connection = self._idle.pop()
+                if connection.is_reusable:
+                    return connection
+                connection.close()
+        connection = self._new(min(CONNECT_SECONDS, call.remaining_seconds()))
+        try:
+            connection.connect()
+        except FAILURES as exc:
+            connection.close()
+            raise CouldNotConnect from exc
+        return connection
+
+    def _new(self, timeout: float) -> Any:
+        options: dict[str, Any] = {"timeout": timeout}
+        if self._tls is None:
+            return _BoundHTTPConnection(self._host, self._port, **options)
+        return _BoundHTTPSConnection(self._host, self._port, ssl_context=self._tls, **options)
+
+
+def _close_all(connections: list[Any]) -> None:
+    while connections:
+        connections.pop().close()

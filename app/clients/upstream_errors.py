@@ -6,6 +6,7 @@ Upstream's own text never leaves this module: of an error we keep its status, it
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -51,6 +52,22 @@ def _mapped(status: int, headers: Mapping[str, str], error: Mapping[str, Any], k
     if 300 <= status < 400:
         return bad_response("The AI service answered with a redirect, which is not followed")
     return OpenAIClientException("The AI service failed to answer", "upstream_error")
+
+
+def error_object(body: bytes) -> dict[str, Any]:
+    """The `error` object of an upstream's refusal; `{}` when it has none that can be read."""
+    try:
+        document = json.loads(body.decode())
+    except (ValueError, RecursionError):
+        return {}
+    error = document.get("error") if isinstance(document, dict) else None
+    return error if isinstance(error, dict) else {}
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """Upstream's own id of a request, if it is one that a header and a log can carry."""
+    value = headers.get("x-request-id", "")
+    return value if value.isascii() and value.isprintable() and 0 < len(value) <= 128 else None
 
 
 def bad_response(message: str = "The AI service answered something that cannot be understood") -> OpenAIClientException:

@@ -15,7 +15,7 @@ import re
 import secrets
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,6 +35,11 @@ SECRET_LENGTH = 27
 CHECKSUM_LENGTH = 6
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NANO = 1_000_000_000
+
+_BY_DIGEST = (
+    clients.select().where(clients.c.token_digest.in_(sa.bindparam("digests", expanding=True))).order_by(clients.c.id)
+)
+_BY_DIGEST_LOCKED = _BY_DIGEST.with_for_update()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,21 +127,25 @@ class Accounts:
         self.show(name)
         self._database.write(lambda connection: connection.execute(clients.delete().where(clients.c.name == name)))
 
-    def authenticate(self, connection: sa.Connection, token: str, *, lock: bool = False) -> Account | None:
-        """The active client that `token` belongs to. `lock`: until the transaction ends, nobody else admits for it."""
-        if not is_token(token):
-            return None
-        digest = self.digest(token)
-        query = clients.select().where(clients.c.token_digest == digest)
-        row = connection.execute(query.with_for_update() if lock else query).first()
-        if row is None or not hmac.compare_digest(row.token_digest, digest):
-            return None
-        found = account(row)
-        return found if found.is_active(self._now()) else None
+    def authenticate_all(
+        self, connection: sa.Connection, tokens: Collection[str], *, lock: bool = False
+    ) -> dict[str, Account]:
+        """The active clients that `tokens` belong to.
+
+        `lock`: until the transaction ends, nobody else admits for them.
+        """
+        by_digest = {self.digest(token): token for token in tokens if is_token(token)}
+        now, found = self._now(), {}
+        query = _BY_DIGEST_LOCKED if lock else _BY_DIGEST
+        for row in connection.execute(query, {"digests": list(by_digest)}):
+            token, client = by_digest[row.token_digest], account(row)
+            if hmac.compare_digest(row.token_digest, self.digest(token)) and client.is_active(now):
+                found[token] = client
+        return found
 
     def identify(self, token: str) -> Account | None:
-        """As authenticate, in a transaction of its own."""
-        return self._database.read(lambda connection: self.authenticate(connection, token))
+        """The active client that `token` belongs to."""
+        return self._database.read(lambda connection: self.authenticate_all(connection, [token]).get(token))
 
     def digest(self, token: str) -> str:
         """The keyed digest that stands for a token."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from app.call import Call
-from app.clients.openai_client import Listener
+from app.clients.reply import Listener
 from app.errors import ChatServiceException, ServiceException
 from app.models import ChatResponse
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.call import Call
-from app.clients.openai_client import Listener, OpenAIClient
+from app.clients.openai_client import OpenAIClient
+from app.clients.reply import Listener
 from app.clients.wire import load_sound_json
 from app.config import Config
 from app.errors import ValidationException

@@ -16,14 +16,16 @@ from urllib.parse import quote
 
 from app.call import Call
 from app.clients.llama_events import LlamaEvents
-from app.clients.openai_client import OpenAIClient, Reply
+from app.clients.openai_client import OpenAIClient
+from app.clients.reply import Reply
 from app.clients.sse import split_events
 from app.clients.upstream_errors import bad_response, connection_error
 from app.clients.wire import count, dump_json, load_json, string, usage, well_formed
 from app.errors import OpenAIClientException, ServiceException, ValidationException
 from app.models import MODEL_MAX_LENGTH
 from app.services.admission import Ask
-from app.services.ledger import Entry, Ledger, NullEntry, NullLedger
+from app.services.entry import Entry
+from app.services.ledger import Ledger, NullLedger
 from app.services.pricing import dollars
 from app.services.tokens import estimate_tokens
 
@@ -111,7 +113,7 @@ class Door:
                         return Passed(dump_json(found), listed.headers, listed.close)
                 raise OpenAIClientException("The AI service does not know this model", "model_not_found") from exc
 
-    def _open(self, route: str, asked: DoorRequest, call: Call, who: Credentials) -> Entry | NullEntry:
+    def _open(self, route: str, asked: DoorRequest, call: Call, who: Credentials) -> Entry:
         """Admit a request; one that no key may pay for is refused before."""
         free_mode = self._is_free(who)
         source = self._client.keys.select(who.caller_key(), free_mode).source
@@ -130,7 +132,7 @@ class Door:
     def _is_free(self, who: Credentials) -> bool:
         return self._free_mode if who.free_mode is None else who.free_mode
 
-    def _get(self, path: str, call: Call, who: Credentials, entry: Entry | NullEntry) -> Passed:
+    def _get(self, path: str, call: Call, who: Credentials, entry: Entry) -> Passed:
         with self._send(path, None, call, who) as reply:
             return self._whole(reply, call, entry)
 
@@ -138,7 +140,7 @@ class Door:
         reply, _ = self._client.send(path, body, call, api_key=who.caller_key(), free_mode=self._is_free(who))
         return reply
 
-    def _whole(self, reply: Reply, call: Call, entry: Entry | NullEntry) -> Passed:
+    def _whole(self, reply: Reply, call: Call, entry: Entry) -> Passed:
         """The answer as it came, if it is a JSON object; its usage is noted."""
         raw = reply.read()
         document = load_json(raw)
@@ -149,7 +151,7 @@ class Door:
         headers = _passed_on(reply) | ({} if cost is None else {"X-Cost-USD": cost})
         return Passed(raw, headers, reply.close)
 
-    def _stream(self, reply: Reply, call: Call, entry: Entry | NullEntry, held: contextlib.ExitStack) -> Passed:
+    def _stream(self, reply: Reply, call: Call, entry: Entry, held: contextlib.ExitStack) -> Passed:
         """The stream as it came, one error event if it breaks, and our timings and cost in comments behind it."""
 
         def events() -> Iterator[bytes]:

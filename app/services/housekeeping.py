@@ -45,6 +45,7 @@ class Housekeeping:
                 before = int(self._clock() * 1_000_000) - self._retention_days * MICROSECONDS_PER_DAY
                 while self._ledger.forget(before):
                     time.sleep(0.01)
+            self._ledger.checkpoint()
         except ServiceException as exc:
             logger.warning("housekeeping put off: %s", exc.error_code)
 

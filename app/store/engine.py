@@ -1,0 +1,40 @@
+"""How connections to SQLite and PostgreSQL are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+CHECKPOINT_PAGES = 20_000
+"""SQLite's own checkpoint would stop a request's commit for it; housekeeping does it beside them. This is for when
+nobody does."""
+PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"wal_autocheckpoint={CHECKPOINT_PAGES}")
+
+
+def make_engine(url: sa.URL, timeout_seconds: float, *, begin: str = "BEGIN IMMEDIATE") -> sa.Engine:
+    """An engine for `url`; `begin` starts SQLite's transactions, `timeout_seconds` bounds the wait for its lock."""
+    if url.get_backend_name() != "sqlite":
+        return sa.create_engine(url, pool_pre_ping=True, pool_size=4, max_overflow=4, pool_timeout=timeout_seconds)
+    options = {"check_same_thread": False, "timeout": timeout_seconds}
+    engine = sa.create_engine(url, connect_args=options, poolclass=NullPool)
+
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: Any, _: Any) -> None:
+        # The driver's own transaction handling begins too late for us; see "begin" below.
+        connection.isolation_level = None
+        try:
+            for pragma in PRAGMAS:
+                connection.execute(f"PRAGMA {pragma}")
+        except Exception:
+            # Whoever keeps the exception keeps the connection, and its locks would hold up every later one.
+            connection.close()
+            raise
+
+    @sa.event.listens_for(engine, "begin")
+    def begin_transaction(connection: sa.Connection) -> None:
+        # Immediate: a transaction that reads before it writes must not fail when another has written meanwhile.
+        connection.exec_driver_sql(begin)
+
+    return engine
