@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 
 from dotenv import load_dotenv
+from gunicorn.glogging import Logger
 
 from app.clients.local_model import LOCAL_KEY, LocalModel, model_file
 from app.config import Config
@@ -74,10 +75,19 @@ limit_request_field_size = 8190
 # On by default since gunicorn 25.1: a socket that takes commands. Nothing here needs it.
 control_socket_disable = True
 
-# One dictConfig for gunicorn and the application. The access line has no query string: it may hold a secret.
+# One dictConfig for gunicorn and the application.
 logconfig_dict = log_config(settings)
 loglevel = settings.log_level.lower()
-access_log_format = 'access request_id=%({x-request-id}o)s peer=%(h)s "%(m)s %(U)s" status=%(s)s bytes=%(B)s ms=%(M)s'
+
+
+class NoAccessLog(Logger):
+    """The application's own line says more of a request, and only once."""
+
+    def access(self, resp, req, environ, request_time):
+        """Write nothing."""
+
+
+logger_class = NoAccessLog
 
 
 # How long a worker that is being replaced goes on serving: until the new one has loaded the application.

@@ -10,7 +10,6 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -22,6 +21,8 @@ REDACTED = "[redacted]"
 SECRET_PATTERNS = re.compile(r"\b(?:sk|llms)[-_][A-Za-z0-9_\-]{6,}|\b(?i:bearer)\s+\S+")
 # What could end a line, move a terminal's cursor, or turn the direction of reading.
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+LINE = "_redacted_line"
+"""Where a record keeps its finished line between two handlers."""
 PROBES = frozenset({"/livez", "/readyz"})
 TEXT_FORMAT = "%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s"
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
@@ -59,7 +60,7 @@ class ExceptionPlace:
 
 
 class TextFormatter(logging.Formatter):
-    """One redacted line of text per record."""
+    """One redacted line of text per record, made once for all handlers."""
 
     def __init__(self, redact: Redaction) -> None:
         super().__init__(TEXT_FORMAT, TIME_FORMAT)
@@ -69,11 +70,15 @@ class TextFormatter(logging.Formatter):
         return ExceptionPlace.describe(ei)
 
     def format(self, record: logging.LogRecord) -> str:
-        return self._redact(super().format(record))
+        line: str | None = getattr(record, LINE, None)
+        if line is None:
+            line = self._redact(super().format(record))
+            setattr(record, LINE, line)
+        return line
 
 
 class RedactedJsonFormatter(JsonFormatter):
-    """One redacted JSON object per record; a record's extra fields become members."""
+    """One redacted JSON object per record, made once for all handlers; a record's extra fields become members."""
 
     def __init__(self, redact: Redaction) -> None:
         super().__init__(
@@ -86,6 +91,13 @@ class RedactedJsonFormatter(JsonFormatter):
 
     def formatException(self, ei: Any) -> str:
         return ExceptionPlace.describe(ei)
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: str | None = getattr(record, LINE, None)
+        if line is None:
+            line = super().format(record)
+            setattr(record, LINE, line)
+        return line
 
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
         """Redact before encoding: afterwards a secret could hide behind an escape, or a quote be taken for its part."""
@@ -101,9 +113,7 @@ class ProbesAreQuiet(logging.Filter):
     """Drops the lines about probes, which come every second; LOG_LEVEL=DEBUG shows them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        # The application's lines name a route, gunicorn's have the path among their arguments.
-        path = record.args.get("U") if isinstance(record.args, Mapping) else getattr(record, "route", None)
-        return path not in PROBES or record.levelno > logging.INFO
+        return getattr(record, "route", None) not in PROBES or record.levelno > logging.INFO
 
 
 class LogFile(logging.Handler):
@@ -203,13 +213,6 @@ def log_config(config: Config) -> dict[str, Any]:
         "root": {"level": config.log_level, "handlers": names},
         "loggers": {
             "gunicorn.error": {"level": config.log_level, "handlers": names, "propagate": False},
-            # A person at a terminal is served by the application's line; the file has both.
-            "gunicorn.access": {
-                "level": config.log_level,
-                "handlers": names[-1:],
-                "filters": quiet,
-                "propagate": False,
-            },
             "app.request": {"filters": quiet},
             # Their debug lines can show requests, and so prompts.
             **{name: {"level": "WARNING"} for name in third_parties},

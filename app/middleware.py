@@ -86,6 +86,7 @@ class LogLine:
         self._timed = request.blueprint in TIMED_BLUEPRINTS
         self._fields = {
             "request_id": call.request_id,
+            "peer": request.remote_addr or "-",
             "method": request.method,
             "route": self._route,
             "status": status,

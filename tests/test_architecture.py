@@ -45,7 +45,7 @@ ROOMS = {
 WEB = {"app", "app.access", "app.api", "app.commands", "app.handlers", "app.middleware", "blueprints"}
 LIBRARIES = {
     "openai": {"app.clients"},
-    "urllib3": {"app.clients"},
+    "httptools": {"app.clients"},
     "xllamacpp": {"app.clients.local_model"},
     "flask": WEB,
     "flask_cors": WEB,

@@ -132,7 +132,7 @@ FAULTS: list[tuple[str, list[Answer], Want, Want | None]] = [
     ("bad chunk", [pieces([OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n"])], LOST, None),
     ("bad gzip", [reply(200, b"not gzip", {"Content-Encoding": "gzip"})], BAD, None),
     ("silence", [silence()], SLOW, None),
-    ("drip in the status line", [drip(b"HTTP/1.1 ")], SLOW, None),
+    ("drip in the status line", [drip(b"HTTP/1.1 200 ")], SLOW, None),
     ("drip in the headers", [drip(OK + b"X-A: ")], SLOW, None),
     ("drip in the body", [drip(OK + b"Content-Length: 999\r\n\r\n")], SLOW, None),
     ("drip in an error's body", [drip(b"HTTP/1.1 500 X\r\nContent-Length: 999\r\n\r\n")], SLOW, None),

@@ -274,7 +274,7 @@ def test_in_process(
 @pytest.mark.process
 @pytest.mark.parametrize(("level", "log_format"), [("DEBUG", "text"), ("DEBUG", "json"), ("CRITICAL", "text")])
 def test_under_gunicorn(upstream: Upstream, start_server: Callable[..., Server], level: str, log_format: str) -> None:
-    """Nor does standard output, error output, the log file or the access log of a real server show one."""
+    """Nor does standard output, error output, or the log file of a real server show one."""
     server = start_server(
         OPENAI_API_KEY=SERVER_KEY, LOG_LEVEL=level, LOG_FORMAT=log_format, REQUEST_TIMEOUT=0.1, CACHE_ENABLED=True
     )
@@ -296,7 +296,7 @@ def test_under_gunicorn(upstream: Upstream, start_server: Callable[..., Server],
         assert status in {400, 431}
         assert hits(answer.decode()) == []
     assert hits(server.output() + server.log()) == []
-    assert ("access" in server.log()) == (level == "DEBUG")
+    assert ("app.request" in server.log()) == (level == "DEBUG")
     server.stop()
     assert hits(server.output() + server.log()) == []
 

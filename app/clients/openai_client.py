@@ -17,8 +17,9 @@ from openai import OpenAI
 
 from app.call import Call, Watchdog
 from app.clients import chat_completions_api, responses_api, retry
+from app.clients.connection import ConnectionLost, CouldNotConnect
 from app.clients.reply import Listener, Reply
-from app.clients.transport import Answer, AnswerUnusable, ConnectionLost, CouldNotConnect, Transport
+from app.clients.transport import Answer, AnswerUnusable, Transport
 from app.clients.upstream_errors import bad_response, connection_error, error_object, from_status, request_id
 from app.config import Config
 from app.models import ApiKey, Generation, Message, UpstreamResponse
@@ -156,8 +157,7 @@ class OpenAIClient:
         call.paid_with = key
         try:
             call.remaining_seconds()
-            method = "GET" if request.body is None else "POST"
-            answer = self._transport.send(method, request.path, headers, request.body, call)
+            answer = self._transport.send(request.path, headers, request.body, call)
             if 200 <= answer.status < 300:
                 return answer
             raise self._refused(answer, key, call)

@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from app.call import Call
+from app.clients.connection import ConnectionLost
 from app.clients.sse import split_events
-from app.clients.transport import Answer, AnswerUnusable, ConnectionLost
+from app.clients.transport import Answer, AnswerUnusable
 from app.clients.upstream_errors import bad_response, connection_error
 from app.clients.wire import TextJoiner
 from app.models import UpstreamResponse
