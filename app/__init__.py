@@ -47,6 +47,8 @@ def create_app(config: Config | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    # No view here is asynchronous; each decorator of flask-smorest would ask again with every request.
+    app.ensure_sync = lambda func: func  # type: ignore[method-assign]
 
     database = Database(config.database_url, timeout_seconds=config.database_timeout)
     secret = digest_key(config)

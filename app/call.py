@@ -177,15 +177,6 @@ class Watchdog:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    @contextlib.contextmanager
-    def watching(self, call: Call) -> Iterator[None]:
-        """Watch over `call` for the length of a with block."""
-        self.add(call)
-        try:
-            yield
-        finally:
-            self.discard(call)
-
     def add(self, call: Call) -> None:
         """Watch over `call` until it is discarded. The thread starts here, so after any fork."""
         self._calls.add(call)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, cast
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import flask
 import marshmallow
 from flask_smorest import Blueprint
-from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from app.errors import FAILURES, ValidationException
@@ -38,33 +38,32 @@ CHAT_PROBLEMS = (
 )
 
 
-class StrictParser(FlaskParser):
-    """Reads JSON bodies: UTF-8 `application/json` without content encoding, or a clear error."""
+class StrictParser:
+    """Reads what a view's `arguments` ask for, in place of webargs, or says clearly what is wrong with it.
 
-    DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "json": marshmallow.RAISE}
+    A JSON body has to be UTF-8 `application/json` without content encoding, and holds nothing unknown.
+    """
 
-    def load_json(self, req: flask.Request, schema: marshmallow.Schema) -> Any:
-        """The parsed body. Raises 415 for another media type and ValidationException `invalid_json`."""
-        require_json(req)
-        try:
-            body = json.loads(whole_body(req).decode())
-        except (ValueError, RecursionError):
-            raise ValidationException("The body is not JSON that can be read", error_code="invalid_json") from None
-        _remember_session_id(body)
-        return body
+    DEFAULT_VALIDATION_STATUS = 422
 
-    def handle_error(
-        self,
-        error: marshmallow.ValidationError,
-        req: flask.Request,
-        schema: marshmallow.Schema,
-        *,
-        error_status_code: int | None,
-        error_headers: Mapping[str, str] | None,
-    ) -> NoReturn:
-        """Raise our own exception for what marshmallow found."""
-        location, errors = next(iter(error.messages_dict.items()))
-        raise ValidationException("The request breaks a rule", errors=errors, location=location) from None
+    def use_args(self, schema: marshmallow.Schema, *, location: str) -> Callable[[Any], Any]:
+        """Give a view what it asks for as its next argument; flask-smorest calls this."""
+        read = {"json": _json_body, "headers": _headers, "query": _query}[location]
+        unknown: Literal["raise", "exclude"] = "raise" if location == "json" else "exclude"
+
+        def decorator(view: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(view)
+            def wrapper(*args: Any, **path: Any) -> Any:
+                try:
+                    loaded = schema.load(read(schema), unknown=unknown)
+                except marshmallow.ValidationError as error:
+                    errors = error.normalized_messages()  # type: ignore[no-untyped-call]
+                    raise ValidationException("The request breaks a rule", errors=errors, location=location) from None
+                return view(*args, loaded, **path)
+
+            return wrapper
+
+        return decorator
 
 
 class StrictBlueprint(Blueprint):
@@ -95,6 +94,26 @@ class StrictBlueprint(Blueprint):
             for status, names in by_status.items()
         }
         return cast(Callable[[Any], Any], self.doc(responses=responses))
+
+
+def _json_body(schema: marshmallow.Schema) -> Any:
+    require_json(flask.request)
+    try:
+        body = json.loads(whole_body(flask.request).decode())
+    except (ValueError, RecursionError):
+        raise ValidationException("The body is not JSON that can be read", error_code="invalid_json") from None
+    _remember_session_id(body)
+    return body
+
+
+def _headers(schema: marshmallow.Schema) -> dict[str, str]:
+    given = flask.request.headers
+    names = [field.data_key or name for name, field in schema.fields.items()]
+    return {name: given[name] for name in names if name in given}
+
+
+def _query(schema: marshmallow.Schema) -> dict[str, str]:
+    return flask.request.args.to_dict()
 
 
 def require_json(req: flask.Request) -> None:

@@ -32,12 +32,16 @@ def test_the_watchdog_ends_calls() -> None:
     here, there = socket.socketpair()
     late, left, fine = Call(0.05), Call(5, caller=here), Call(5)
     watchdog = Watchdog(interval_seconds=0.01)
-    with here, watchdog.watching(late), watchdog.watching(left), watchdog.watching(fine):
+    discarded = Call(0.05)
+    with here:
+        for call in (late, left, fine, discarded):
+            watchdog.add(call)
+        watchdog.discard(discarded)
         there.close()
         give_up = time.monotonic() + 5
         while not (late.ended and left.ended) and time.monotonic() < give_up:
             time.sleep(0.01)
-    assert (late.ended, left.ended, fine.ended) == ("deadline", "caller_gone", None)
+    assert (late.ended, left.ended, fine.ended, discarded.ended) == ("deadline", "caller_gone", None, None)
     with pytest.raises(OpenAIClientException):
         late.check()
     with pytest.raises(ChatServiceException):

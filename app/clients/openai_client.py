@@ -6,7 +6,6 @@ more than all the rest of a request (docs/performance).
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -122,18 +121,30 @@ class OpenAIClient:
         """
         # A request that no key may pay for is refused at once: it must not wait for a slot first.
         self._select_api_key(api_key, free_mode)
-        with contextlib.ExitStack() as resources:
-            resources.enter_context(self.watchdog.watching(call))
+        request = _Request(path, body, headers or {})
+        self.watchdog.add(call)
+        try:
             self.slots.acquire(call)
-            resources.callback(self.slots.release)
-            request = _Request(path, body, headers or {})
-            answer, key = self.keys.pay(
-                api_key, free_mode, lambda key: retry.until_answered(lambda: self._attempt(request, key, call), call)
-            )
-            held = resources.pop_all()
+            try:
+                answer, key = self.keys.pay(
+                    api_key,
+                    free_mode,
+                    lambda key: retry.until_answered(lambda: self._attempt(request, key, call), call),
+                )
+            except BaseException:
+                self.slots.release()
+                raise
+        except BaseException:
+            self.watchdog.discard(call)
+            raise
         call.upstream_request_id = request_id(answer.headers)
         call.api_key_source, call.paid_with = key.source, key
-        return Reply(answer, call, held), key
+        return Reply(answer, call, self._release), key
+
+    def _release(self, call: Call) -> None:
+        """The reply to `call` is closed."""
+        self.slots.release()
+        self.watchdog.discard(call)
 
     def close(self) -> None:
         """Close the connections."""

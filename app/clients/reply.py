@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -30,12 +29,12 @@ class Listener(Protocol):
 class Reply:
     """Upstream's answer to one call: headers are here, the body is read from it. Closing gives the slot back."""
 
-    def __init__(self, answer: Answer, call: Call, resources: contextlib.ExitStack) -> None:
+    def __init__(self, answer: Answer, call: Call, release: Callable[[Call], None]) -> None:
         self.status = answer.status
         self.headers: Mapping[str, str] = answer.headers
         self._answer = answer
         self._call = call
-        self._resources = resources
+        self._release: Callable[[Call], None] | None = release
 
     def read(self) -> bytes:
         """The whole body; raises OpenAIClientException when it cannot be had."""
@@ -81,7 +80,9 @@ class Reply:
     def close(self) -> None:
         """Close the connection if the body was not read to its end, and give the slot back."""
         self._answer.close()
-        self._resources.close()
+        release, self._release = self._release, None
+        if release is not None:
+            release(self._call)
 
     def __enter__(self) -> Self:
         return self

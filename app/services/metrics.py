@@ -41,6 +41,7 @@ class Metrics:
         self._gauges = dict(gauges or {})
         self._lock = threading.Lock()
         self._unrecorded_told = 0.0
+        self._open = 0
 
         def counter(name: str, text: str, *labels: str) -> prometheus.Counter:
             return prometheus.Counter(f"llm_server_{name}", text, labels, registry=registry)
@@ -73,11 +74,13 @@ class Metrics:
 
     def opened(self) -> None:
         """A request has come."""
-        self._in_flight.inc()
+        with self._lock:
+            self._open += 1
 
     def answered(self, call: Call, *, route: str, status: int, timed: bool) -> None:
         """A request is over. `route` is a rule of ours, or "-"; `timed`: it is of the kind that upstream answers."""
-        self._in_flight.dec()
+        with self._lock:
+            self._open -= 1
         code = call.error_code if call.error_code in FAILURES else None
         origin = FAILURES[code].origin if code else NONE
         self._requests.labels(route, str(status), code or NONE, origin).inc()
@@ -87,7 +90,6 @@ class Metrics:
             self._cache.labels("hit" if call.cache_hit else "miss").inc()
         if timed:
             self._observe(call, route)
-        self.refresh()
 
     def booked(self, usage: Usage, cost_nano: int | None, api_key_source: str | None) -> None:
         """The ledger has settled a request that upstream was asked for."""
@@ -100,6 +102,7 @@ class Metrics:
 
     def refresh(self) -> None:
         """Read the gauges of this worker."""
+        self._in_flight.set(self._open)
         for name, level in self._levels.items():
             if name in self._gauges:
                 level.set(self._gauges[name]())
