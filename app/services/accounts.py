@@ -26,6 +26,7 @@ import sqlalchemy as sa
 from app.config import Config
 from app.errors import ConfigurationException, ValidationException
 from app.store.database import Database
+from app.store.statement import Statement
 from app.store.tables import clients
 
 PREFIX = "llms_"
@@ -36,10 +37,9 @@ CHECKSUM_LENGTH = 6
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NANO = 1_000_000_000
 
-_BY_DIGEST = (
-    clients.select().where(clients.c.token_digest.in_(sa.bindparam("digests", expanding=True))).order_by(clients.c.id)
-)
-_BY_DIGEST_LOCKED = _BY_DIGEST.with_for_update()
+_BY_DIGEST = clients.select().where(clients.c.token_digest == sa.bindparam("digest"))
+_FIND = Statement(_BY_DIGEST, "digest")
+_FIND_AND_LOCK = Statement(_BY_DIGEST.with_for_update(), "digest")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,9 @@ class Accounts:
     def all(self) -> list[Account]:
         """Every client, by name."""
         return self._database.read(
-            lambda connection: [account(row) for row in connection.execute(clients.select().order_by(clients.c.name))]
+            lambda connection: [
+                account(row._mapping) for row in connection.execute(clients.select().order_by(clients.c.name))
+            ]
         )
 
     def show(self, name: str) -> Account:
@@ -110,7 +112,7 @@ class Accounts:
         )
         if found is None:
             raise ValidationException("is not the name of a client", "name")
-        return account(found)
+        return account(found._mapping)
 
     def rotate(self, name: str) -> str:
         """Give a new token; the old one opens nothing from now on."""
@@ -134,13 +136,14 @@ class Accounts:
 
         `lock`: until the transaction ends, nobody else admits for them.
         """
-        by_digest = {self.digest(token): token for token in tokens if is_token(token)}
-        now, found = self._now(), {}
-        query = _BY_DIGEST_LOCKED if lock else _BY_DIGEST
-        for row in connection.execute(query, {"digests": list(by_digest)}):
-            token, client = by_digest[row.token_digest], account(row)
-            if hmac.compare_digest(row.token_digest, self.digest(token)) and client.is_active(now):
-                found[token] = client
+        digests = sorted((self.digest(token), token) for token in tokens if is_token(token))
+        now, found, find = self._now(), {}, _FIND_AND_LOCK if lock else _FIND
+        for digest, token in digests:
+            for row in find.rows(connection, digest):
+                values = dict(zip(clients.c.keys(), row, strict=True))
+                client = account(values)
+                if hmac.compare_digest(values["token_digest"], digest) and client.is_active(now):
+                    found[token] = client
         return found
 
     def identify(self, token: str) -> Account | None:
@@ -188,8 +191,8 @@ def _make_key(path: Path) -> None:
 
 
 def account(row: Any) -> Account:
-    """An account from its row."""
-    return Account(**{name: value for name, value in row._mapping.items() if name != "token_digest"})
+    """An account from its row, a mapping."""
+    return Account(**{name: value for name, value in row.items() if name != "token_digest"})
 
 
 def new_token() -> str:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from app.call import Call
 from app.errors import ChatServiceException, ServiceException
 from app.services.accounts import Account, Accounts, period_end, period_start
+from app.store.statement import Statement
 from app.store.tables import requests, spending
 
 MICROSECONDS = 1_000_000
@@ -20,26 +21,36 @@ RATE_WINDOW_SECONDS = 60
 LONGEST_RETRY_SECONDS = 86_400
 LEASE_GRACE_SECONDS = 5.0
 
-_INSERT = requests.insert()
-_NEXT_ID_SQLITE = sa.text("SELECT coalesce(max(id), 0) + 1 FROM requests")
-_NEXT_IDS_POSTGRESQL = sa.text(
-    "SELECT nextval(pg_get_serial_sequence('requests', 'id')) FROM generate_series(1, :wanted)"
+_PENDING = requests.c.status == sa.literal_column("'pending'")
+_OPENED = (
+    *("id", "request_id", "client_id", "client_name", "created_at", "route", "session_id", "model", "status"),
+    *("streamed", "cached", "estimated", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"),
+    *("owner", "lease_until", "reserved_nano", "period_start"),
 )
-_CLIENT = requests.c.client_id == sa.bindparam("client_id")
-_RECENT = sa.select(sa.func.count(), sa.func.min(requests.c.created_at)).where(
-    _CLIENT, requests.c.created_at > sa.bindparam("since")
+_INSERT = Statement(requests.insert(), *_OPENED)
+_LAST_ID = Statement(sa.select(sa.func.max(requests.c.id)))
+_NEXT_IDS = Statement(
+    sa.text("SELECT nextval(pg_get_serial_sequence('requests', 'id')) FROM generate_series(1, :wanted)"), "wanted"
 )
-_LEASED = sa.select(sa.func.count()).where(
-    _CLIENT, requests.c.status == "pending", requests.c.lease_until > sa.bindparam("now")
+_RECENT = Statement(
+    sa.select(sa.func.count(), sa.func.min(requests.c.created_at)).where(
+        requests.c.client_id == sa.bindparam("client_id"), requests.c.created_at > sa.bindparam("since")
+    ),
+    *("client_id", "since"),
+)
+_LEASED = Statement(
+    sa.select(sa.func.count()).where(
+        requests.c.client_id == sa.bindparam("client_id"), _PENDING, requests.c.lease_until > sa.bindparam("now")
+    ),
+    *("client_id", "now"),
 )
 _PERIOD = (spending.c.client_id == sa.bindparam("of_client")) & (spending.c.period_start == sa.bindparam("of_period"))
-_USED = sa.select(spending.c.spent_nano + spending.c.reserved_nano).where(_PERIOD)
-_OPEN_PERIOD = spending.insert()
-_RESERVE = spending.update().where(_PERIOD).values(reserved_nano=spending.c.reserved_nano + sa.bindparam("reserved"))
-_BLANK_ROW: dict[str, Any] = {
-    **{"status": "pending", "cached": False, "estimated": False},
-    **dict.fromkeys(("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"), 0),
-}
+_USED = Statement(sa.select(spending.c.spent_nano + spending.c.reserved_nano).where(_PERIOD), "of_client", "of_period")
+_OPEN_PERIOD = Statement(spending.insert(), "client_id", "period_start", "spent_nano", "reserved_nano")
+_RESERVE = Statement(
+    spending.update().where(_PERIOD).values(reserved_nano=spending.c.reserved_nano + sa.bindparam("reserved")),
+    *("reserved", "of_client", "of_period"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +107,14 @@ class Admission:
         accounts = self._accounts.authenticate_all(connection, tokens, lock=True) if tokens else {}
         standings: dict[int, Standing] = {}
         decisions = [self._decide(connection, opening, accounts, standings, now) for opening in openings]
-        admitted = [decision for decision in decisions if isinstance(decision, dict)]
+        admitted = [decision for decision in decisions if isinstance(decision, Row)]
         if admitted:
-            ids = iter(_next_ids(connection, len(admitted)))
-            for row in admitted:
-                row["id"] = next(ids)
-            connection.execute(_INSERT, admitted)
+            ids = _next_ids(connection, len(admitted))
+            _INSERT.many(connection, [row.opened(row_id) for row, row_id in zip(admitted, ids, strict=True)])
+            outcomes = iter([row.admitted(row_id) for row, row_id in zip(admitted, ids, strict=True)])
         for standing in standings.values():
             standing.save()
-        return [_admitted(decision) if isinstance(decision, dict) else decision for decision in decisions]
+        return [next(outcomes) if isinstance(decision, Row) else decision for decision in decisions]
 
     def _decide(
         self,
@@ -113,39 +123,46 @@ class Admission:
         accounts: dict[str, Account],
         standings: dict[int, Standing],
         now: int,
-    ) -> dict[str, Any] | ServiceException:
-        """The row of an admitted request, without its id, or why it is refused."""
+    ) -> Row | ServiceException:
+        """The row of an admitted request, or why it is refused."""
         account = accounts.get(opening.call.token)
         if account is None:
             if self._token_required or opening.call.token:
                 return unauthorized()
-            return self._row(opening, now, None, 0, None)
+            return Row(opening, now, self._owner)
         try:
             standing = standings.setdefault(account.id, Standing(connection, account, now))
             reserved, period = standing.admit(opening.ask, opening.worst_nano)
         except ServiceException as exc:
             return exc
-        return self._row(opening, now, account, reserved, period)
+        return Row(opening, now, self._owner, account, reserved, period)
 
-    def _row(
-        self, opening: Opening, now: int, account: Account | None, reserved: int, period: int | None
-    ) -> dict[str, Any]:
-        call, ask = opening.call, opening.ask
+
+@dataclass(frozen=True)
+class Row:
+    """An admitted request's row, before it has a number."""
+
+    opening: Opening
+    now: int
+    owner: str
+    account: Account | None = None
+    reserved_nano: int = 0
+    period_start: int | None = None
+
+    def opened(self, row_id: int) -> tuple[Any, ...]:
+        """The values of _OPENED."""
+        call, ask = self.opening.call, self.opening.ask
+        client = (self.account.id, self.account.name) if self.account else (None, None)
         lease = int((call.deadline - time.monotonic() + LEASE_GRACE_SECONDS) * MICROSECONDS)
-        return _BLANK_ROW | {
-            "request_id": call.request_id,
-            "client_id": account.id if account else None,
-            "client_name": account.name if account else None,
-            "created_at": now,
-            "route": ask.route,
-            "session_id": ask.session_id,
-            "model": ask.model,
-            "streamed": ask.streamed,
-            "owner": self._owner,
-            "lease_until": now + lease,
-            "reserved_nano": reserved,
-            "period_start": period,
-        }
+        return (
+            *(row_id, call.request_id, *client, self.now, ask.route, ask.session_id, ask.model, "pending"),
+            *(ask.streamed, False, False, 0, 0, 0, 0),
+            *(self.owner, self.now + lease, self.reserved_nano, self.period_start),
+        )
+
+    def admitted(self, row_id: int) -> Admitted:
+        """What the ledger has to remember of it."""
+        return Admitted(row_id, self.account.id if self.account else None, self.reserved_nano, self.period_start)
 
 
 class Standing:
@@ -182,12 +199,11 @@ class Standing:
         """Write what was reserved."""
         if not self._reserved:
             return
-        row = {"client_id": self._account.id, "period_start": self._period_start}
+        client, period = self._account.id, self._period_start
         if self._period_is_open:
-            values = {"of_client": self._account.id, "of_period": self._period_start, "reserved": self._reserved}
-            self._connection.execute(_RESERVE, values)
+            _RESERVE.many(self._connection, [(self._reserved, client, period)])
         else:
-            self._connection.execute(_OPEN_PERIOD, row | {"spent_nano": 0, "reserved_nano": self._reserved})
+            _OPEN_PERIOD.many(self._connection, [(client, period, 0, self._reserved)])
 
     @property
     def _period_start(self) -> int:
@@ -198,8 +214,8 @@ class Standing:
         if limit is None:
             return
         if self._recent is None:
-            values = {"client_id": self._account.id, "since": self._now - RATE_WINDOW_SECONDS * MICROSECONDS}
-            made, oldest = self._connection.execute(_RECENT, values).one()
+            since = self._now - RATE_WINDOW_SECONDS * MICROSECONDS
+            ((made, oldest),) = _RECENT.rows(self._connection, self._account.id, since)
             self._recent = made, oldest or self._now
         made, oldest = self._recent
         if made >= limit:
@@ -210,8 +226,7 @@ class Standing:
         if limit is None:
             return
         if self._leased is None:
-            values = {"client_id": self._account.id, "now": self._now}
-            self._leased = self._connection.execute(_LEASED, values).scalar_one()
+            ((self._leased,),) = _LEASED.rows(self._connection, self._account.id, self._now)
         if self._leased >= limit:
             raise _refused("concurrency_limited", "Too many requests at once", limit, 1, 1)
 
@@ -224,8 +239,8 @@ class Standing:
             raise ChatServiceException(message, "model_price_unknown")
         began = self._period_start
         if self._used is None:
-            found = self._connection.execute(_USED, {"of_client": self._account.id, "of_period": began}).scalar()
-            self._period_is_open, self._used = found is not None, found or 0
+            found = _USED.rows(self._connection, self._account.id, began)
+            self._period_is_open, self._used = bool(found), found[0][0] if found else 0
         if self._used + worst_nano > budget:
             ends = period_end(period, self._now)
             seconds = LONGEST_RETRY_SECONDS if ends is None else math.ceil((ends - self._now) / MICROSECONDS)
@@ -249,15 +264,12 @@ def unauthorized() -> ChatServiceException:
     return ChatServiceException("A valid token is required: Authorization: Bearer llms_…", "unauthorized")
 
 
-def _admitted(row: dict[str, Any]) -> Admitted:
-    return Admitted(row["id"], row["client_id"], row["reserved_nano"], row["period_start"])
-
-
 def _next_ids(connection: sa.Connection, wanted: int) -> Sequence[int]:
     if connection.dialect.name == "postgresql":
-        return connection.execute(_NEXT_IDS_POSTGRESQL, {"wanted": wanted}).scalars().all()
-    first: int = connection.execute(_NEXT_ID_SQLITE).scalar_one()
-    return range(first, first + wanted)
+        return [row[0] for row in _NEXT_IDS.rows(connection, wanted)]
+    # Nobody else inserts before this transaction ends.
+    ((last,),) = _LAST_ID.rows(connection)
+    return range((last or 0) + 1, (last or 0) + 1 + wanted)
 
 
 def _refused(code: str, message: str, limit: int, retry_after: int, window: int) -> ChatServiceException:

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -100,32 +99,19 @@ class Ledger:
         return hashlib.blake2b(key.secret.encode(), key=self._fingerprint_key, digest_size=8).hexdigest()
 
     def _settle(self, admitted: Admitted, entry: Entry, status: str, code: str | None) -> None:
-        """Write down how a request ended, soon."""
+        """Write down how a request ended, soon: the values of settlement.COLUMNS."""
         call, (usage, estimated), cost_nano = entry.call, entry.usage(), entry.cost_nano()
         if not entry.cached:
             self._booked(usage, cost_nano, call.api_key_source)
-        timings = call.timings()
-        values: dict[str, Any] = {
-            "status": status,
-            "code": code,
-            "cached": entry.cached,
-            "estimated": estimated,
-            "model_answered": call.model_answered,
-            "api_key_source": call.paid_with.source if call.paid_with else None,
-            "api_key_fingerprint": self.fingerprint(call.paid_with),
-            "input_tokens": usage.input_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "output_tokens": usage.output_tokens,
-            "reasoning_tokens": usage.reasoning_tokens,
-            "cost_nano": cost_nano,
-            "price_version": self.prices.version,
-            "queue_ms": timings["queue"],
-            "upstream_ms": timings["upstream"],
-            "first_token_ms": None if call.first_token_seconds is None else round(call.first_token_seconds * 1000, 2),
-            "total_ms": timings["total"],
-            "upstream_request_id": call.upstream_request_id,
-            "settled_at": self._now(),
-        }
+        timings, first_token = call.timings(), call.first_token_seconds
+        values = (
+            *(call.model_answered, call.paid_with.source if call.paid_with else None),
+            *(self.fingerprint(call.paid_with), status, code, entry.cached, estimated),
+            *(usage.input_tokens, usage.cached_tokens, usage.output_tokens, usage.reasoning_tokens),
+            *(cost_nano, self.prices.version, timings["queue"], timings["upstream"]),
+            *(None if first_token is None else round(first_token * 1000, 2), timings["total"]),
+            *(call.upstream_request_id, self._now()),
+        )
         server_paid = call.paid_with is not None and call.paid_with.source == "default"
         charged = (cost_nano or 0) if server_paid else 0
         self._database.write_later(settlement.settle_all, settlement.Settlement(admitted, charged, values))

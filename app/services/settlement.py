@@ -10,20 +10,23 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.services.admission import Admitted
+from app.store.statement import Statement
 from app.store.tables import requests, spending
 
 SWEEP_MAX = 500
 COLUMNS = (
-    *("status", "code", "cached", "estimated", "model_answered", "api_key_source", "api_key_fingerprint"),
+    *("model_answered", "api_key_source", "api_key_fingerprint", "status", "code", "cached", "estimated"),
     *("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "cost_nano", "price_version"),
     *("queue_ms", "upstream_ms", "first_token_ms", "total_ms", "upstream_request_id", "settled_at"),
 )
 """What a settlement says of a request; all of it, each time."""
 
-_SETTLE = (
+_SETTLE = Statement(
     requests.update()
-    .where(requests.c.id == sa.bindparam("row_id"), requests.c.status == "pending")
-    .values({name: sa.bindparam(f"new_{name}") for name in COLUMNS})
+    .where(requests.c.id == sa.bindparam("row_id"), requests.c.status == sa.literal_column("'pending'"))
+    .values({name: sa.bindparam(f"new_{name}") for name in COLUMNS}),
+    *(f"new_{name}" for name in COLUMNS),
+    "row_id",
 )
 _STILL_PENDING = (
     sa.select(requests.c.id)
@@ -42,11 +45,11 @@ _SPEND = (
 
 @dataclass(frozen=True)
 class Settlement:
-    """How one request ended. `charged_nano`: what its client's budget pays for it; `values` has all of COLUMNS."""
+    """How one request ended. `charged_nano`: what its client's budget pays for it; `values` are those of COLUMNS."""
 
     admitted: Admitted
     charged_nano: int
-    values: dict[str, Any]
+    values: Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,7 @@ def settle_all(connection: sa.Connection, settlements: Sequence[Settlement]) -> 
         ids = [item.admitted.row_id for item in reserved]
         still = set(connection.execute(_STILL_PENDING, {"ids": ids}).scalars())
         reserved = [item for item in reserved if item.admitted.row_id in still]
-    rows = [
-        {"row_id": item.admitted.row_id} | {f"new_{name}": value for name, value in item.values.items()}
-        for item in settlements
-    ]
-    connection.execute(_SETTLE, rows)
+    _SETTLE.many(connection, [(*item.values, item.admitted.row_id) for item in settlements])
     spend(connection, (_spent(item.admitted, item.charged_nano) for item in reserved))
     return [None] * len(settlements)
 

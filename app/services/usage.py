@@ -72,10 +72,11 @@ class UsageReports:
 
 
 def _group(by: str) -> sa.ColumnElement[Any]:
+    # Literals, not parameters: PostgreSQL must see the same expression in SELECT and GROUP BY.
     if by == "day":
-        return requests.c.created_at - requests.c.created_at % MICROSECONDS_PER_DAY
+        return requests.c.created_at - requests.c.created_at % sa.literal_column(str(MICROSECONDS_PER_DAY))
     names = {"model": "model", "client": "client_name", "api_key_source": "api_key_source"}
-    return sa.func.coalesce(requests.c[names[by]], "")
+    return sa.func.coalesce(requests.c[names[by]], sa.literal_column("''"))
 
 
 def _restrictions(period: Period, client_id: int | None) -> list[sa.ColumnElement[bool]]:

@@ -16,7 +16,10 @@ PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"wal_auto
 def make_engine(url: sa.URL, timeout_seconds: float, *, begin: str = "BEGIN IMMEDIATE") -> sa.Engine:
     """An engine for `url`; `begin` starts SQLite's transactions, `timeout_seconds` bounds the wait for its lock."""
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True, pool_size=4, max_overflow=4, pool_timeout=timeout_seconds)
+        # Values by position, as SQLite takes them: see Statement.
+        return sa.create_engine(
+            url, paramstyle="format", pool_pre_ping=True, pool_size=4, max_overflow=4, pool_timeout=timeout_seconds
+        )
     options = {"check_same_thread": False, "timeout": timeout_seconds}
     engine = sa.create_engine(url, connect_args=options, poolclass=NullPool)
 
