@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import shutil
@@ -63,7 +64,7 @@ backlog = 4096
 # A worker's heartbeat, not a limit for requests: those have REQUEST_TIMEOUT.
 timeout = 60
 # Longer than any request may take after readiness has failed, so that a stop loses none.
-graceful_timeout = int(settings.drain_seconds + settings.request_timeout) + 5
+graceful_timeout = math.ceil(settings.drain_seconds + settings.request_timeout) + 5
 # Longer than a proxy keeps an idle connection in its pool would be safest; 5 s serves direct callers without hoarding.
 keepalive = 5
 
@@ -92,6 +93,8 @@ logger_class = NoAccessLog
 
 # How long a worker that is being replaced goes on serving: until the new one has loaded the application.
 OVERLAP_SECONDS = 2.0
+# How long before the end of graceful_timeout, when the master kills it, a worker ends by itself what is still there.
+LAST_SECONDS = 2.5
 
 
 def check_port(host, port):
@@ -152,11 +155,19 @@ def child_exit(server, worker):
 
 
 def post_worker_init(worker):
-    """Make SIGTERM fail readiness first; watch the worker's memory; say once where the server is."""
+    """Make SIGTERM fail readiness first, and Ctrl-C lose no row; watch memory; say once where the server is."""
+    from app.services.housekeeping import Housekeeping
+    from app.services.memory import MemoryWatch
+    from app.services.quick_stop import QuickStop, ignore
+
     app = worker.wsgi
     app.extensions["ledger"].prices.load()
+    quick_stop = QuickStop(app.extensions["calls"], app.extensions["ledger"], app.extensions["database"])
+    quick_stop.start()
 
     def replace():
+        if not worker.alive:
+            return
         # One more worker first (SIGTTIN), so that requests need not wait while this one finishes its calls.
         if os.getppid() == worker.ppid:
             worker.leaves[0] = 1
@@ -171,14 +182,18 @@ def post_worker_init(worker):
         # The kernel's timer: a signal handler may run where gevent can start neither a thread nor a greenlet.
         signal.setitimer(signal.ITIMER_REAL, max(serve_on_seconds, 0.001))
 
+    def leave(signum, frame):
+        # Another SIGTERM would only put the timer off.
+        signal.signal(signal.SIGTERM, ignore)
+        signal.signal(signal.SIGALRM, quick_stop.begin)
+        signal.setitimer(signal.ITIMER_REAL, graceful_timeout - settings.drain_seconds - LAST_SECONDS)
+        worker.handle_exit(signum, frame)
+
     signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGALRM, worker.handle_exit)
+    signal.signal(signal.SIGALRM, leave)
     # Signals must not interrupt the system calls of requests in flight.
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.siginterrupt(number, False)
-    from app.services.housekeeping import Housekeeping
-    from app.services.memory import MemoryWatch
-
     app.extensions["metrics"].keep_fresh()
     Housekeeping(app.extensions["ledger"], settings.ledger_retention_days).start()
 

@@ -24,6 +24,7 @@ def create_app(config: Config | None = None) -> Flask:
 
     from app.access import register_access
     from app.api import ServerApi
+    from app.call import Calls
     from app.clients.local_model import LocalModelProbe
     from app.clients.openai_client import OpenAIClient
     from app.commands import register_commands
@@ -73,7 +74,9 @@ def create_app(config: Config | None = None) -> Flask:
     )
     cache = ResponseCache(config.cache_max_size, config.cache_ttl) if config.cache_enabled else NullCache()
     needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []
+    calls = Calls()
     app.extensions["config"] = config
+    app.extensions["calls"] = calls
     app.extensions["openai_client"] = client
     app.extensions["chat_service"] = ChatService(client, config, cache, ledger)
     app.extensions["door"] = Door(
@@ -90,7 +93,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.extensions["usage"] = UsageReports(database)
     app.extensions["readiness"] = Readiness(database.is_writable, *needed)
 
-    register_middleware(app, config, measured)
+    register_middleware(app, config, measured, calls)
     register_access(app, config)
     register_error_handlers(app)
     if config.cors_origins:

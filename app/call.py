@@ -1,8 +1,9 @@
 """Call: the life of one request, from its deadline to whatever ends it early, and the watchdog that ends it.
 
-A call can end before its answer is there: its deadline passes or its caller leaves. Whoever waits on its behalf (for a
-slot, before a retry, on the upstream socket) is woken then, under gevent and under threads alike, because the end is
-a shutdown of the socket and the set of an event, not an exception thrown into another greenlet.
+A call can end before its answer is there: its deadline passes, its caller leaves, or the worker has to stop. Whoever
+waits on its behalf (for a slot, before a retry, on the upstream socket) is woken then, under gevent and under threads
+alike, because the end is a shutdown of the socket and the set of an event, not an exception thrown into another
+greenlet.
 
 The caller's departure shows only to who looks: the watchdog peeks at the caller's socket, which is free and harmless.
 """
@@ -22,7 +23,7 @@ from app.models import ApiKey, Usage
 
 WATCH_INTERVAL_SECONDS = 0.2
 
-EndReason = Literal["deadline", "caller_gone"]
+EndReason = Literal["deadline", "caller_gone", "shutting_down"]
 
 
 class Call:
@@ -111,6 +112,8 @@ class Call:
         """The exception that tells what ended the call."""
         if self.ended == "caller_gone":
             return ChatServiceException("The caller closed the connection", "client_closed_request")
+        if self.ended == "shutting_down":
+            return ChatServiceException("The server is shutting down", "server_shutting_down")
         return OpenAIClientException("The AI service did not answer in time", "upstream_timeout")
 
     def wait(self, seconds: float) -> None:
@@ -143,6 +146,33 @@ class Call:
     def let_go(self) -> None:
         """The answer has been read: whatever ends the call from now on is no business of that connection."""
         self._connection = None
+
+
+class Calls:
+    """The requests that a worker is answering."""
+
+    def __init__(self) -> None:
+        self._calls: set[Call] = set()
+        self._over: EndReason | None = None
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def add(self, call: Call) -> None:
+        """One more; when all have been ended, it has, too."""
+        self._calls.add(call)
+        if self._over:
+            call.end(self._over)
+
+    def discard(self, call: Call) -> None:
+        """It has been answered."""
+        self._calls.discard(call)
+
+    def end(self, reason: EndReason) -> None:
+        """End them all, and whichever comes from now on."""
+        self._over = reason
+        for call in tuple(self._calls):
+            call.end(reason)
 
 
 class Connection:

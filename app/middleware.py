@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from flask import Flask, Response, g, request
 
-from app.call import Call
+from app.call import Call, Calls
 from app.config import Config
 from app.services.accounts import PREFIX as TOKEN_PREFIX
 from app.services.metrics import Metrics
@@ -27,8 +27,8 @@ SECURITY_HEADERS = {
 }
 
 
-def register_middleware(app: Flask, config: Config, metrics: Metrics) -> None:
-    """Register the hooks on the app."""
+def register_middleware(app: Flask, config: Config, metrics: Metrics, calls: Calls) -> None:
+    """Register the hooks on the app; `calls` holds each request's call until its answer has been sent."""
 
     @app.before_request
     def open_call() -> None:
@@ -39,6 +39,7 @@ def register_middleware(app: Flask, config: Config, metrics: Metrics) -> None:
         g.call = Call(config.request_timeout, request_id=g.request_id, token=token, caller=caller)
         g.call.front_seconds = seconds_in_front(request.headers.get("X-Request-Start", ""))
         metrics.opened()
+        calls.add(g.call)
 
     @app.after_request
     def finish(response: Response) -> Response:
@@ -49,7 +50,7 @@ def register_middleware(app: Flask, config: Config, metrics: Metrics) -> None:
             response.headers.setdefault(name, value)
         if g.call.upstream_request_id:
             response.headers["X-Upstream-Request-ID"] = g.call.upstream_request_id
-        response.call_on_close(LogLine(g.call, response.status_code, metrics))
+        response.call_on_close(LogLine(g.call, response.status_code, metrics, calls))
         return response
 
 
@@ -79,9 +80,10 @@ def seconds_in_front(header: str, *, now: Callable[[], float] = time.time) -> fl
 class LogLine:
     """Writes the one line that the log keeps of a request, and counts it, when its answer has been sent to the end."""
 
-    def __init__(self, call: Call, status: int, metrics: Metrics) -> None:
+    def __init__(self, call: Call, status: int, metrics: Metrics, calls: Calls) -> None:
         self._call = call
         self._metrics = metrics
+        self._calls = calls
         self._route, self._status = str(request.url_rule or "-"), status
         self._timed = request.blueprint in TIMED_BLUEPRINTS
         self._fields = {
@@ -107,3 +109,4 @@ class LogLine:
         self._metrics.answered(call, route=self._route, status=self._status, timed=self._timed)
         level = logging.ERROR if self._status == 500 else logging.INFO
         logger.log(level, "request %s", " ".join(f"{k}={v}" for k, v in fields.items()), extra=fields)
+        self._calls.discard(call)

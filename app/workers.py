@@ -25,13 +25,13 @@ REFUSALS: dict[type[BaseException], int] = {
 
 
 class _Manners:
-    """Mixed into a worker: how it refuses what cannot be parsed, and how it leaves in a hurry."""
+    """Mixed into a worker: how it refuses what cannot be parsed, and how it leaves while it is still starting."""
 
     log: Any
     cfg: Any
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """End at once, as Ctrl-C asks: the exit of the interpreter would wait for the threads of calls in flight."""
+        """End at once: there is nothing to settle before QuickStop takes the signals over (`gunicorn.conf.py`)."""
         self.cfg.worker_int(self)
         os._exit(0)
 

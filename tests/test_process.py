@@ -18,7 +18,10 @@ import psutil
 import pytest
 
 from tests.conftest import SERVER_KEY
+from tests.records import Row, rows
 from tests.server import Answer, Server
+from tests.streams import delta, read_events, stream
+from tests.test_degrading import locked
 from tests.upstream import Received, Upstream, echo, silence
 
 pytestmark = pytest.mark.process
@@ -349,6 +352,131 @@ def test_ctrl_c(start_server: Start, upstream: Upstream, worker_class: str) -> N
         assert not server.leftovers()
     assert "Traceback" not in server.output()
     assert "Error" not in server.output()
+
+
+PATHS = ("/api/v1/chat", "/v1/responses")
+QUICK_SECONDS = 3.0
+"""A worker takes two at most; the master looks after it every tenth of a second, and the machine is busy."""
+
+
+def ask(server: Server, path: str, **fields: object) -> http.client.HTTPResponse:
+    """Send a request that either route understands; give the answer as soon as its head is there."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    # With it the answer owns the socket, and closes it when it has been read.
+    headers = {"Content-Type": "application/json", "X-Free-Mode": "true", "Connection": "close"}
+    own = {"user_message": "hi", "free_mode": True} if path == PATHS[0] else {"input": "hi"}
+    connection.request("POST", path, json.dumps(own | {"model": "gpt-4o-mini"} | fields), headers)
+    return connection.getresponse()
+
+
+async def begin_and_stall(received: Received, writer: asyncio.StreamWriter) -> None:
+    """Begin the streams of one model and say no more; to others, nothing at all."""
+    begins = received.json["model"] == "gpt-4o"
+    await (stream([delta("half")], pause=3600) if begins else silence())(received, writer)
+
+
+async def never_stop(received: Received, writer: asyncio.StreamWriter) -> None:
+    """An answer without end, as fast as it is read."""
+    await stream(itertools.repeat(delta("x" * 1000), 1_000_000))(received, writer)
+
+
+def send_signals(server: Server, how: str) -> None:
+    """One way to ask for a quick end."""
+    if how == "after SIGTERM":
+        server.send_signal(signal.SIGTERM)
+        server.wait_for(lambda: server.status("/readyz") == 503)
+    server.send_signal(signal.SIGQUIT if how == "SIGQUIT" else signal.SIGINT, group=how == "Ctrl-C, twice")
+    if how == "Ctrl-C, twice":
+        time.sleep(0.1)
+        server.send_signal(signal.SIGINT, group=True)
+        server.send_signal(signal.SIGTERM, group=True)
+
+
+def assert_told(answer: http.client.HTTPResponse, path: str) -> None:
+    """Before anything was sent it is an ordinary answer, afterwards the stream's last event, once."""
+    body = answer.read()
+    if answer.status == 503:
+        document = json.loads(body)
+        assert int(answer.headers["Retry-After"]) >= 1
+    else:
+        assert answer.status == 200
+        (name, document) = read_events(body)[-1]
+        assert (name, body.count(b"event: error"), body.count(b"half")) == ("error", 1, 1)
+    code = document["code"] if path == PATHS[0] else document["error"]["code"]
+    assert code == "server_shutting_down"
+
+
+@both
+@pytest.mark.parametrize("how", ["Ctrl-C, twice", "SIGQUIT", "after SIGTERM"])
+def test_a_quick_stop_loses_no_bill(
+    start_server: Start, upstream: Upstream, database_url: str, worker_class: str, how: str
+) -> None:
+    """Every caller is told, plain and streamed, before and after the first byte, on both routes; every row is settled;
+    it takes about two seconds at most, and a second signal changes nothing.
+    """
+    server = start_server(WORKER_CLASS=worker_class, DRAIN_SECONDS=30)
+    upstream.default = begin_and_stall
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [(path, pool.submit(ask, server, path, stream=some)) for path in PATHS for some in (True, False)]
+        begun = [(path, ask(server, path, stream=True, model="gpt-4o")) for path in PATHS]
+        server.wait_for(lambda: len(upstream.received) == 6)
+        began = time.monotonic()
+        send_signals(server, how)
+        assert server.process.wait(30) == 0
+        assert time.monotonic() - began < QUICK_SECONDS
+        for path, answer in [*begun, *((path, future.result()) for path, future in waiting)]:
+            assert answer.status == (200 if (path, answer) in begun else 503)
+            assert_told(answer, path)
+    assert_settled(rows(database_url), 6)
+    assert all(row["output_tokens"] for row in rows(database_url) if row["model"] == "gpt-4o")
+    assert "Traceback" not in server.output()
+    assert "SIGKILL" not in server.log()
+
+
+def assert_settled(found: list[Row], number: int) -> None:
+    """So many rows, each with what the call may have cost."""
+    assert [(row["status"], row["code"], row["estimated"]) for row in found] == (
+        [("error", "server_shutting_down", True)] * number
+    )
+    assert all(row["input_tokens"] for row in found)
+
+
+@both
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_caller_that_does_not_read(
+    start_server: Start, upstream: Upstream, database_url: str, worker_class: str, number: signal.Signals
+) -> None:
+    """It cannot be told, but its row is settled: at once, or before the master loses patience with a graceful stop."""
+    server = start_server(WORKER_CLASS=worker_class, REQUEST_TIMEOUT=1)
+    upstream.default = never_stop
+    answers = [ask(server, path, stream=True) for path in PATHS]
+    # Until all buffers between are full.
+    time.sleep(1.5)
+    began = time.monotonic()
+    assert server.stop(number) == 0
+    assert time.monotonic() - began < (QUICK_SECONDS if number == signal.SIGINT else 6)
+    for answer in answers:
+        answer.close()
+    assert_settled(rows(database_url), 2)
+    assert "SIGKILL" not in server.log()
+
+
+@both
+def test_a_quick_stop_while_the_database_is_locked(
+    start_server: Start, upstream: Upstream, database_url: str, worker_class: str
+) -> None:
+    """The caller is told and the process ends in time all the same."""
+    server = start_server(WORKER_CLASS=worker_class)
+    upstream.default = silence()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ask, server, PATHS[0])
+        server.wait_for(lambda: upstream.received)
+        with locked(database_url):
+            began = time.monotonic()
+            assert server.stop(signal.SIGINT) == 0
+            assert time.monotonic() - began < QUICK_SECONDS
+        assert_told(waiting.result(), PATHS[0])
+    assert [row["status"] for row in rows(database_url)] == ["pending"]
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def pass_events(reply: Reply, call: Call, *, local: bool = False) -> Iterator[by
                 yield llama.complete(event) if llama else event.raw
                 if ended:
                     call.deadline = min(call.deadline, time.monotonic() + AFTER_END_SECONDS)
-        except OpenAIClientException:
+        except ServiceException:
             if not ended:
                 raise
     if not ended:

@@ -52,13 +52,15 @@ class Ledger:
         self._fingerprint_key = fingerprint_key
         self._booked = booked
         self._clock = clock
+        self._entries: set[Entry] = set()
 
     def open(self, call: Call, ask: Ask) -> Entry:
         """Admit a request; the row is durable when this returns.
 
         Raises ServiceException: 401 `unauthorized`, 403 `model_not_allowed`, 429 `rate_limited`,
-        `concurrency_limited` or `budget_exceeded`, 503 `store_unavailable`.
+        `concurrency_limited` or `budget_exceeded`, 503 `store_unavailable`, or what has ended the call already.
         """
+        call.check()
         worst = self.prices.cost_nano(ask.model, Usage(ask.prompt_tokens, ask.max_tokens)) if ask.server_pays else 0
         try:
             admitted: Admitted = self._database.write_with_others(
@@ -70,7 +72,14 @@ class Ledger:
             self.unrecorded += 1
             logger.error("a request is not recorded: the database is away (LEDGER_FAIL_OPEN)")
             return unrecorded(call, ask)
-        return Entry(call, ask, self.prices, lambda *ending: self._settle(admitted, *ending))
+        entry = Entry(call, ask, self.prices, lambda *ending: self._settle(admitted, *ending))
+        self._entries.add(entry)
+        return entry
+
+    def settle_open(self, code: str) -> None:
+        """Settle every row of this worker that is still open: it ends now."""
+        for entry in tuple(self._entries):
+            entry.settle("error", code)
 
     def sweep(self) -> int:
         """Settle as `abandoned` what nobody works on any more; give the number of rows."""
@@ -114,6 +123,7 @@ class Ledger:
         )
         server_paid = call.paid_with is not None and call.paid_with.source == "default"
         charged = (cost_nano or 0) if server_paid else 0
+        self._entries.discard(entry)
         self._database.write_later(settlement.settle_all, settlement.Settlement(admitted, charged, values))
 
     def _now(self) -> int:
