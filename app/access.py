@@ -7,7 +7,7 @@ import ipaddress
 from flask import Flask, current_app, g, request
 
 from app.config import Config
-from app.errors import ChatServiceException
+from app.errors import ChatServiceException, ServiceException
 from app.services.accounts import is_token
 from app.services.admission import unauthorized
 
@@ -46,6 +46,20 @@ def register_access(app: Flask, config: Config) -> None:
         if endpoint not in CLIENT:
             raise ChatServiceException("This route is closed", "forbidden")
         _identify(required=config.token_required)
+
+
+def unless_unknown(error: ServiceException) -> ServiceException:
+    """`error`, or `unauthorized` when the request brings a token that opens nothing: that is heard first of all.
+
+    Admission looks at the token itself, so the database is asked here only about what was refused before.
+    """
+    if request.endpoint not in ADMITTED or not g.call.token or g.call.token_checked:
+        return error
+    try:
+        known = current_app.extensions["accounts"].identify(g.call.token)
+    except ServiceException as exc:
+        return exc
+    return error if known else unauthorized()
 
 
 def _admin_only(config: Config) -> None:

@@ -44,6 +44,7 @@ class Call:
         self.api_key_source: str | None = None
         self.error_code: str | None = None
         self.token = token
+        self.token_checked = False
         self.paid_with: ApiKey | None = None
         self.usage: Usage | None = None
         self.model_answered: str | None = None

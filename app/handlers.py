@@ -11,6 +11,7 @@ from flask import Flask, Response, current_app, g, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import BadRequest, HTTPException
 
+from app.access import unless_unknown
 from app.errors import ERRORS_MAX, ChatServiceException, ServiceException, ValidationException
 from app.services.door import openai_error
 
@@ -47,6 +48,7 @@ def register_error_handlers(app: Flask) -> None:
 
 def handle_service_exception(error: ServiceException) -> Response:
     """Answer one of our own exceptions."""
+    error = unless_unknown(error)
     g.call.error_code = error.error_code
     if request.path.startswith(OPENAI_DOOR):
         response = Response(current_app.json.dumps(openai_error(error)), error.status, mimetype="application/json")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 
 from app.access import ADMIN, ADMITTED, CLIENT, PUBLIC
@@ -108,6 +109,58 @@ def test_unknown_addresses_are_not_found(app: Flask, path: str) -> None:
     """What is not there is not forbidden."""
     assert app.test_client().get(path).status_code == 404
     assert app.test_client().delete("/api/v1/chat").status_code == 405
+
+
+NO_KEY = {"user_message": "x"}
+REFUSED_BEFORE_ADMISSION: list[tuple[str, dict[str, Any], int]] = [
+    ("/api/v1/chat", {"json": NO_KEY}, 401),
+    ("/api/v1/chat", {"json": NO_KEY | {"stream": True}}, 401),
+    ("/api/v1/chat", {"json": NO_KEY | {"openai_api_key": "a b"}}, 422),
+    ("/api/v1/chat", {"json": NO_KEY | {"max_tokens": 0}}, 422),
+    ("/api/v1/chat", {"data": "{", "content_type": "application/json"}, 400),
+    ("/api/v1/chat", {"data": "x", "content_type": "text/plain"}, 415),
+    ("/v1/responses", {"json": {}}, 401),
+    ("/v1/chat/completions", {"json": {"stream": True}}, 401),
+    ("/v1/responses", {"json": {"stream": 1}, "headers": {"X-Free-Mode": "true"}}, 422),
+    ("/v1/embeddings", {"data": "{", "content_type": "application/json"}, 400),
+]
+
+
+@pytest.mark.parametrize(("path", "request_", "status"), REFUSED_BEFORE_ADMISSION)
+@pytest.mark.parametrize("mode", ["token", "open"])
+def test_a_token_that_opens_nothing_is_heard_first(
+    make_app: Callable[..., Flask], mode: str, path: str, request_: dict[str, Any], status: int
+) -> None:
+    """Before the missing key or what is wrong with the body, on both routes; a client hears of those."""
+    app = make_app(auth_mode=mode)
+    accounts = app.extensions["accounts"]
+    tokens = [accounts.add(name, Limits()) for name in ("web", "revoked", "removed")]
+    tokens.append(accounts.add("expired", Limits(expires_at=1)))
+    accounts.revoke("revoked")
+    accounts.delete("removed")
+
+    def answer(token: str) -> tuple[int, str]:
+        headers = {"Authorization": f"Bearer {token}"} | request_.get("headers", {})
+        got = app.test_client().post(path, **(request_ | {"headers": headers}))
+        document = got.get_json()
+        return got.status_code, (document.get("error") or document)["code"]
+
+    assert answer(tokens[0])[0] == status
+    assert answer(tokens[0])[1] != "unauthorized"
+    assert [answer(token) for token in tokens[1:]] == [(401, "unauthorized")] * 3
+
+
+def test_a_good_request_asks_for_its_client_once(app: Flask) -> None:
+    """In the transaction that admits it, and so do those that admission refuses."""
+    accounts = app.extensions["accounts"]
+    token = accounts.add("web", Limits(models="gpt-4o"))
+    reads = []
+    sa.event.listen(app.extensions["database"]._reading, "before_cursor_execute", lambda *found: reads.append(found[2]))
+    headers = {"Authorization": f"Bearer {token}"}
+    for model, status in (("gpt-4o", 200), ("o1", 403)):
+        answer = app.test_client().post("/api/v1/chat", json=BODIES["chat.chat"] | {"model": model}, headers=headers)
+        assert answer.status_code == status
+    assert not [statement for statement in reads if "FROM clients" in statement]
 
 
 def test_usage_is_each_clients_own(app: Flask, database_url: str) -> None:

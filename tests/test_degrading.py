@@ -133,6 +133,10 @@ def test_gone(app: Flask, token: str, database_url: str) -> None:
     for name in names:
         (file.parent / name).rename(aside / name)
     assert_away(app, token)
+    keyless = app.test_client().post(
+        "/api/v1/chat", json={"user_message": "hi"}, headers={"Authorization": f"Bearer {token}"}
+    )
+    assert (keyless.status_code, keyless.get_json()["code"]) == (503, "store_unavailable")
     assert not file.exists()
     for path in file.parent.glob(f"{file.name}*"):
         path.unlink()

@@ -147,7 +147,9 @@ class Accounts:
         return found
 
     def identify(self, token: str) -> Account | None:
-        """The active client that `token` belongs to."""
+        """The active client that `token` belongs to; what is no token is not looked up."""
+        if not is_token(token):
+            return None
         return self._database.read(lambda connection: self.authenticate_all(connection, [token]).get(token))
 
     def digest(self, token: str) -> str:
