@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +18,8 @@ from flask import Flask
 from app.services.accounts import Limits
 from tests.conftest import DIGEST_KEY
 from tests.postgres import Postgres
-from tests.records import rows, settled
-from tests.server import Server
+from tests.records import connected, rows, settled
+from tests.server import GUNICORN, Server
 from tests.test_limits import add_client
 from tests.upstream import Upstream, delayed, text
 
@@ -105,6 +106,22 @@ def test_slow(app: Flask, token: str, database_url: str) -> None:
     assert [row["status"] for row in settled(database_url)] == ["ok"]
 
 
+def test_slower_than_the_timeout(make_app: Make, postgresql_url: str) -> None:
+    """Nobody waits longer than DATABASE_TIMEOUT, not even to read; the next write that is in time is served."""
+    settings = {"database_url": postgresql_url, "token_digest_key": DIGEST_KEY, "database_timeout": TIMEOUT}
+    app = make_app(auth_mode="token", **settings)
+    token = app.extensions["accounts"].add("web", Limits())
+    assert chat(app, token).status_code == 200
+    with connected(postgresql_url) as connection:
+        connection.exec_driver_sql("LOCK TABLE clients, requests IN ACCESS EXCLUSIVE MODE")
+        assert_away(app, token)
+        began = time.monotonic()
+        assert app.test_client().get("/api/v1/usage", headers={"Authorization": f"Bearer {token}"}).status_code == 503
+        assert time.monotonic() - began < TIMEOUT + SLACK_SECONDS
+    assert_back(app, token)
+    assert [row["status"] for row in settled(postgresql_url)] == ["ok", "ok"]
+
+
 def test_locked_between_admission_and_settlement(app: Flask, token: str, upstream: Upstream, database_url: str) -> None:
     """The caller gets the answer, and the row is settled when the database is there again."""
     upstream.default = delayed(0.3, text("x"))
@@ -137,6 +154,8 @@ def test_gone(app: Flask, token: str, database_url: str) -> None:
         "/api/v1/chat", json={"user_message": "hi"}, headers={"Authorization": f"Bearer {token}"}
     )
     assert (keyless.status_code, keyless.get_json()["code"]) == (503, "store_unavailable")
+    usage = app.test_client().get("/api/v1/usage", headers={"Authorization": f"Bearer {token}"})
+    assert usage.status_code == 503
     assert not file.exists()
     for path in file.parent.glob(f"{file.name}*"):
         path.unlink()
@@ -223,3 +242,57 @@ def test_full(start_server: Callable[..., Server], upstream: Upstream, database_
     server.wait_for(lambda: server.status("/readyz") == 200, 10)
     assert server.chat("x", headers=headers).status == 200
     assert [row["status"] for row in settled(database_url)] == ["ok", "ok"]
+
+
+def set_modes(directory: Path, directory_mode: int, file_mode: int) -> None:
+    """Who may write into the directory of the store, and to its files."""
+    directory.chmod(directory_mode)
+    for file in directory.iterdir():
+        file.chmod(file_mode)
+
+
+def assert_read_only(server: Server, upstream: Upstream, usage: int) -> None:
+    """Nobody is served at once or later, but the process lives; upstream is not asked."""
+    refused = server.chat("x")
+    assert (refused.status, refused.json["code"]) == (503, "store_unavailable")
+    door = server.request("POST", "/v1/responses", {}, {"X-Free-Mode": "true"})
+    assert (door.status, door.json["error"]["code"]) == (503, "store_unavailable")
+    assert not upstream.received
+    assert [server.status(path) for path in ("/readyz", "/api/v1/usage", "/livez")] == [503, usage, 200]
+
+
+def assert_writable_again(server: Server, directory: Path, database_url: str) -> None:
+    """When the modes are back, it serves without a restart."""
+    set_modes(directory, 0o755, 0o644)
+    server.wait_for(lambda: server.status("/readyz") == 200, 10)
+    assert server.chat("x").status == 200
+    assert [row["status"] for row in settled(database_url)] == ["ok"]
+
+
+READ_ONLY = {"directory and files": (0o555, 0o444), "directory": (0o555, 0o644), "files": (0o755, 0o444)}
+UNPRIVILEGED = (*(("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()), *GUNICORN)
+"""Root ignores modes, unless it lacks these capabilities."""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("what", READ_ONLY)
+def test_read_only(start_server: Callable[..., Server], upstream: Upstream, database_url: str, what: str) -> None:
+    """From the start. SQLite cannot even be read where it cannot make the files that it needs beside its own."""
+    directory = file_of(database_url).parent
+    set_modes(directory, *READ_ONLY[what])
+    server = start_server(command=UNPRIVILEGED, ready="/livez", DATABASE_TIMEOUT=1)
+    assert_read_only(server, upstream, usage=200 if what == "files" else 503)
+    assert_writable_again(server, directory, database_url)
+
+
+@pytest.mark.process
+def test_becomes_read_only(start_server: Callable[..., Server], upstream: Upstream, database_url: str) -> None:
+    """Before the server could connect for the first time, since another program held the lock."""
+    directory = file_of(database_url).parent
+    with locked(database_url):
+        server = start_server(command=UNPRIVILEGED, ready="/livez", DATABASE_TIMEOUT=1)
+        assert server.chat("x").status == 503
+        set_modes(directory, *READ_ONLY["directory and files"])
+        assert_read_only(server, upstream, usage=200)
+    assert_read_only(server, upstream, usage=503)
+    assert_writable_again(server, directory, database_url)

@@ -25,7 +25,7 @@ class Database:
         self._url = sa.make_url(url)
         self._timeout_seconds = timeout_seconds
         self.engine = make_engine(self._url, timeout_seconds)
-        self._reading = make_engine(self._url, timeout_seconds, begin="BEGIN")
+        self._reading = make_engine(self._url, timeout_seconds, reading=True)
         self._writer = Writer(self._writing_connection, lambda: self._file() == self._opened)
         self._opened: tuple[int, int] | None = None
         self._migrated = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,13 +14,20 @@ nobody does."""
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"wal_autocheckpoint={CHECKPOINT_PAGES}")
 
 
-def make_engine(url: sa.URL, timeout_seconds: float, *, begin: str = "BEGIN IMMEDIATE") -> sa.Engine:
-    """An engine for `url`; `begin` starts SQLite's transactions, `timeout_seconds` bounds the wait for its lock."""
+def make_engine(url: sa.URL, timeout_seconds: float, *, reading: bool = False) -> sa.Engine:
+    """An engine for `url`, to read or to write; `timeout_seconds` bounds the wait for a lock, and a whole read.
+
+    Who waits for a write stops waiting by itself (Writer.write), and what makes the tables may take long.
+    """
     if url.get_backend_name() != "sqlite":
         # Values by position, as SQLite takes them: see Statement.
-        return sa.create_engine(
+        engine = sa.create_engine(
             url, paramstyle="format", pool_pre_ping=True, pool_size=4, max_overflow=4, pool_timeout=timeout_seconds
         )
+        if reading:
+            limit = f"SET LOCAL statement_timeout = {math.ceil(timeout_seconds * 1000)}"
+            sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(limit))
+        return engine
     options = {"check_same_thread": False, "timeout": timeout_seconds}
     engine = sa.create_engine(url, connect_args=options, poolclass=NullPool)
 
@@ -38,6 +46,6 @@ def make_engine(url: sa.URL, timeout_seconds: float, *, begin: str = "BEGIN IMME
     @sa.event.listens_for(engine, "begin")
     def begin_transaction(connection: sa.Connection) -> None:
         # Immediate: a transaction that reads before it writes must not fail when another has written meanwhile.
-        connection.exec_driver_sql(begin)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine
