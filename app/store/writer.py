@@ -59,11 +59,11 @@ class Writer:
         self._is_ours = is_ours
         self._jobs: deque[_Job] = deque()
         self._wanted = threading.Event()
-        self._urgent = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._connection: sa.Connection | None = None
         self._failing = False
+        self._idle = False
         self._closed = False
 
     @property
@@ -101,7 +101,7 @@ class Writer:
 
     def flush(self, seconds: float) -> None:
         """Wait until everything submitted is committed, for at most `seconds`."""
-        self._urgent.set()
+        self._wanted.set()
         give_up = time.monotonic() + seconds
         while self._jobs and time.monotonic() < give_up:
             time.sleep(0.01)
@@ -111,16 +111,14 @@ class Writer:
         self.flush(seconds)
         self._closed = True
         self._wanted.set()
-        self._urgent.set()
         if self._thread is not None:
             self._thread.join(seconds)
         self._disconnect()
 
     def _submit(self, job: _Job) -> None:
         self._jobs.append(job)
-        if not job.lasting:
-            self._urgent.set()
-        self._wanted.set()
+        if not job.lasting or self._idle:
+            self._wanted.set()
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
@@ -144,10 +142,12 @@ class Writer:
 
     def _run(self) -> None:
         while not self._closed:
-            self._wanted.wait()
-            self._urgent.wait(COMPANY_SECONDS)
+            if not self._wanted.wait(COMPANY_SECONDS):
+                self._idle = True
+                if not self._jobs:
+                    self._wanted.wait()
+                self._idle = False
             self._wanted.clear()
-            self._urgent.clear()
             while self._jobs and not self._closed:
                 jobs = [self._jobs[index] for index in range(min(BATCH_MAX, len(self._jobs)))]
                 if not self._commit(jobs):
