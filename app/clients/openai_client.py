@@ -1,7 +1,7 @@
 """OpenAIClient: the one way from this server to an OpenAI-compatible upstream, and the only module that says openai.
 
-The SDK says who we are and how a key is presented; the bytes go by transport.py. The SDK's own request path would cost
-more than all the rest of a request (docs/performance).
+The SDK says who we are; the bytes go by transport.py. The SDK's own request path would cost as much as all the rest of
+a request (docs/performance, "Where the time goes").
 """
 
 from __future__ import annotations

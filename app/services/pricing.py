@@ -83,8 +83,10 @@ def dollars(nano: int | None) -> str | None:
 
 @functools.lru_cache(maxsize=1024)
 def _listed(model: str, asked: str, hour: int) -> Price | None:
-    """The shipped price; kept for an hour, as prices may depend on the time. The library's own sum takes ten times as
-    long as all of ours (a test holds them equal)."""
+    """The shipped price; kept for an hour, as prices may depend on the time.
+
+    The library would look it up anew for each sum. A test holds our sums and the library's equal.
+    """
     names = [name for name in (model, asked) if name and (model or asked).startswith(name)]
     return next((price for name in names if (price := _shipped(name)) is not None), None)
 

@@ -1,6 +1,6 @@
 """Statement: SQL that every request runs, compiled once from the tables and given to the driver as it is.
 
-SQLAlchemy's own way to execute takes three times as long as SQLite does (docs/performance).
+SQLAlchemy's own way to execute a statement takes longer than SQLite takes to run it (docs/performance).
 """
 
 from __future__ import annotations
