@@ -19,20 +19,21 @@ from bench.machine import machine, versions
 from bench.plan import CALLERS, FULL, QUICK, Plan
 from bench.processes import ROOT, RUN, WORK
 from bench.rows import Row, Rows
+from bench.stage import AT_ONCE, CACHE, FLIGHT, STREAM, WORKERS, Stage, failed
 from bench.targets import verdicts
 from bench.tools import provide
 from bench.upstream import Upstream
 
 RESULTS = ROOT / "bench" / "results"
 DOCUMENT = ROOT / "docs" / "performance.md"
-PHASES: dict[str, Callable[[phases.Stage, Gateway], Iterator[Row]]] = {
-    phases.AT_ONCE: phases.at_once,
-    phases.FLIGHT: phases.in_flight,
-    phases.STREAM: phases.streams,
-    phases.CACHE: phases.cache,
-    phases.WORKERS: phases.workers,
+PHASES: dict[str, Callable[[Stage, Gateway], Iterator[Row]]] = {
+    AT_ONCE: phases.at_once,
+    FLIGHT: phases.in_flight,
+    STREAM: phases.streams,
+    CACHE: phases.cache,
+    WORKERS: phases.workers,
 }
-OURS_ALONE = (phases.CACHE, phases.WORKERS)
+OURS_ALONE = (CACHE, WORKERS)
 QUIET_LOAD = 0.5
 
 
@@ -76,14 +77,14 @@ def _run(chosen: argparse.Namespace) -> None:
     if about["machine"]["load_before"] > QUIET_LOAD:
         _say(f"this machine is not quiet: its load is {about['machine']['load_before']:.2f}")
     rows = Rows(_measure(chosen, plan))
-    judged = verdicts(rows, cores=about["machine"]["cores"])
+    part = any((chosen.only, chosen.phase, chosen.route, chosen.callers, chosen.seconds))
+    judged = [each for each in verdicts(rows, cores=about["machine"]["cores"]) if not part or each.measured]
     text = report.tables(rows, judged, about)
     print(f"\n{text}")
-    results = about | {"targets": [vars(verdict) for verdict in judged]}
-    whole = not (chosen.quick or chosen.only or chosen.phase or chosen.route or chosen.callers or chosen.seconds)
+    whole = not chosen.quick and not part
     file = RESULTS / f"{about['date']}.json" if whole else WORK / "last.json"
     file.parent.mkdir(exist_ok=True)
-    file.write_text(report.dumped(results, rows))
+    file.write_text(report.dumped(about | {"targets": [vars(verdict) for verdict in judged]}, rows))
     if whole:
         report.write(DOCUMENT, text)
     print(f"\nall figures: {file.relative_to(ROOT)}")
@@ -98,12 +99,12 @@ def _measure(chosen: argparse.Namespace, plan: Plan) -> Iterator[Row]:
             _say(
                 f"[{number}/{len(steps)} {minutes}:{seconds:02}] round {step.round}, {step.phase}: {step.gateway.name}"
             )
-            stage = phases.Stage(upstream, plan, step.round, lambda line: _say(f"    {line}"))
+            stage = Stage(upstream, plan, step.round, lambda line: _say(f"    {line}"))
             stage = replace(stage, routes=tuple(chosen.route), callers=tuple(chosen.callers) or CALLERS)
             try:
                 yield from PHASES[step.phase](stage, step.gateway)
             except Exception as exc:
-                row = phases.failed(stage, step.phase, step.gateway, exc)
+                row = failed(stage, step.phase, step.gateway, exc)
                 _say(f"    {step.gateway.name} {row.problem}")
                 yield row
 
@@ -121,7 +122,7 @@ def _steps(chosen: argparse.Namespace, plan: Plan) -> Iterator[Step]:
                 if not chosen.only or "ours" in chosen.only:
                     yield Step(number, phase, gateways.ours())
                 continue
-            if phase != phases.FLIGHT and not chosen.seconds:
+            if phase != FLIGHT and not chosen.seconds:
                 yield Step(number, phase, gateways.direct())
             for gateway in measured if number % 2 else reversed(measured):
                 yield Step(number, phase, gateway)

@@ -1,6 +1,6 @@
--- Sends the request that BENCH_HEADERS and BENCH_BODY describe, and prints what was measured as one line of JSON.
+-- Sends BENCH_HEADERS and the file BENCH_BODY, and prints what was measured as one line of JSON.
 wrk.method = "POST"
-wrk.body = os.getenv("BENCH_BODY")
+wrk.body = io.open(os.getenv("BENCH_BODY"), "rb"):read("*a")
 for name, value in os.getenv("BENCH_HEADERS"):gmatch("([^:\n]+): ([^\n]+)") do
   wrk.headers[name] = value
 end

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.processes import Program
+from bench.processes import RUN, Program
 from bench.tools import node, wrk
 
 HERE = Path(__file__).parent
@@ -24,9 +24,17 @@ def requests(url: str, headers: Mapping[str, str], body: str, *, callers: int, s
     """POST as fast as answers come, on kept connections; gives requests, seconds, percentiles in µs and errors."""
     lines = "\n".join(f"{name}: {value}" for name, value in headers.items())
     command = [str(wrk()), "-t1", f"-c{callers}", f"-d{seconds}s", f"--timeout={WRK_TIMEOUT_SECONDS}s"]
+    # In a file: a large body does not fit into the environment.
+    file = RUN / "body"
+    file.write_text(body)
     done = subprocess.run(
         [*command, "-s", str(HERE / "chat.lua"), url],
-        env={"PATH": os.environ["PATH"], "BENCH_HEADERS": lines, "BENCH_BODY": body, "BENCH_CALLERS": str(callers)},
+        env={
+            "PATH": os.environ["PATH"],
+            "BENCH_HEADERS": lines,
+            "BENCH_BODY": str(file),
+            "BENCH_CALLERS": str(callers),
+        },
         capture_output=True,
         text=True,
         timeout=seconds + WRK_TIMEOUT_SECONDS,

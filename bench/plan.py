@@ -16,7 +16,9 @@ class Plan:
     seconds: Mapping[int, int]
     """Of one measurement, by callers; wrk knows whole seconds only."""
     warm_seconds: int
-    """Of load before a route is measured; Node and uvicorn are slower before."""
+    """Of load before a gateway is measured; Node and uvicorn are slower before."""
+    rewarm_seconds: int
+    """The same before the next route, and where no peer is compared."""
     flight_warm_seconds: float
     flight_window_seconds: float
     deltas: int
@@ -35,6 +37,7 @@ FULL = Plan(
     rounds=3,
     seconds={1: 4, 16: 4, 64: 4, 1000: 6},
     warm_seconds=4,
+    rewarm_seconds=2,
     flight_warm_seconds=4,
     flight_window_seconds=12,
     deltas=160,
@@ -48,11 +51,12 @@ QUICK = Plan(
     rounds=1,
     seconds={1: 1, 16: 2, 64: 1, 1000: 2},
     warm_seconds=2,
+    rewarm_seconds=1,
     flight_warm_seconds=2,
     flight_window_seconds=3,
-    deltas=60,
+    deltas=80,
     ramp_seconds=1.5,
-    stream_patience_seconds=4,
+    stream_patience_seconds=3,
     settle_seconds=3,
     everything=False,
 )

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import wire
-from bench.phases import AT_ONCE, CACHE, CACHE_CALLERS, FLIGHT, START, STREAM, WORKERS, WORKERS_CALLERS
+from bench.phases import CACHE_CALLERS, WORKERS_CALLERS
 from bench.plan import CALLERS, IN_FLIGHT, STREAMS
 from bench.rows import DIRECT, Figure, Key, Rows
+from bench.stage import AT_ONCE, CACHE, FLIGHT, START, STREAM, WORKERS
 from bench.targets import Verdict
 
 EMPTY = "–"
@@ -48,7 +49,7 @@ def tables(rows: Rows, verdicts: Sequence[Verdict], about: Mapping[str, Any]) ->
         _about(about),
         _figures(rows),
         _own(rows),
-        _table([["target", "limit", "measured", "outcome"], *judged]),
+        _table([["target", "limit", "measured", "outcome"], *judged]) if judged else "",
         _shares(rows),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -74,7 +75,7 @@ def _figures(rows: Rows) -> str:
     cells = {line.title: {gateway: _cell(rows, gateway, line) for gateway in COLUMNS} for line in _lines()}
     seen = [gateway for gateway in COLUMNS if any(line[gateway] != EMPTY for line in cells.values())]
     lines = [[title, *(line[gateway] for gateway in seen)] for title, line in cells.items()]
-    full = [line for line in lines if set(line[1:]) != {EMPTY}]
+    full = [line for line in lines if set(line[1:]) - {EMPTY}]
     return _table([["", *(COLUMNS[gateway] for gateway in seen)], *full]) if full else ""
 
 
@@ -143,6 +144,8 @@ def _shares(rows: Rows) -> str:
         for count in (1, 2)
         for name in ("gateway", "client", "upstream")
     ]
+    if not client:
+        return ""
     text = (
         f"While a gateway was measured, the load generator used at most {client:.0%} of a core"
         f" and upstream {upstream:.0%}."

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from bench import wire
 from bench.gateways import PEERS
-from bench.phases import AT_ONCE, CACHE, CACHE_CALLERS, FLIGHT, START, STREAM, WORKERS, WORKERS_CALLERS
+from bench.phases import CACHE_CALLERS, WORKERS_CALLERS
 from bench.plan import CALLERS, IN_FLIGHT, STREAMS
 from bench.rows import DIRECT, Key, Rows
+from bench.stage import AT_ONCE, CACHE, FLIGHT, START, STREAM, WORKERS
 
 PORTKEY_ADDS_MS = 1.1
 OURS_ADDS_MS = 1.3
@@ -33,6 +34,7 @@ class Verdict:
     limit: str
     value: str
     outcome: str
+    measured: bool = True
 
 
 def verdicts(rows: Rows, *, cores: int) -> list[Verdict]:
@@ -43,7 +45,7 @@ def verdicts(rows: Rows, *, cores: int) -> list[Verdict]:
 def _verdict(target: Target, values: list[float]) -> Verdict:
     limit = f"at {'least' if target.at_least else 'most'} {target.shown.format(target.limit)}"
     if not values:
-        return Verdict(target.title, limit, "–", "not measured")
+        return Verdict(target.title, limit, "–", "not measured", measured=False)
     value = statistics.median(values)
     shown = target.shown.format(value)
     if len(values) > 1:
