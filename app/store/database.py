@@ -83,7 +83,8 @@ class Database:
                 elif self._is_gone():
                     # To connect would make an empty file.
                     raise unavailable()
-                with self._reading.connect() as connection:
+                # Begun here: a Statement passes SQLAlchemy by, which would begin with the first of its own.
+                with self._reading.begin() as connection:
                     return work(connection)
             except (sa.exc.SQLAlchemyError, OSError) as exc:
                 raise unavailable() from exc
