@@ -19,7 +19,7 @@ from tests.streams import delta, response_events, stream
 from tests.test_limits import Limits, add_client
 from tests.upstream import Answer, Received, Upstream, delayed, echo, error_document, pieces, reply, reset
 
-SECONDS = float(os.environ.get("BILL_SECONDS", "10"))
+SECONDS = float(os.environ.get("BILL_SECONDS", "20"))
 CALLERS = 20
 WORKERS = 2
 SWEPT_SECONDS = 30.0
@@ -78,9 +78,13 @@ async def call(port: int, token: str, name: str, chance: random.Random) -> int |
         writer.transport.abort()
 
 
-async def storm(server: Server, token: str, seconds: float, chance: random.Random) -> dict[str, int | None]:
-    """Callers that never stop and a killer of workers: the status of every request by its id, None if unknown."""
+async def storm(server: Server, token: str, seconds: float, chance: random.Random) -> tuple[dict[str, int | None], int]:
+    """Callers that never stop and a killer of workers.
+
+    Gives the status of every request by its id, None if unknown, and the number of workers killed.
+    """
     statuses: dict[str, int | None] = {}
+    kills = 0
     end = time.monotonic() + seconds
 
     async def caller(number: int) -> None:
@@ -91,13 +95,15 @@ async def storm(server: Server, token: str, seconds: float, chance: random.Rando
             statuses[name] = await call(server.port, token, name, chance)
 
     async def killer() -> None:
+        nonlocal kills
         while time.monotonic() < end - 1:
             await asyncio.sleep(chance.uniform(1, 2.5))
             if pids := server.worker_pids:
                 os.kill(chance.choice(pids), signal.SIGKILL)
+                kills += 1
 
     await asyncio.gather(killer(), *(caller(number) for number in range(CALLERS)))
-    return statuses
+    return statuses, kills
 
 
 def test_rows_are_accepted_requests(start_server: Callable[..., Server], database_url: str) -> None:
@@ -112,7 +118,7 @@ def test_rows_are_accepted_requests(start_server: Callable[..., Server], databas
             OPENAI_BASE_URL=upstream.base_url, AUTH_MODE="token", WEB_CONCURRENCY=WORKERS, REQUEST_TIMEOUT=5
         )
         token = add_client(database_url, Limits(budget_nano=10**15, budget_period="total", concurrency=15))
-        statuses = asyncio.run(storm(server, token, SECONDS, chance))
+        statuses, kills = asyncio.run(storm(server, token, SECONDS, chance))
         server.wait_for(lambda: all(row["status"] != "pending" for row in rows(database_url)), SWEPT_SECONDS)
         found = rows(database_url)
         per_request = Counter(row["request_id"] for row in found)
@@ -133,3 +139,5 @@ def test_rows_are_accepted_requests(start_server: Callable[..., Server], databas
         lost = {row["request_id"] for row in found} - accepted
         assert len(found) == len(accepted) + len(lost)
         assert all(statuses[name] is None for name in lost)
+        counts = f"{len(statuses)} sent, {len(accepted)} accepted, {len(lost)} lost, {len(found)} rows"
+        print(f"{counts}, {kills} workers killed: {dict(endings)}")
