@@ -51,7 +51,7 @@ bind = (
 workers = settings.web_concurrency
 
 # gevent: thousands of calls in flight and no slow client in another's way. It patches the standard library when the
-# worker starts, so nothing may import openai or SQLAlchemy before: no preload.
+# worker starts, so nothing may import SQLAlchemy or psycopg before: no preload.
 worker_class = "app.workers.GeventWorker" if settings.worker_class == "gevent" else "app.workers.ThreadWorker"
 preload_app = False
 # Room for every call in flight, as many waiting for a slot, and the probes.
