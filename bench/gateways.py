@@ -28,7 +28,7 @@ class Gateway:
     headers: Callable[[str], Mapping[str, str]]
     """The headers of a request, given upstream's base URL."""
     slowness: int = 1
-    """How much longer 1,000 callers are measured, for a gateway that needs long to answer each of them once."""
+    """How much longer 64 callers and more are measured, for a gateway that needs long to answer each of them once."""
     is_upstream: bool = False
     """True for upstream itself, which is running already and answers below the path of the kind that is asked for."""
 

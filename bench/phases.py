@@ -117,8 +117,7 @@ def _many_callers(stage: Stage, running: Running, routes: Sequence[str]) -> Iter
     many = [callers for callers in stage.callers_of(running.gateway) if callers >= IN_FLIGHT]
     for route, callers in itertools.product(routes, many):
         running.program.settle(stage.plan.settle_seconds)
-        seconds = running.gateway.slowness * stage.plan.seconds[callers]
-        yield measured(stage, running, route, callers, seconds=seconds)
+        yield measured(stage, running, route, callers)
 
 
 def _streamed(stage: Stage, running: Running, route: str) -> Row:

@@ -17,6 +17,7 @@ from bench.rows import Row
 from bench.upstream import Upstream
 
 START, AT_ONCE, FLIGHT, STREAM, CACHE, WORKERS = "start", "at-once", "in-flight", "streams", "cache", "workers"
+MANY = 64
 SETTLED_SECONDS = 0.5
 """After readiness, before the memory of an idle gateway is read."""
 
@@ -84,8 +85,9 @@ def measured(
     stage: Stage, running: Running, route: str, callers: int, *, phase: str = AT_ONCE, seconds: int = 0
 ) -> Row:
     """Load the route and say what came out; the row has what each program used of a core, too."""
+    seconds = seconds or stage.plan.seconds[callers] * (running.gateway.slowness if callers >= MANY else 1)
     with load.cores(gateway=running.program, upstream=stage.upstream) as used:
-        said = requests(running, route, callers=callers, seconds=seconds or stage.plan.seconds[callers])
+        said = requests(running, route, callers=callers, seconds=seconds)
     row = row_of(stage, running.gateway, phase, route, callers, said | used)
     stage.say(f"{route}, {callers} callers: {row.figures['per_second']:,.0f}/s{remark(row)}")
     return row
