@@ -1,7 +1,7 @@
 """OpenAIClient: the one way from this server to an OpenAI-compatible upstream.
 
-It speaks OpenAI's API without the SDK, which would take 40 MB and half a second of each worker, and ten times as long as
-ours for a request (docs/performance). Who has a Response of the SDK can still hand it to ChatResponse.
+It speaks OpenAI's API without the SDK, which would take 40 MB and half a second of each worker, and ten times as long
+for a request (docs/performance). Who has a Response of the SDK can still hand it to ChatResponse.
 """
 
 from __future__ import annotations
