@@ -73,7 +73,7 @@ run: install ## Start the server; without a key it brings its own model
 test: install-test install-model install-clients ## Run every test
 	$(BIN)/python -m pytest --cov --cov-report=term
 
-bench: install-bench ## Measure this server beside its peers (25 minutes); QUICK=1 ends within 3
+bench: install-bench ## Measure this server beside its peers (half an hour); QUICK=1 ends within 3 minutes
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)
 
 bench-growth: install install-clients $(BENCH)/plot/.installed ## Measure how the cost of a request grows (6 minutes)
