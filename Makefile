@@ -9,7 +9,7 @@ PORTKEY := $(BENCH)/portkey/node_modules
 PIP_INSTALL = $(@D)/bin/python -m pip install --disable-pip-version-check --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test install-model install-clients install-bench run test bench bench-growth check format lock openapi clean
+.PHONY: help install install-test install-model install-clients install-bench run test bench bench-growth soak check format lock openapi clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -78,6 +78,9 @@ bench: install-bench ## Measure this server beside its peers (half an hour); QUI
 
 bench-growth: install install-clients $(BENCH)/plot/.installed ## Measure how the cost of a request grows (6 minutes)
 	@$(BIN)/python -m bench.growth
+
+soak: install-test ## Look for leaks: 10 minutes, SOAK_SECONDS=… or SOAK_REQUESTS=…
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(BIN)/python -m pytest -s tests/test_soak.py
 
 check: install-test ## Lint and check types
 	$(BIN)/ruff check .
