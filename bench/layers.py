@@ -24,6 +24,7 @@ from app.config import Config
 from app.models import ChatRequest
 from app.services.accounts import Limits
 from app.services.admission import Ask
+from app.store.engine import make_engine
 from app.store.statement import Statement
 from app.store.tables import spending
 from bench import report, upstream, wire
@@ -126,7 +127,8 @@ def _ledger(app: Any, token: str) -> Iterator[Layer]:
             pass
 
     yield "ledger: admit and settle, alone in its commit", recorded
-    connection = app.extensions["database"].engine.connect()
+    # One that reads: a transaction that writes would lock out the requests that are measured before this.
+    connection = make_engine(app.extensions["database"].engine.url, 1, reading=True).connect()
     connection.begin()
     sent = {"of_client": 1, "of_period": 0}
     clause = sa.select(spending.c.spent_nano).where(
