@@ -98,8 +98,9 @@ async def fill(server: Server, token: str) -> None:
 def held(server: Server) -> Held:
     """What the worker holds now."""
     worker = psutil.Process(server.worker_pids[0])
-    greenlets = int(server.request("GET", "/greenlets").body)
-    return Held(worker.num_fds(), worker.num_threads(), greenlets)
+    # Before the request: its connection is a descriptor until the worker has closed it, too.
+    fds, threads = worker.num_fds(), worker.num_threads()
+    return Held(fds, threads, int(server.request("GET", "/greenlets").body))
 
 
 def at_rest(server: Server, token: str) -> Held:
