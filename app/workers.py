@@ -1,18 +1,23 @@
-"""gunicorn's workers with our manners: what they refuse before Flask sees it is a problem document, too."""
+"""gunicorn's workers with our manners: what they refuse is a problem document, too, and slow peers do not hold them."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
+import struct
+import time
 from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
+import gevent
 from gunicorn import util
 from gunicorn.http import errors as parse_errors
 from gunicorn.workers.ggevent import GeventWorker as _GeventWorker
 from gunicorn.workers.gthread import ThreadWorker as _ThreadWorker
+
+from app.errors import ValidationException
 
 LINGER_SECONDS = 1.0
 LINGER_BYTES = 2 * 1024 * 1024
@@ -52,14 +57,44 @@ class _Manners:
 
 
 class GeventWorker(_Manners, _GeventWorker):
-    """One greenlet per connection."""
+    """One greenlet per connection. A request's head has `keepalive` seconds, which gunicorn sees to."""
+
+    slow_seconds = 30.0
+    """Within which a body has to be there, and each piece of an answer has to be taken."""
 
     def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> bool:
+        req.body.reader = _PunctualReader(req, self.slow_seconds)
+        sock.settimeout(self.slow_seconds)
         try:
             return bool(super().handle_request(listener_name, req, sock, addr))
         except StopIteration:
             # gunicorn's way to say that the connection is to be closed; gthread closes gracefully on its own.
             _close(sock)
+            raise
+        except TimeoutError:
+            self.log.info("closed a connection whose peer does not take its answer")
+            # With a reset: the kernel would keep what was not taken, and try for minutes.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+            raise StopIteration from None
+
+
+class _PunctualReader:
+    """Reads a request's body as gunicorn's own reader does, for so many seconds in all."""
+
+    def __init__(self, req: Any, seconds: float) -> None:
+        self._req, self._reader = req, req.body.reader
+        self._end = time.monotonic() + seconds
+
+    def read(self, size: int) -> bytes:
+        """Some of the body. Raises ValidationException (408) when the time is over."""
+        late = ValidationException("The request's body did not come in time", error_code="bad_request")
+        late.details["status"] = 408
+        try:
+            with gevent.Timeout(max(self._end - time.monotonic(), 0), late):
+                return bytes(self._reader.read(size))
+        except ValidationException:
+            self._req.force_close()
             raise
 
 
