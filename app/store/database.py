@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from app.errors import ServiceException
 from app.store.engine import make_engine
-from app.store.writer import Batch, Writer, each, offload, unavailable
+from app.store.threads import offload
+from app.store.writer import Batch, Writer, each, unavailable
 
 REVISION = "0001"
 

@@ -1,8 +1,8 @@
 """Writer: one thread per worker that commits many requests' writes at once.
 
 What a caller waits for is durable when it returns. What nobody waits for keeps the next caller's write company, so a
-request costs one commit and not two. Work runs in a system thread under gevent, so that a slow or locked database holds
-up nobody who does not need it.
+request costs one commit and not two. It is a system thread under gevent, too: a slow or locked database holds up nobody
+who does not need it, and a commit begins while the worker goes on with other requests.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import sqlalchemy as sa
 
 from app.errors import ChatServiceException, ServiceException
+from app.store.threads import Bell, Done, make_done, pause, start_thread
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,6 @@ COMPANY_SECONDS = 0.05
 DEADLOCK_STATES = frozenset({"40001", "40P01"})
 """PostgreSQL's words for: try again. Source: its manual, appendix A, "Error Codes"."""
 
-Result = TypeVar("Result")
 Work = Callable[[sa.Connection], Any]
 Batch = Callable[[sa.Connection, Sequence[Any]], Sequence[Any]]
 """Does the same work for many items in one transaction and gives an outcome for each, in order. An outcome that is a
@@ -45,7 +46,7 @@ class _Job:
     item: Any
     lasting: bool = False
     undo: Callable[[sa.Connection, Any], None] | None = None
-    done: threading.Event = field(default_factory=threading.Event)
+    done: Done | None = None
     outcome: Any = None
     given_up: bool = False
     finished: bool = False
@@ -57,19 +58,21 @@ class Writer:
     def __init__(self, connect: Callable[[], sa.Connection], is_ours: Callable[[], bool]) -> None:
         self._connect = connect
         self._is_ours = is_ours
-        self._jobs: deque[_Job] = deque()
-        self._wanted = threading.Event()
+        self._awaited: deque[_Job] = deque()
+        self._later: deque[_Job] = deque()
+        self._bell = Bell()
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._is_running = False
         self._connection: sa.Connection | None = None
         self._failing = False
         self._idle = False
+        self._flushing = False
         self._closed = False
 
     @property
     def waiting(self) -> int:
         """Jobs not committed yet."""
-        return len(self._jobs)
+        return len(self._awaited) + len(self._later)
 
     def write(
         self,
@@ -84,9 +87,10 @@ class Writer:
         Raises an outcome that is an exception, and ChatServiceException `store_unavailable` when the database does not
         answer in time; `undo` is given the outcome if the write succeeds after all.
         """
-        job = _Job(batch, item, undo=undo)
+        done = make_done()
+        job = _Job(batch, item, undo=undo, done=done)
         self._submit(job)
-        if not job.done.wait(timeout_seconds) and self._give_up(job):
+        if not done.wait(timeout_seconds) and self._give_up(job):
             raise unavailable()
         if isinstance(job.outcome, Exception):
             raise job.outcome
@@ -94,36 +98,35 @@ class Writer:
 
     def write_later(self, batch: Batch, item: Any) -> None:
         """Run `batch` with `item` soon, and again until it succeeds; nobody waits. Dropped beyond a bound."""
-        if len(self._jobs) > LATER_MAX:
+        if len(self._later) > LATER_MAX:
             logger.error("the database has been away too long: a settlement is dropped and will be swept")
             return
         self._submit(_Job(batch, item, lasting=True))
 
     def flush(self, seconds: float) -> None:
         """Wait until everything submitted is committed, for at most `seconds`."""
-        self._wanted.set()
-        give_up = time.monotonic() + seconds
-        while self._jobs and time.monotonic() < give_up:
-            time.sleep(0.01)
+        self._flushing = True
+        self._bell.ring()
+        _wait_until(lambda: not self.waiting, seconds)
+        self._flushing = False
 
     def close(self, seconds: float) -> None:
         """Commit what is waiting, if that takes no longer than `seconds`, and let go of the connection."""
         self.flush(seconds)
         self._closed = True
-        self._wanted.set()
-        if self._thread is not None:
-            self._thread.join(seconds)
+        self._bell.ring()
+        _wait_until(lambda: not self._is_running, seconds)
         self._disconnect()
 
     def _submit(self, job: _Job) -> None:
-        self._jobs.append(job)
+        self._queue(job).append(job)
         if not job.lasting or self._idle:
-            self._wanted.set()
-        if self._thread is None:
+            self._bell.ring()
+        if not self._is_running:
             with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
-                    self._thread.start()
+                if not self._is_running and not self._closed:
+                    self._is_running = True
+                    start_thread(self._run)
 
     def _give_up(self, job: _Job) -> bool:
         """Nobody waits any more; False when it is finished already."""
@@ -135,33 +138,47 @@ class Writer:
         """It is over; what nobody waited for is undone."""
         with self._lock:
             job.finished = True
-        job.done.set()
+        if job.done is not None:
+            job.done.set()
         if job.given_up and job.undo is not None and not isinstance(job.outcome, Exception):
             undo, outcome = job.undo, job.outcome
             self.write_later(each, lambda connection: undo(connection, outcome))
 
     def _run(self) -> None:
-        while not self._closed:
-            if not self._wanted.wait(COMPANY_SECONDS):
+        try:
+            while not self._closed:
+                self._wait()
+                # Settlements first: they make room for who comes next.
+                jobs = [*islice(tuple(self._later), BATCH_MAX), *islice(tuple(self._awaited), BATCH_MAX)]
+                if jobs and not self._commit(jobs):
+                    pause(RETRY_SECONDS)
+        finally:
+            self._is_running = False
+
+    def _wait(self) -> None:
+        """Until somebody waits for a write, or what nobody waits for has had time for company."""
+        while not self._awaited and not self._closed:
+            if self._later:
+                if self._flushing or not self._bell.wait(COMPANY_SECONDS):
+                    return
+            else:
                 self._idle = True
-                if not self._jobs:
-                    self._wanted.wait()
+                if not self._later:
+                    self._bell.wait()
                 self._idle = False
-            self._wanted.clear()
-            while self._jobs and not self._closed:
-                jobs = [self._jobs[index] for index in range(min(BATCH_MAX, len(self._jobs)))]
-                if not self._commit(jobs):
-                    time.sleep(RETRY_SECONDS)
+
+    def _queue(self, job: _Job) -> deque[_Job]:
+        return self._later if job.lasting else self._awaited
 
     def _commit(self, jobs: list[_Job]) -> bool:
         """Run some jobs; False when the database is away, and only lasting ones are left waiting."""
         try:
-            offload(lambda: self._execute(jobs))
+            self._execute(jobs)
         except Exception as exc:
             return self._failed(jobs, exc)
         self._failing = False
         for job in jobs:
-            self._jobs.remove(job)
+            self._queue(job).remove(job)
             self._finish(job)
         return True
 
@@ -194,7 +211,7 @@ class Writer:
         for job in jobs:
             if job.lasting and not isinstance(exc, sa.exc.IntegrityError | sa.exc.DataError):
                 continue
-            self._jobs.remove(job)
+            self._queue(job).remove(job)
             job.outcome = unavailable()
             self._finish(job)
         return False
@@ -204,8 +221,8 @@ class Writer:
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(Exception):
-                offload(connection.invalidate)
-                offload(connection.close)
+                connection.invalidate()
+                connection.close()
 
 
 def each(connection: sa.Connection, works: Sequence[Work]) -> list[Any]:
@@ -226,24 +243,10 @@ def _is_the_jobs_fault(exc: Exception) -> bool:
     return isinstance(exc, sa.exc.IntegrityError | sa.exc.DataError) or state in DEADLOCK_STATES
 
 
-def offload(work: Callable[[], Result]) -> Result:
-    """Run `work` where it may block: in a system thread under gevent, else here."""
-    from gevent import get_hub, monkey
-
-    if not monkey.is_module_patched("threading"):
-        return work()
-
-    def guarded() -> tuple[Result | None, Exception | None]:
-        # What leaves a pool's thread as an exception is printed by gevent, and lost where that cannot be written.
-        try:
-            return work(), None
-        except Exception as exc:
-            return None, exc
-
-    result, error = get_hub().threadpool.apply(guarded)
-    if error is not None:
-        raise error
-    return cast(Result, result)
+def _wait_until(is_so: Callable[[], bool], seconds: float) -> None:
+    give_up = time.monotonic() + seconds
+    while not is_so() and time.monotonic() < give_up:
+        time.sleep(0.01)
 
 
 def unavailable() -> ChatServiceException:

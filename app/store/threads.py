@@ -1,0 +1,128 @@
+"""System threads beside a worker's greenlets: to work in one, to have one of one's own, and to wait for one.
+
+Where gevent has not patched the standard library, and under gthread, all threads are system threads.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Protocol, TypeVar, cast
+
+Result = TypeVar("Result")
+
+
+class Done(Protocol):
+    """Something that one thread waits for and another one does; made by the one that waits."""
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for at most so many seconds; tell whether it is done. Once only."""
+
+    def set(self) -> None:
+        """It is done; from any thread."""
+
+
+def make_done() -> Done:
+    """A Done for a greenlet under gevent, else for a thread."""
+    return _GreenletDone() if _has_greenlets() else _ThreadDone()
+
+
+def start_thread(run: Callable[[], None]) -> None:
+    """Start a system thread that does not keep the process alive."""
+    from gevent.monkey import get_original
+
+    get_original("_thread", "start_new_thread")(run, ())
+
+
+def pause(seconds: float) -> None:
+    """Sleep in a system thread."""
+    from gevent.monkey import get_original
+
+    get_original("time", "sleep")(seconds)
+
+
+class Bell:
+    """Wakes a system thread; rung before it is waited for, it is not lost."""
+
+    def __init__(self) -> None:
+        from gevent.monkey import get_original
+
+        self._rings = get_original("queue", "SimpleQueue")()
+
+    def ring(self) -> None:
+        """Never blocks; from any thread or greenlet."""
+        if self._rings.empty():
+            self._rings.put(None)
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for a ring, at most so many seconds; tell whether there was one."""
+        try:
+            self._rings.get(timeout=seconds)
+        except queue.Empty:
+            return False
+        return True
+
+
+def offload(work: Callable[[], Result]) -> Result:
+    """Run `work` where it may block: in a system thread under gevent, else here."""
+    if not _has_greenlets():
+        return work()
+    from gevent import get_hub
+
+    def guarded() -> tuple[Result | None, Exception | None]:
+        # What leaves a pool's thread as an exception is printed by gevent, and lost where that cannot be written.
+        try:
+            return work(), None
+        except Exception as exc:
+            return None, exc
+
+    result, error = get_hub().threadpool.apply(guarded)
+    if error is not None:
+        raise error
+    return cast(Result, result)
+
+
+def _has_greenlets() -> bool:
+    from gevent.monkey import is_module_patched
+
+    return bool(is_module_patched("threading"))
+
+
+class _ThreadDone:
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def wait(self, seconds: float) -> bool:
+        return self._event.wait(seconds)
+
+    def set(self) -> None:
+        self._event.set()
+
+
+class _GreenletDone:
+    """The event loop switches to the greenlet at once: an Event of gevent's would queue it behind new requests."""
+
+    def __init__(self) -> None:
+        from gevent import Timeout, get_hub
+        from gevent.hub import Waiter
+
+        self._timeout = Timeout
+        self._is_done = False
+        self._waiter = Waiter()
+        self._watcher = get_hub().loop.async_()
+        # Before anybody can tell that it is done.
+        self._watcher.start(self._waiter.switch, None)
+
+    def wait(self, seconds: float) -> bool:
+        try:
+            with self._timeout(seconds, False):
+                self._waiter.get()
+        finally:
+            self._watcher.stop()
+            self._watcher.close()
+        return self._is_done
+
+    def set(self) -> None:
+        self._is_done = True
+        self._watcher.send()
