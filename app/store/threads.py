@@ -30,6 +30,9 @@ def make_done() -> Done:
 
 def start_thread(run: Callable[[], None]) -> None:
     """Start a system thread that does not keep the process alive."""
+    if not _has_greenlets():
+        threading.Thread(target=run, daemon=True).start()
+        return
     from gevent.monkey import get_original
 
     get_original("_thread", "start_new_thread")(run, ())
