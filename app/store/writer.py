@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -149,7 +148,7 @@ class Writer:
             while not self._closed:
                 self._wait()
                 # Settlements first: they make room for who comes next.
-                jobs = [*islice(tuple(self._later), BATCH_MAX), *islice(tuple(self._awaited), BATCH_MAX)]
+                jobs = [*_first(self._later), *_first(self._awaited)]
                 if jobs and not self._commit(jobs):
                     pause(RETRY_SECONDS)
         finally:
@@ -241,6 +240,11 @@ def _is_the_jobs_fault(exc: Exception) -> bool:
     """Whether the database is well and the same jobs, one by one, may succeed but for one of them."""
     state = getattr(getattr(exc, "orig", None), "sqlstate", None)
     return isinstance(exc, sa.exc.IntegrityError | sa.exc.DataError) or state in DEADLOCK_STATES
+
+
+def _first(jobs: deque[_Job]) -> list[_Job]:
+    """As many as go into a batch. By index: others append meanwhile, which an iterator does not allow."""
+    return [jobs[index] for index in range(min(BATCH_MAX, len(jobs)))]
 
 
 def _wait_until(is_so: Callable[[], bool], seconds: float) -> None:
