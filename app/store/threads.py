@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar, cast
 
@@ -43,6 +44,13 @@ def pause(seconds: float) -> None:
     from gevent.monkey import get_original
 
     get_original("time", "sleep")(seconds)
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float) -> None:
+    """Look again and again whether it is so, for at most so many seconds; other greenlets go on."""
+    give_up = time.monotonic() + seconds
+    while not is_so() and time.monotonic() < give_up:
+        time.sleep(0.01)
 
 
 class Bell:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.errors import ChatServiceException, ServiceException
-from app.store.threads import Bell, Done, make_done, pause, start_thread
+from app.store.threads import Bell, Done, make_done, pause, start_thread, wait_until
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +105,7 @@ class Writer:
         """Wait until everything submitted is committed, for at most `seconds`."""
         self._flushing = True
         self._bell.ring()
-        _wait_until(lambda: not self.waiting, seconds)
+        wait_until(lambda: not self.waiting, seconds)
         self._flushing = False
 
     def close(self, seconds: float) -> None:
@@ -114,7 +113,7 @@ class Writer:
         self.flush(seconds)
         self._closed = True
         self._bell.ring()
-        _wait_until(lambda: not self._is_running, seconds)
+        wait_until(lambda: not self._is_running, seconds)
         self._disconnect()
 
     def _submit(self, job: _Job) -> None:
@@ -245,12 +244,6 @@ def _is_the_jobs_fault(exc: Exception) -> bool:
 def _first(jobs: deque[_Job]) -> list[_Job]:
     """As many as go into a batch. By index: others append meanwhile, which an iterator does not allow."""
     return [jobs[index] for index in range(min(BATCH_MAX, len(jobs)))]
-
-
-def _wait_until(is_so: Callable[[], bool], seconds: float) -> None:
-    give_up = time.monotonic() + seconds
-    while not is_so() and time.monotonic() < give_up:
-        time.sleep(0.01)
 
 
 def unavailable() -> ChatServiceException:
