@@ -17,10 +17,10 @@ from pathlib import Path
 from dotenv import load_dotenv
 from gunicorn.glogging import Logger
 
-from app.clients.local_model import LOCAL_KEY, LocalModel, model_file
 from app.config import Config
 from app.errors import ConfigurationException
 from app.logging import log_config
+from app.upstreams.local_model import LOCAL_KEY, LocalModel, model_file
 
 load_dotenv()
 
@@ -53,7 +53,7 @@ workers = settings.web_concurrency
 
 # gevent: thousands of calls in flight and no slow client in another's way. It patches the standard library when the
 # worker starts, so nothing may import SQLAlchemy or psycopg before: no preload.
-worker_class = "app.workers.GeventWorker" if settings.worker_class == "gevent" else "app.workers.ThreadWorker"
+worker_class = "app.process.workers." + ("GeventWorker" if settings.worker_class == "gevent" else "ThreadWorker")
 preload_app = False
 # Room for every call in flight, as many waiting for a slot, and the probes.
 worker_connections = 2 * settings.max_concurrent_requests + 1000
@@ -166,9 +166,9 @@ def settle_down():
 
 def post_worker_init(worker):
     """Make SIGTERM fail readiness first, and Ctrl-C lose no row; watch memory; say once where the server is."""
-    from app.services.housekeeping import Housekeeping
-    from app.services.memory import MemoryWatch
-    from app.services.quick_stop import QuickStop, ignore
+    from app.process.housekeeping import Housekeeping
+    from app.process.memory import MemoryWatch
+    from app.process.quick_stop import QuickStop, ignore
 
     app = worker.wsgi
     app.extensions["ledger"].prices.load()
@@ -209,7 +209,7 @@ def post_worker_init(worker):
 
     MemoryWatch(settings.memory_log_seconds, settings.memory_soft_limit_mb, replace).start()
     if worker.age == 1:
-        from app.announce import announce
+        from app.process.announce import announce
 
         threading.Thread(target=announce, args=(settings,), daemon=True).start()
     settle_down()

@@ -22,26 +22,26 @@ def create_app(config: Config | None = None) -> Flask:
     from flask import Flask
     from flask_cors import CORS
 
-    from app.access import register_access
-    from app.api import ServerApi
-    from app.call import Calls
-    from app.clients.local_model import LocalModelProbe
-    from app.clients.openai_client import OpenAIClient
-    from app.commands import register_commands
+    from app.calls.call import Calls
     from app.config import Config
-    from app.handlers import register_error_handlers
-    from app.middleware import register_middleware
-    from app.services.accounts import Accounts, digest_key
+    from app.ledger.accounts import Accounts, digest_key
+    from app.ledger.ledger import Ledger
+    from app.ledger.pricing import Prices
+    from app.ledger.reports import UsageReports
+    from app.process.metrics import Metrics
+    from app.process.readiness import Readiness
     from app.services.cache import NullCache, ResponseCache
     from app.services.chat import ChatService
-    from app.services.door import Door
-    from app.services.ledger import Ledger
-    from app.services.metrics import Metrics
-    from app.services.pricing import Prices
-    from app.services.readiness import Readiness
-    from app.services.usage import UsageReports
+    from app.services.passthrough import Door
     from app.store.database import Database
-    from blueprints import chat, docs, health, metrics, openai_door, system, usage
+    from app.upstreams.local_model import LocalModelProbe
+    from app.upstreams.openai_client import OpenAIClient
+    from app.web.access import register_access
+    from app.web.api import ServerApi
+    from app.web.cli import register_commands
+    from app.web.middleware import register_middleware
+    from app.web.problems import register_error_handlers
+    from blueprints import chat, docs, health, metrics, openai, system, usage
 
     config = config or Config.from_env()
     app = Flask(__name__, static_folder=None)
@@ -82,7 +82,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.extensions["door"] = Door(
         client,
         ledger,
-        free_mode=config.openai_door_free_mode,
+        free_mode=config.openai_free_mode,
         max_tokens=config.default_max_tokens,
         local=bool(config.local_model),
     )
@@ -100,7 +100,7 @@ def create_app(config: Config | None = None) -> Flask:
         CORS(app, origins=list(config.cors_origins), expose_headers=["X-Request-ID", "Retry-After", "X-Cache"])
 
     api = ServerApi(app)
-    for blueprint in (chat.blp, openai_door.blp, usage.blp, system.blp, metrics.blp, health.blp):
+    for blueprint in (chat.blp, openai.blp, usage.blp, system.blp, metrics.blp, health.blp):
         api.register_blueprint(blueprint)
     app.register_blueprint(docs.blp)
     register_commands(app)

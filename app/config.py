@@ -133,7 +133,7 @@ class Config:
     upstream_api: str = setting(
         "responses", choice("responses", "chat_completions"), "which of upstream's APIs the native route uses"
     )
-    openai_door_free_mode: bool = setting(False, flag, "free mode on /v1 when a request has no X-Free-Mode")
+    openai_free_mode: bool = setting(False, flag, "free mode on /v1 when a request has no X-Free-Mode")
     local_model: str = setting("", text, "GGUF file, or `demo`: start a local model and use it as upstream")
 
     log_level: str = setting(

@@ -87,7 +87,15 @@ def bare() -> Gateway:
 
     def start(base_url: str) -> Program:
         port = free_port()
-        options = ["-b", f"127.0.0.1:{port}", "-w", "1", "-k", "app.workers.GeventWorker", "--no-control-socket"]
+        options = [
+            "-b",
+            f"127.0.0.1:{port}",
+            "-w",
+            "1",
+            "-k",
+            "app.process.workers.GeventWorker",
+            "--no-control-socket",
+        ]
         command = [sys.executable, "-m", "gunicorn", *options, "bench.bare:app"]
         # Not in the project's directory, where gunicorn would read our settings.
         env = environment(PYTHONPATH=ROOT)

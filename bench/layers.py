@@ -19,11 +19,11 @@ import sqlalchemy as sa
 from openai import OpenAI
 
 from app import create_app
-from app.call import Call
+from app.calls.call import Call
 from app.config import Config
+from app.ledger.accounts import Limits
+from app.ledger.admission import Ask
 from app.models import ChatRequest
-from app.services.accounts import Limits
-from app.services.admission import Ask
 from app.store.engine import make_engine
 from app.store.statement import Statement
 from app.store.tables import spending

@@ -8,8 +8,8 @@ from typing import Any
 from flask import Response, current_app, g
 
 from app.models import ChatPreview, ChatRequest, ChatResponse
-from blueprints.event_stream import stream_chat
-from blueprints.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint
+from app.web.event_stream import stream_chat
+from app.web.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint
 from schemas.chat import ChatHeadersSchema, ChatPreviewSchema, ChatRequestSchema, ChatResponseSchema
 
 blp = StrictBlueprint("chat", __name__, url_prefix="/api/v1", description="Chat turns")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import current_app
 
 from app import __version__
-from blueprints.strict import StrictBlueprint
+from app.web.strict import StrictBlueprint
 from schemas.health import HealthSchema, RootSchema
 
 blp = StrictBlueprint("health", __name__, description="Probes")

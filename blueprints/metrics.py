@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flask import Response, current_app
 
-from app.services.metrics import MEDIA_TYPE
-from blueprints.strict import StrictBlueprint
+from app.process.metrics import MEDIA_TYPE
+from app.web.strict import StrictBlueprint
 
 blp = StrictBlueprint("metrics", __name__, description="What the server counts")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.services.system import SystemInfoCollector
-from blueprints.strict import StrictBlueprint
+from app.process.system import SystemInfoCollector
+from app.web.strict import StrictBlueprint
 from schemas.system import (
     SystemCpuSchema,
     SystemDiskSchema,

@@ -8,8 +8,8 @@ from typing import Any
 from flask import current_app, g
 
 from app.errors import ChatServiceException, ValidationException
-from app.services.usage import Period
-from blueprints.strict import StrictBlueprint
+from app.ledger.reports import Period
+from app.web.strict import StrictBlueprint
 from schemas.usage import UsageQuerySchema, UsageRowSchema, UsageSchema
 
 blp = StrictBlueprint("usage", __name__, url_prefix="/api/v1/usage", description="Who spent what")

@@ -16,7 +16,7 @@ from app.models import (
     TEMPERATURE_MAX,
     ChatRequest,
 )
-from app.services.keys import MALFORMED_KEY, is_well_formed
+from app.upstreams.keys import MALFORMED_KEY, is_well_formed
 from schemas.fields import BoundedList, StrictBoolean, StrictFloat, StrictInteger, Turn
 
 TEXT = r"^[^\u0000]*$"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import Schema, fields, validate
 
-from app.services.usage import GROUPS, PAGE_MAX
+from app.ledger.reports import GROUPS, PAGE_MAX
 
 
 class UsageQuerySchema(Schema):

@@ -16,9 +16,9 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from app.config import Config
+from app.ledger.accounts import digest_key
+from app.ledger.pricing import Prices
 from app.models import Usage
-from app.services.accounts import digest_key
-from app.services.pricing import Prices
 from app.store.database import Database
 from tests.postgres import Postgres
 from tests.server import Server

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.workers import GeventWorker
+from app.process.workers import GeventWorker
 
 
 class HastyWorker(GeventWorker):

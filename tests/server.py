@@ -112,7 +112,7 @@ class Server:
         pids = []
         for child in children:
             with contextlib.suppress(psutil.Error):
-                if child.status() != psutil.STATUS_ZOMBIE and "app.clients.local_model" not in child.cmdline():
+                if child.status() != psutil.STATUS_ZOMBIE and "app.upstreams.local_model" not in child.cmdline():
                     pids.append(child.pid)
         return pids
 

@@ -9,15 +9,15 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from app.access import ADMIN, ADMITTED, CLIENT, PUBLIC
-from app.services.accounts import Limits
+from app.ledger.accounts import Limits
+from app.web.access import ADMIN, ADMITTED, CLIENT, PUBLIC
 from tests.records import settled
 
 LOCAL, ELSEWHERE = "127.0.0.1", "203.0.113.9"
 BODIES: dict[str, dict[str, Any]] = {
     "chat.chat": {"user_message": "x", "free_mode": True},
     "chat.preview": {"user_message": "x", "free_mode": True},
-    "openai_door.responses": {"input": [{"content": "x"}]},
+    "openai.responses": {"input": [{"content": "x"}]},
 }
 VALUES = {
     "name": "swagger-ui.css",

@@ -18,7 +18,7 @@ from flask import Flask
 
 from app.config import Config
 from app.errors import ConfigurationException, ValidationException
-from app.services.accounts import (
+from app.ledger.accounts import (
     Accounts,
     Limits,
     digest_key,

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.announce import announce
 from app.config import Config
+from app.process.announce import announce
 from tests.server import free_port
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from app.call import Call
-from app.clients.openai_client import Listener
+from app.calls.call import Call
 from app.errors import ServiceException
 from app.models import ChatResponse
-from app.services.background import MAX_WAITING_EVENTS, BackgroundTurn, Keepalive, Text
-from app.services.readiness import Readiness
+from app.process.readiness import Readiness
+from app.services.turn_stream import MAX_WAITING_EVENTS, BackgroundTurn, Keepalive, Text
+from app.upstreams.openai_client import Listener
 
 
 def test_a_bug_is_an_internal_error() -> None:

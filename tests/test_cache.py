@@ -13,13 +13,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from app.call import Call
-from app.clients.openai_client import OpenAIClient
+from app.calls.call import Call
 from app.config import Config
 from app.errors import OpenAIClientException
 from app.models import ChatRequest
 from app.services.cache import ResponseCache, cache_key
 from app.services.chat import ChatService
+from app.upstreams.openai_client import OpenAIClient
 from tests.conftest import CALLER_KEY, SERVER_KEY
 from tests.test_keys import FakeClock, refuse
 from tests.upstream import Answer, Received, Upstream, delayed, echo, error_document, reply, text

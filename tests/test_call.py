@@ -8,7 +8,9 @@ import time
 
 import pytest
 
-from app.call import Call, Connection, Watchdog
+from app.calls.call import Call
+from app.calls.sockets import Connection
+from app.calls.watchdog import Watchdog
 from app.errors import ChatServiceException, OpenAIClientException
 
 

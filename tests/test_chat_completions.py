@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.clients.chat_completions_api import EventReader, parse_response
 from app.errors import OpenAIClientException
+from app.upstreams.chat_completions import EventReader, parse_response
 
 
 def document(**message: Any) -> bytes:

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from app.services.accounts import Limits
+from app.ledger.accounts import Limits
 from tests.conftest import DIGEST_KEY
 from tests.postgres import Postgres
 from tests.records import connected, rows, settled

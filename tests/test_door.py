@@ -77,7 +77,7 @@ def test_whose_key_pays(
 ) -> None:
     """The same key rules as on the native route, told by headers."""
     upstream.default = reply(200, {"id": "x"})
-    client = make_app(openai_door_free_mode=door_free_mode).test_client()
+    client = make_app(openai_free_mode=door_free_mode).test_client()
     assert client.post(RESPONSES, json={}, headers=headers).status_code == status
     assert [received.key for received in upstream.received] == keys
 
@@ -211,7 +211,7 @@ def test_the_door_takes_slots_and_waits_for_them(make_app: Callable[..., Flask],
     app = make_app(max_concurrent_requests=1, max_queue_seconds=0)
     upstream.default = delayed(0.1, reply(200, {"id": "x"}))
     with app.app_context():
-        from app.call import Call
+        from app.calls.call import Call
 
         held = Call(5)
         app.extensions["openai_client"].slots.acquire(held)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.services.housekeeping import Housekeeping
+from app.process.housekeeping import Housekeeping
 from app.store.database import unavailable
 
 DAY = 86_400

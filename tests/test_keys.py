@@ -10,10 +10,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.clients.openai_client import OpenAIClient
 from app.config import Config
 from app.errors import ConfigurationException, OpenAIClientException, ValidationException
-from app.services.keys import KeySelector
+from app.upstreams.keys import KeySelector
+from app.upstreams.openai_client import OpenAIClient
 from tests.conftest import CALLER_KEY, SERVER_KEY
 from tests.upstream import Answer, Received, Upstream, echo, error_document, reply
 

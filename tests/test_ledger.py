@@ -16,12 +16,12 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.call import Call
+from app.calls.call import Call
+from app.ledger.accounts import Limits
+from app.ledger.admission import Ask
+from app.ledger.ledger import Ledger, owner_name
+from app.ledger.pricing import Prices
 from app.models import ApiKey, Usage
-from app.services.accounts import Limits
-from app.services.admission import Ask
-from app.services.ledger import Ledger, owner_name
-from app.services.pricing import Prices
 from app.store.tables import requests
 from tests.conftest import CALLER_KEY, SERVER_KEY
 from tests.records import connected, rows, settled, spent

@@ -10,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 from flask import Flask
 
-from app.call import Call
+from app.calls.call import Call
 from app.errors import ChatServiceException, ConfigurationException, OpenAIClientException, ServiceException
-from app.services.limiter import Slots
+from app.upstreams.slots import Slots
 from tests.upstream import Upstream, delayed, echo, error_document, reply, reset, silence
 
 CHAT = "/api/v1/chat"

@@ -16,7 +16,7 @@ import pytest
 from flask import Flask
 
 from app.config import Config
-from app.services.accounts import Accounts, Limits, digest_key
+from app.ledger.accounts import Accounts, Limits, digest_key
 from app.store.database import Database
 from tests.conftest import CALLER_KEY, DIGEST_KEY
 from tests.records import rows, settled, spent

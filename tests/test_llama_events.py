@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.clients.llama_events import LlamaEvents
-from app.clients.sse import parse_event
+from app.upstreams.llama_events import LlamaEvents
+from app.upstreams.sse import parse_event
 from tests.streams import chunk, event, read_events, typed
 
 

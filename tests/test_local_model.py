@@ -20,8 +20,8 @@ import pytest
 from flask import Flask
 
 from app.__main__ import choose_upstream
-from app.clients.local_model import model_file
 from app.errors import ConfigurationException
+from app.upstreams.local_model import model_file
 from tests.server import Server, free_port
 
 pytestmark = pytest.mark.model

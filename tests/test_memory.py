@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from app.services.memory import MemoryWatch
-from app.services.system import resident_mb
+from app.process.memory import MemoryWatch
+from app.process.system import resident_mb
 from tests.server import ROOT
 
 LIMIT_MB = 100

@@ -18,7 +18,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.errors import FAILURES
-from app.services.accounts import Limits
+from app.ledger.accounts import Limits
 from tests.server import ROOT, Server
 from tests.streams import response_events, stream
 from tests.upstream import Upstream, error_document, reply, text

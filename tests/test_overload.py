@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.services.accounts import Limits
+from app.ledger.accounts import Limits
 from tests.overload import Crowd, Spell, run
 from tests.server import Server
 from tests.test_limits import add_client

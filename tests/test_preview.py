@@ -11,8 +11,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.middleware import seconds_in_front
 from app.services.tokens import estimate_tokens
+from app.web.middleware import seconds_in_front
 from tests.conftest import CALLER_KEY
 from tests.streams import read_events, response_events, stream
 from tests.upstream import Upstream, delayed, text

@@ -7,8 +7,8 @@ from genai_prices import Usage as ListUsage
 from genai_prices import calc_price
 from genai_prices.data_snapshot import get_snapshot
 
+from app.ledger.pricing import NANO, Prices
 from app.models import Usage
-from app.services.pricing import NANO, Prices
 
 MODELS = [model.id for provider in get_snapshot().providers if provider.id == "openai" for model in provider.models]
 SIZES = [(0, 0, 7), (1, 0, 1), (1000, 999, 12_345), (272_000, 1, 3), (272_001, 200_000, 99_999), (1_000_000, 0, 0)]

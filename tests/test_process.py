@@ -336,7 +336,7 @@ def test_a_worker_above_the_memory_limit_is_replaced(
     assert not bad
     assert good
     server.wait_for(lambda: first not in server.worker_pids)
-    assert f"[{first}] app.services.memory: memory stays above its limit, replacing this worker" in server.log()
+    assert f"[{first}] app.process.memory: memory stays above its limit, replacing this worker" in server.log()
 
 
 @both

@@ -11,9 +11,9 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.call import Call, Calls
-from app.services.ledger import Ledger
-from app.services.quick_stop import LIMIT_SECONDS, SIGNALS, QuickStop
+from app.calls.call import Call, Calls
+from app.ledger.ledger import Ledger
+from app.process.quick_stop import LIMIT_SECONDS, SIGNALS, QuickStop
 from app.store.database import Database
 from tests.records import rows
 from tests.streams import completed, stream

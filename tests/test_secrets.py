@@ -19,9 +19,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.config import Config
+from app.ledger.accounts import Limits
 from app.logging import log_config
 from app.models import ApiKey, ChatRequest
-from app.services.accounts import Limits
 from tests.server import Server
 from tests.streams import delta, event, response_events, stream, typed
 from tests.test_input import raw_chat, send_raw

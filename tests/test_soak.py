@@ -21,7 +21,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from app.services.accounts import Limits
+from app.ledger.accounts import Limits
 from app.store.tables import requests
 from tests.callers import Caller, message
 from tests.records import connected, spent

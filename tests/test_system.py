@@ -12,8 +12,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.services import system
-from app.services.system import SystemInfoCollector, resident_mb
+from app.process import system
+from app.process.system import SystemInfoCollector, resident_mb
 from tests.test_input import assert_problem
 
 SECTIONS = {

@@ -15,7 +15,7 @@ import trustme
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from app.clients.transport import MAX_RESPONSE_BYTES
+from app.upstreams.transport import MAX_RESPONSE_BYTES
 from tests.conftest import CALLER_KEY
 from tests.upstream import Received, Upstream, delayed, echo, pieces, reply, response_document, silence, text
 

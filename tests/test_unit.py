@@ -12,8 +12,6 @@ import psutil
 import pytest
 from openai.types.responses import Response
 
-from app.clients.openai_client import OpenAIClient
-from app.clients.responses_api import parse_response
 from app.config import Config
 from app.errors import (
     ChatServiceException,
@@ -23,8 +21,10 @@ from app.errors import (
     ValidationException,
 )
 from app.models import ChatRequest, ChatResponse, Usage
+from app.process.system import SystemInfoCollector
 from app.services.chat import ChatService
-from app.services.system import SystemInfoCollector
+from app.upstreams.openai_client import OpenAIClient
+from app.upstreams.responses import parse_response
 from tests.conftest import CALLER_KEY, SERVER_KEY
 from tests.upstream import Upstream, error_document, reply, response_document
 

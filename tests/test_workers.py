@@ -9,7 +9,7 @@ import socket
 import pytest
 from gunicorn.http import errors
 
-from app.workers import GeventWorker
+from app.process.workers import GeventWorker
 
 
 class FakeWorker(GeventWorker):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from cachetools import TTLCache
 
-from app.call import Call
+from app.calls.call import Call
 
 
 class ResponseCache:

@@ -8,21 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.call import Call
-from app.clients.openai_client import OpenAIClient
-from app.clients.reply import Listener
-from app.clients.wire import load_sound_json
+from app.calls.call import Call
 from app.config import Config
 from app.errors import ValidationException
+from app.ledger.admission import Ask
+from app.ledger.ledger import Ledger, NullLedger
+from app.ledger.pricing import dollars
 from app.models import ChatPreview, ChatRequest, ChatResponse, Generation, Message, UpstreamResponse
 from app.services import prompt
-from app.services.admission import Ask
 from app.services.cache import NullCache, ResponseCache, cache_key
-from app.services.keys import KeySelector
-from app.services.ledger import Ledger, NullLedger
-from app.services.pricing import dollars
 from app.services.rules import TURN_FORMS, broken_rules
 from app.services.tokens import estimate_tokens
+from app.upstreams.json import load_sound_json
+from app.upstreams.keys import KeySelector
+from app.upstreams.openai_client import OpenAIClient
+from app.upstreams.reply import Listener
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from app.models import (
     TEMPERATURE_MAX,
     ChatRequest,
 )
-from app.services.keys import MALFORMED_KEY, is_well_formed
 from app.services.prompt import parse_turn
+from app.upstreams.keys import MALFORMED_KEY, is_well_formed
 
 TURN_FORMS = 'must be "user: text", "assistant: text" or {"role": …, "content": …}'
 IMAGE_URL = re.compile(r"https://[\x21-\x7e]+|data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")

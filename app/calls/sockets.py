@@ -1,0 +1,52 @@
+"""Sockets that belong to a call: the caller's, at which we peek, and upstream's, which we cut."""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+
+class Connection:
+    """An upstream socket as calls see it: it works for one call at a time and is cut only on that one's behalf."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.owner: object | None = None
+        self._socket = sock
+        self._lock = threading.Lock()
+
+    def bind(self, call: object) -> None:
+        """From now on this connection works for `call`, and for no earlier one."""
+        with self._lock:
+            self.owner = call
+
+    def cut(self, call: object) -> None:
+        """Shut the socket down for both directions if it still works for `call`; a blocked read ends at once."""
+        with self._lock:
+            if self.owner is not call:
+                return
+            with contextlib.suppress(OSError, ValueError), _handle(self._socket) as handle:
+                handle.shutdown(socket.SHUT_RDWR)
+
+
+def peek(sock: socket.socket) -> bytes | None:
+    """What can be read at once and stays unread: None when nothing, `b""` when the other end is closed or lost."""
+    try:
+        with _handle(sock) as handle:
+            return handle.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+    except (OSError, ValueError):
+        return b""
+
+
+@contextlib.contextmanager
+def _handle(original: socket.socket) -> Iterator[_socket.socket]:
+    """The plain system socket behind `original`, below TLS and below gevent, whose own recv would wait."""
+    handle = _socket.socket(original.family, original.type, 0, original.fileno())
+    try:
+        yield handle
+    finally:
+        handle.detach()

@@ -1,0 +1,110 @@
+"""Usage reports: what the ledger says about a time, by day, model, client or key source, and row by row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.ledger.pricing import dollars
+from app.store.database import Database
+from app.store.tables import requests
+
+MICROSECONDS_PER_DAY = 86_400 * 1_000_000
+GROUPS = ("day", "model", "client", "api_key_source")
+PAGE_MAX = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Period:
+    """From the moment `since`, before the moment `until` (microseconds since 1970, UTC); None is open."""
+
+    since: int | None = None
+    until: int | None = None
+
+
+class UsageReports:
+    """Reads the ledger; `client_id` restricts everything to one client's rows."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def totals(self, by: str, period: Period, client_id: int | None = None) -> list[dict[str, Any]]:
+        """Sums per group; a cost is None when a row of the group has an unknown one and none a known."""
+        group = _group(by)
+        total = sa.func.sum
+        query = (
+            sa.select(
+                group.label("key"),
+                sa.func.count().label("requests"),
+                total(sa.case((requests.c.status == "ok", 1), else_=0)).label("ok"),
+                *(total(requests.c[name]).label(name) for name in ("input_tokens", "cached_tokens", "output_tokens")),
+                total(requests.c.cost_nano).label("cost_nano"),
+                total(sa.case((requests.c.cost_nano.is_(None), 1), else_=0)).label("requests_of_unknown_cost"),
+            )
+            .where(*_restrictions(period, client_id))
+            .group_by(group)
+            .order_by(group)
+        )
+        rows = self._database.read(lambda connection: connection.execute(query).all())
+        return [_totals(by, row._mapping) for row in rows]
+
+    def rows(
+        self, period: Period, client_id: int | None = None, *, cursor: int | None = None, limit: int = 100
+    ) -> tuple[list[dict[str, Any]], int | None]:
+        """Ledger rows, newest first, and the cursor of the next page (None on the last)."""
+        conditions = _restrictions(period, client_id)
+        if cursor is not None:
+            conditions.append(requests.c.id < cursor)
+        query = requests.select().where(*conditions).order_by(requests.c.id.desc()).limit(limit + 1)
+        found = self._database.read(lambda connection: connection.execute(query).all())
+        more = found[limit - 1].id if len(found) > limit else None
+        return [_row(row._mapping) for row in found[:limit]], more
+
+    def one(self, request_id: str, client_id: int | None = None) -> dict[str, Any] | None:
+        """The newest row of a request id; None when there is none, or it is another client's."""
+        conditions = [*_restrictions(Period(), client_id), requests.c.request_id == request_id]
+        query = requests.select().where(*conditions).order_by(requests.c.id.desc()).limit(1)
+        row = self._database.read(lambda connection: connection.execute(query).first())
+        return None if row is None else _row(row._mapping)
+
+
+def _group(by: str) -> sa.ColumnElement[Any]:
+    # Literals, not parameters: PostgreSQL must see the same expression in SELECT and GROUP BY.
+    if by == "day":
+        return requests.c.created_at - requests.c.created_at % sa.literal_column(str(MICROSECONDS_PER_DAY))
+    names = {"model": "model", "client": "client_name", "api_key_source": "api_key_source"}
+    return sa.func.coalesce(requests.c[names[by]], sa.literal_column("''"))
+
+
+def _restrictions(period: Period, client_id: int | None) -> list[sa.ColumnElement[bool]]:
+    conditions: list[sa.ColumnElement[bool]] = []
+    if period.since is not None:
+        conditions.append(requests.c.created_at >= period.since)
+    if period.until is not None:
+        conditions.append(requests.c.created_at < period.until)
+    if client_id is not None:
+        conditions.append(requests.c.client_id == client_id)
+    return conditions
+
+
+def _totals(by: str, row: Any) -> dict[str, Any]:
+    values = {name: int(value or 0) for name, value in row.items() if name not in {"key", "cost_nano"}}
+    key = iso(row["key"])[:10] if by == "day" else row["key"]
+    nano = row["cost_nano"]
+    return {"key": key, **values, "cost_usd": dollars(None if nano is None else int(nano))}
+
+
+def _row(row: Any) -> dict[str, Any]:
+    hidden = {"id", "client_id", "owner", "lease_until", "reserved_nano", "period_start", "cost_nano"}
+    values = {name: value for name, value in row.items() if name not in hidden}
+    moments = {name: iso(values[name]) for name in ("created_at", "settled_at") if values[name] is not None}
+    client = values.pop("client_name")
+    return values | moments | {"client": client, "cost_usd": dollars(row["cost_nano"])}
+
+
+def iso(moment: int) -> str:
+    """A moment (microseconds since 1970) as ISO 8601, UTC."""
+    return datetime.fromtimestamp(int(moment) / 1_000_000, UTC).isoformat()

@@ -1,0 +1,151 @@
+"""Metrics: what the server counts and measures, in Prometheus' text format, summed over all workers of the machine.
+
+Under gunicorn each worker keeps its values in files of its own below PROMETHEUS_MULTIPROC_DIR, and whichever answers
+reads them all; what a dead worker counted stays there. Elsewhere the values are in memory. Labels take their values
+from the code, never from a request, so the number of series is bounded.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import prometheus_client as prometheus
+from prometheus_client import multiprocess, values
+
+from app.calls.call import Call
+from app.errors import FAILURES
+from app.models import Usage
+
+MEDIA_TYPE = prometheus.CONTENT_TYPE_PLAIN_0_0_4
+LIMITS = (
+    *("rate_limited", "concurrency_limited", "budget_exceeded", "server_busy"),
+    *("model_not_allowed", "model_price_unknown", "free_mode_not_allowed"),
+)
+NONE = "-"
+SHORT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+LONG_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
+REFRESH_SECONDS = 1.0
+NANO = 1_000_000_000
+
+# The moments at which series began: nobody asks for them, and they double what is sent.
+prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """Counts requests and what they cost; `gauges` are read when somebody asks, and every second under gunicorn."""
+
+    def __init__(self, gauges: Mapping[str, Callable[[], float]] | None = None) -> None:
+        self._registry = registry = prometheus.CollectorRegistry()
+        self._gauges = dict(gauges or {})
+        self._lock = threading.Lock()
+        self._unrecorded_told = 0.0
+        self._open = 0
+
+        def counter(name: str, text: str, *labels: str) -> prometheus.Counter:
+            return prometheus.Counter(f"llm_server_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str) -> prometheus.Gauge:
+            # `livesum`: over the workers that are alive.
+            return prometheus.Gauge(f"llm_server_{name}", text, registry=registry, multiprocess_mode="livesum")
+
+        def seconds(name: str, text: str, buckets: tuple[float, ...]) -> prometheus.Histogram:
+            return prometheus.Histogram(f"llm_server_{name}", text, ["route"], registry=registry, buckets=buckets)
+
+        self._requests = counter("requests", "Requests answered.", "route", "status", "code", "origin")
+        self._refusals = counter("refusals", "Requests refused, by the limit.", "limit")
+        self._cache = counter("cache_requests", "Requests that asked the response cache.", "result")
+        self._tokens = counter("tokens", "Tokens as the ledger has them, without cached answers.", "direction")
+        self._cost = counter("cost_usd", "US dollars as the ledger has them, by whose key paid.", "api_key_source")
+        self._unpriced = counter("unpriced_requests", "Requests whose cost is not known.")
+        self._unrecorded = counter("ledger_unrecorded", "Requests answered without a ledger row (LEDGER_FAIL_OPEN).")
+        self._queue = seconds("queue_seconds", "In front of the handler and waiting for a slot.", SHORT_SECONDS)
+        self._overhead = seconds("overhead_seconds", "In this server, without waiting and upstream.", SHORT_SECONDS)
+        self._upstream = seconds("upstream_seconds", "In upstream.", LONG_SECONDS)
+        self._first_token = seconds("first_token_seconds", "Until the first text of a stream.", LONG_SECONDS)
+        self._in_flight = gauge("requests_in_flight", "Requests being answered, this one included.")
+        self._levels = {
+            "ledger_queue": gauge("ledger_queue", "Writes that wait to be committed."),
+            "slots_in_use": gauge("slots_in_use", "Upstream calls in flight."),
+            "slots": gauge("slots", "Upstream calls that may be in flight."),
+        }
+        self._start_from_zero()
+
+    def opened(self) -> None:
+        """A request has come."""
+        with self._lock:
+            self._open += 1
+
+    def answered(self, call: Call, *, route: str, status: int, timed: bool) -> None:
+        """A request is over. `route` is a rule of ours, or "-"; `timed`: it is of the kind that upstream answers."""
+        with self._lock:
+            self._open -= 1
+        code = call.error_code if call.error_code in FAILURES else None
+        origin = FAILURES[code].origin if code else NONE
+        self._requests.labels(route, str(status), code or NONE, origin).inc()
+        if code in LIMITS:
+            self._refusals.labels(code).inc()
+        if call.cache_hit is not None:
+            self._cache.labels("hit" if call.cache_hit else "miss").inc()
+        if timed:
+            self._observe(call, route)
+
+    def booked(self, usage: Usage, cost_nano: int | None, api_key_source: str | None) -> None:
+        """The ledger has settled a request that upstream was asked for."""
+        self._tokens.labels("input").inc(usage.input_tokens)
+        self._tokens.labels("output").inc(usage.output_tokens)
+        if cost_nano is None:
+            self._unpriced.inc()
+        else:
+            self._cost.labels(api_key_source or NONE).inc(cost_nano / NANO)
+
+    def refresh(self) -> None:
+        """Read the gauges of this worker."""
+        self._in_flight.set(self._open)
+        for name, level in self._levels.items():
+            if name in self._gauges:
+                level.set(self._gauges[name]())
+        if "unrecorded" in self._gauges:
+            with self._lock:
+                told, self._unrecorded_told = self._unrecorded_told, self._gauges["unrecorded"]()
+                self._unrecorded.inc(self._unrecorded_told - told)
+
+    def keep_fresh(self, interval_seconds: float = REFRESH_SECONDS) -> None:
+        """Refresh in the background, so that the other workers of the machine can tell how this one does."""
+
+        def run() -> None:
+            while True:
+                self.refresh()
+                time.sleep(interval_seconds)
+
+        threading.Thread(target=run, name="metrics", daemon=True).start()
+
+    def render(self) -> bytes:
+        """Everything, over all workers, in the text format 0.0.4."""
+        self.refresh()
+        if not values.ValueClass._multiprocess:
+            return prometheus.generate_latest(self._registry)
+        everybody = prometheus.CollectorRegistry()
+        multiprocess.MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
+        return prometheus.generate_latest(everybody)
+
+    def _observe(self, call: Call, route: str) -> None:
+        timings = {name: milliseconds / 1000 for name, milliseconds in call.timings().items()}
+        self._queue.labels(route).observe(timings["queue"])
+        self._overhead.labels(route).observe(timings["overhead"])
+        if call.upstream_seconds:
+            self._upstream.labels(route).observe(timings["upstream"])
+        if call.first_token_seconds is not None:
+            self._first_token.labels(route).observe(call.first_token_seconds)
+
+    def _start_from_zero(self) -> None:
+        """A series that begins with its first event hides that event from `rate()`."""
+        for limit in LIMITS:
+            self._refusals.labels(limit)
+        for result in ("hit", "miss"):
+            self._cache.labels(result)
+        for direction in ("input", "output"):
+            self._tokens.labels(direction)
+        for source in ("default", "user_provided"):
+            self._cost.labels(source)

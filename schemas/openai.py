@@ -1,0 +1,78 @@
+"""The wire form of the OpenAI door. Bodies are OpenAI's and pass as they come; only what we look at is described."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import Schema, fields, validate
+
+from app.upstreams.keys import MALFORMED_KEY
+from schemas.chat import KEY
+
+REQUEST_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "description": "OpenAI's request body; passed on as it comes.",
+                "properties": {
+                    "stream": {
+                        "type": ["boolean", "null"],
+                        "description": "Whether the answer is an event stream.",
+                        "default": False,
+                        "example": False,
+                    }
+                },
+                "additionalProperties": True,
+            }
+        }
+    },
+}
+
+
+class DoorHeadersSchema(Schema):
+    """Headers that choose whose key pays."""
+
+    openai_api_key = fields.String(
+        data_key="X-OpenAI-Api-Key",
+        validate=validate.Regexp(KEY, error=MALFORMED_KEY),
+        metadata={"description": "The caller's own key; wins over `Authorization: Bearer`.", "pattern": KEY},
+    )
+    free_mode = fields.String(
+        data_key="X-Free-Mode",
+        validate=validate.OneOf(["true", "false"]),
+        metadata={
+            "description": "Let the server's key pay when the caller's is missing or refused. "
+            "Default: setting OPENAI_DOOR_FREE_MODE.",
+            "example": "true",
+        },
+    )
+
+
+class PassedOnSchema(Schema):
+    """An answer of upstream's, as it came."""
+
+    class Meta:
+        title = "PassedOn"
+        unknown = "include"
+
+
+class OpenAIErrorObjectSchema(Schema):
+    """What went wrong."""
+
+    message = fields.String(metadata={"description": "What went wrong.", "example": "입력 데이터 오류: …"})
+    type = fields.String(metadata={"description": "OpenAI's kind of error.", "example": "invalid_request_error"})
+    param = fields.String(
+        allow_none=True, metadata={"description": "The field that upstream refused.", "example": "model"}
+    )
+    code = fields.String(metadata={"description": "Our stable code.", "example": "validation_error"})
+
+
+class OpenAIErrorSchema(Schema):
+    """A failure in OpenAI's shape."""
+
+    class Meta:
+        title = "OpenAIError"
+
+    error = fields.Nested(OpenAIErrorObjectSchema, metadata={"description": "What went wrong."})
