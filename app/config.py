@@ -133,7 +133,7 @@ class Config:
     upstream_api: str = setting(
         "responses", choice("responses", "chat_completions"), "which of upstream's APIs the native route uses"
     )
-    openai_free_mode: bool = setting(False, flag, "free mode on /v1 when a request has no X-Free-Mode")
+    openai_door_free_mode: bool = setting(False, flag, "free mode on /v1 when a request has no X-Free-Mode")
     local_model: str = setting("", text, "GGUF file, or `demo`: start a local model and use it as upstream")
 
     log_level: str = setting(
@@ -190,6 +190,12 @@ class Config:
     def token_required(self) -> bool:
         """Whether every caller needs a token."""
         return self.auth_mode == "token"
+
+    @property
+    def openai_headers(self) -> dict[str, str]:
+        """The headers that go to upstream with the server's key."""
+        named = {"OpenAI-Organization": self.openai_org_id, "OpenAI-Project": self.openai_project_id}
+        return {name: value for name, value in named.items() if value}
 
     def check_exposure(self) -> None:
         """Refuse to let the public spend the server's key by mistake; raises ConfigurationException."""

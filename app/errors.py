@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 
 @dataclass(frozen=True)
@@ -68,35 +68,47 @@ ERRORS_MAX = 50
 """How many broken rules of one kind are looked for and named: a body full of them must not keep the worker busy."""
 
 
+class Fields(TypedDict, total=False):
+    """What an exception may say beside its message and code; see ServiceException."""
+
+    status: int
+    retry_after: int
+    param: str
+    upstream_code: str
+    headers: Mapping[str, str]
+    upstream_headers: Mapping[str, str]
+
+
 class ServiceException(Exception):
     """Anything that ends a request without an answer.
 
-    `details` may hold `status` (instead of the code's own), `retry_after` (seconds), `param` and `upstream_code`.
+    `status` and `retry_after` (whole seconds; set on every 429 and 503) are those of the code unless given. `param` is
+    upstream's name of the field that it refused, `upstream_code` its own error code. `headers` go with the answer,
+    `upstream_headers` only where upstream's own are passed through. `details` are the seed's: kept as given, unused.
     """
 
     prefix = ""
 
-    def __init__(self, message: str, error_code: str, details: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, message: str, error_code: str, details: Mapping[str, Any] | None = None, **fields: Unpack[Fields]
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.error_code = error_code
         self.details = dict(details or {})
+        self.status = fields.get("status", self.failure.status)
+        self.retry_after = fields.get("retry_after", self.failure.retry_after)
+        if self.retry_after is None and self.status in {429, 503}:
+            self.retry_after = 1
+        self.param = fields.get("param")
+        self.upstream_code = fields.get("upstream_code")
+        self.headers = fields.get("headers", {})
+        self.upstream_headers = fields.get("upstream_headers", {})
 
     @property
     def failure(self) -> Failure:
         """What this error's code means on the wire."""
         return FAILURES[self.error_code]
-
-    @property
-    def status(self) -> int:
-        """HTTP status of the answer."""
-        return int(self.details.get("status", self.failure.status))
-
-    @property
-    def retry_after(self) -> int | None:
-        """Whole seconds until another try makes sense; set on every 429 and 503."""
-        seconds = self.details.get("retry_after", self.failure.retry_after)
-        return 1 if seconds is None and self.status in {429, 503} else seconds
 
     @property
     def error_message(self) -> str:
@@ -118,12 +130,13 @@ class ValidationException(ServiceException):
         error_code: str = "validation_error",
         errors: Mapping[str, Any] | None = None,
         location: str = "json",
+        **fields: Unpack[Fields],
     ) -> None:
-        super().__init__(message, error_code)
         self.field = field
         self.value = value
         self.errors = errors or ({field: [message]} if field else {})
         self.location = location
+        super().__init__(message, error_code, **fields)
 
 
 class ConfigurationException(ServiceException):
@@ -144,9 +157,13 @@ class OpenAIClientException(ServiceException):
     prefix = "AI 서비스 연결 오류: "
 
     def __init__(
-        self, message: str, error_code: str = "upstream_error", details: Mapping[str, Any] | None = None
+        self,
+        message: str,
+        error_code: str = "upstream_error",
+        details: Mapping[str, Any] | None = None,
+        **fields: Unpack[Fields],
     ) -> None:
-        super().__init__(message, error_code, details)
+        super().__init__(message, error_code, details, **fields)
 
 
 class ChatServiceException(ServiceException):
@@ -155,6 +172,10 @@ class ChatServiceException(ServiceException):
     prefix = "채팅 서비스 오류: "
 
     def __init__(
-        self, message: str, error_code: str = "internal_error", details: Mapping[str, Any] | None = None
+        self,
+        message: str,
+        error_code: str = "internal_error",
+        details: Mapping[str, Any] | None = None,
+        **fields: Unpack[Fields],
     ) -> None:
-        super().__init__(message, error_code, details)
+        super().__init__(message, error_code, details, **fields)

@@ -20,6 +20,7 @@ from app.ledger.accounts import digest_key
 from app.ledger.pricing import Prices
 from app.models import Usage
 from app.store.database import Database
+from app.web.services import service
 from tests.postgres import Postgres
 from tests.server import Server
 from tests.upstream import Upstream
@@ -102,7 +103,7 @@ def make_app(upstream: Upstream, store: dict[str, str]) -> Iterator[Callable[...
 
     yield make
     for app in made:
-        app.extensions["database"].close()
+        service(Database, app).close()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.models import ChatRequest
-from app.services.rules import broken_rules
+from app.services.rules import broken_rules, read_turns
 from schemas.chat import ChatRequestSchema
 from tests.conftest import CALLER_KEY, SERVER_KEY
 from tests.server import Server
@@ -204,8 +204,11 @@ def test_many_bad_entries_take_no_time() -> None:
     errors = ChatRequestSchema().validate({"user_message": "hi", "memory_context": entries})
     assert (len(errors["memory_context"]), entries.read) == (50, 50)
     entries = Watched(["x"] * 1000)
-    errors = broken_rules(ChatRequest(user_message="hi", conversation_history=entries))
-    assert (len(errors["conversation_history"]), entries.read) == (50, 50)
+    _, errors = read_turns(entries)
+    assert (len(errors), entries.read) == (50, 50)
+    entries = Watched(["\ud800"] * 1000)
+    errors = broken_rules(ChatRequest(user_message="hi", memory_context=entries), {})
+    assert (len(errors["memory_context"]), entries.read) == (50, 50)
 
 
 OPTIONAL = {

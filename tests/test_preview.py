@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.services.tokens import estimate_tokens
+from app.tokens import estimate_tokens
 from app.web.middleware import seconds_in_front
 from tests.conftest import CALLER_KEY
 from tests.streams import read_events, response_events, stream

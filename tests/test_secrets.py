@@ -19,9 +19,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.config import Config
-from app.ledger.accounts import Limits
+from app.ledger.accounts import Accounts, Limits
 from app.logging import log_config
 from app.models import ApiKey, ChatRequest
+from app.services.chat import ChatService
+from app.services.exchange import Exchange
+from app.web.services import KEY, service
 from tests.server import Server
 from tests.streams import delta, event, response_events, stream, typed
 from tests.test_input import raw_chat, send_raw
@@ -266,9 +269,9 @@ def test_in_process(
     assert hits(logged) == []
     assert hits("".join(capfd.readouterr())) == []
     assert ("status=200" in logged or '"status": 200' in logged) == (level in {"DEBUG", "INFO"})
-    service = app.extensions["chat_service"]
-    assert "caller's key" not in hits(str(vars(service._cache)))
-    assert hits(str(vars(service.openai_client.keys)["_refused"])) == []
+    assert "caller's key" not in hits(str(vars(service(ChatService, app)._cache)))
+    assert hits(str(vars(service(Exchange, app).keys)["_refused"])) == []
+    assert hits(str(vars(service(Accounts, app))["_known"])) == []
 
 
 @pytest.mark.process
@@ -321,7 +324,7 @@ def test_a_bug_shows_its_place_and_not_its_text(
     settings = {"log_level": "DEBUG", "log_format": log_format, "log_file": str(tmp_path / "app.log")}
     logging.config.dictConfig(log_config(Config(openai_api_key=SERVER_KEY, **settings)))
     app = make_app(**settings)
-    app.extensions["chat_service"] = FakeBug()
+    app.extensions[KEY][ChatService] = FakeBug()
     answer = app.test_client().post(CHAT, json=PROMPT | {"openai_api_key": CALLER_KEY})
     assert (answer.status_code, answer.get_json()["code"]) == (500, "internal_error")
     logged = (tmp_path / "app.log").read_text()
@@ -430,7 +433,7 @@ def test_tokens_and_records(
 ) -> None:
     """A client's token is nowhere but with its client; the database holds no key, prompt or answer either."""
     server = start_server(OPENAI_API_KEY=SERVER_KEY, AUTH_MODE="token", LOG_LEVEL="DEBUG", REQUEST_TIMEOUT=0.3)
-    token = make_app().extensions["accounts"].add("web", Limits())
+    token = service(Accounts, make_app()).add("web", Limits())
     bearer = {"Authorization": f"Bearer {token}"}
     typo = {"Authorization": f"Bearer {token[:-1]}{'a' if token[-1] != 'a' else 'b'}"}
     for fault, headers in itertools.product(FAULTS.values(), (bearer, typo)):

@@ -13,6 +13,7 @@ import hmac
 import os
 import re
 import secrets
+import threading
 import time
 import zlib
 from collections.abc import Callable, Collection
@@ -22,24 +23,28 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from cachetools import TTLCache
 
 from app.config import Config
-from app.errors import ConfigurationException, ValidationException
+from app.errors import ChatServiceException, ConfigurationException, ValidationException
+from app.models import TOKEN_PREFIX
 from app.store.database import Database
 from app.store.statement import Statement
 from app.store.tables import clients
+from app.units import MICROSECONDS, NANO
 
-PREFIX = "llms_"
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 SECRET_BITS = 160
 SECRET_LENGTH = 27
 CHECKSUM_LENGTH = 6
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-NANO = 1_000_000_000
+KNOWN_MAX = 10_000
+KNOWN_SECONDS = 0.25
+"""How long a client that was found is remembered for requests whose admission confirms it."""
 
 _BY_DIGEST = clients.select().where(clients.c.token_digest == sa.bindparam("digest"))
-_FIND = Statement(_BY_DIGEST, "digest")
-_FIND_AND_LOCK = Statement(_BY_DIGEST.with_for_update(), "digest")
+_FIND = Statement(_BY_DIGEST)
+_FIND_AND_LOCK = Statement(_BY_DIGEST.with_for_update())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,17 @@ class Account(Limits):
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
+@dataclass(frozen=True)
+class Principal:
+    """Who calls: a client, with the digest of its token, or nobody in particular, as anybody may in open mode."""
+
+    account: Account | None = None
+    token_digest: str | None = None
+
+
+NOBODY = Principal()
+
+
 class Accounts:
     """The table of clients; `digest_key` keys the tokens' digests and must be the same on every machine."""
 
@@ -81,6 +97,8 @@ class Accounts:
         self._database = database
         self._digest_key = digest_key
         self._clock = clock
+        self._known: TTLCache[str, Account] = TTLCache(KNOWN_MAX, KNOWN_SECONDS)
+        self._lock = threading.Lock()
 
     def add(self, name: str, limits: Limits) -> str:
         """Create a client and give its token, which is not stored; a bad or used name is a ValidationException."""
@@ -128,29 +146,38 @@ class Accounts:
         """Remove the client; its ledger rows keep its name."""
         self.show(name)
         self._database.write(lambda connection: connection.execute(clients.delete().where(clients.c.name == name)))
+        self._forget()
 
-    def authenticate_all(
-        self, connection: sa.Connection, tokens: Collection[str], *, lock: bool = False
-    ) -> dict[str, Account]:
-        """The active clients that `tokens` belong to.
+    def principal(self, token: str, *, remembered: bool = False) -> Principal:
+        """The client behind a token; raises `unauthorized` when it opens nothing. What is no token is not looked up.
+
+        `remembered`: it may have been found up to KNOWN_SECONDS ago. Only for requests whose admission looks again.
+        """
+        if not is_token(token):
+            raise unauthorized()
+        digest, now = self.digest(token), self._now()
+        with self._lock:
+            account = self._known.get(digest) if remembered else None
+        if account is None:
+            account = self._database.read(lambda connection: self.active(connection, [digest])).get(digest)
+        if account is None or not account.is_active(now):
+            raise unauthorized()
+        with self._lock:
+            self._known[digest] = account
+        return Principal(account, digest)
+
+    def active(self, connection: sa.Connection, digests: Collection[str], *, lock: bool = False) -> dict[str, Account]:
+        """The active clients by the digests of their tokens.
 
         `lock`: until the transaction ends, nobody else admits for them.
         """
-        digests = sorted((self.digest(token), token) for token in tokens if is_token(token))
         now, found, find = self._now(), {}, _FIND_AND_LOCK if lock else _FIND
-        for digest, token in digests:
-            for row in find.rows(connection, digest):
-                values = dict(zip(clients.c.keys(), row, strict=True))
-                client = account(values)
-                if hmac.compare_digest(values["token_digest"], digest) and client.is_active(now):
-                    found[token] = client
+        for digest in sorted(digests):
+            for row in find.rows(connection, digest=digest):
+                client = account(row)
+                if hmac.compare_digest(row["token_digest"], digest) and client.is_active(now):
+                    found[digest] = client
         return found
-
-    def identify(self, token: str) -> Account | None:
-        """The active client that `token` belongs to; what is no token is not looked up."""
-        if not is_token(token):
-            return None
-        return self._database.read(lambda connection: self.authenticate_all(connection, [token]).get(token))
 
     def digest(self, token: str) -> str:
         """The keyed digest that stands for a token."""
@@ -160,9 +187,14 @@ class Accounts:
         self.show(name)
         update = clients.update().where(clients.c.name == name).values(values)
         self._database.write(lambda connection: connection.execute(update))
+        self._forget()
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._known.clear()
 
     def _now(self) -> int:
-        return int(self._clock() * 1_000_000)
+        return int(self._clock() * MICROSECONDS)
 
 
 def digest_key(config: Config) -> bytes:
@@ -192,6 +224,11 @@ def _make_key(path: Path) -> None:
     draft.unlink()
 
 
+def unauthorized() -> ChatServiceException:
+    """The answer to a missing, unknown, expired or revoked token; which of these it is, is nobody's business."""
+    return ChatServiceException(f"A valid token is required: Authorization: Bearer {TOKEN_PREFIX}…", "unauthorized")
+
+
 def account(row: Any) -> Account:
     """An account from its row, a mapping."""
     return Account(**{name: value for name, value in row.items() if name != "token_digest"})
@@ -200,14 +237,18 @@ def account(row: Any) -> Account:
 def new_token() -> str:
     """A token nobody can guess, with a checksum that catches typos."""
     secret = _base62(secrets.randbits(SECRET_BITS), SECRET_LENGTH)
-    return PREFIX + secret + _checksum(secret)
+    return TOKEN_PREFIX + secret + _checksum(secret)
 
 
 def is_token(text: str) -> bool:
     """Tell whether `text` has a token's form and checksum."""
-    if not text.startswith(PREFIX) or len(text) != len(PREFIX) + SECRET_LENGTH + CHECKSUM_LENGTH or not text.isascii():
+    if (
+        not text.startswith(TOKEN_PREFIX)
+        or len(text) != len(TOKEN_PREFIX) + SECRET_LENGTH + CHECKSUM_LENGTH
+        or not text.isascii()
+    ):
         return False
-    secret, checksum = text[len(PREFIX) : -CHECKSUM_LENGTH], text[-CHECKSUM_LENGTH:]
+    secret, checksum = text[len(TOKEN_PREFIX) : -CHECKSUM_LENGTH], text[-CHECKSUM_LENGTH:]
     return hmac.compare_digest(_checksum(secret), checksum)
 
 
@@ -223,17 +264,17 @@ def period_start(period: str, now: int) -> int:
     """When the period that holds the moment `now` began, in microseconds since 1970, UTC."""
     if period == "total":
         return 0
-    moment = datetime.fromtimestamp(now / 1_000_000, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    return int((moment.replace(day=1) if period == "month" else moment).timestamp()) * 1_000_000
+    moment = datetime.fromtimestamp(now / MICROSECONDS, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return int((moment.replace(day=1) if period == "month" else moment).timestamp()) * MICROSECONDS
 
 
 def period_end(period: str, now: int) -> int | None:
     """When that period ends; None for a budget that never renews."""
     if period == "total":
         return None
-    began = datetime.fromtimestamp(period_start(period, now) / 1_000_000, UTC)
+    began = datetime.fromtimestamp(period_start(period, now) / MICROSECONDS, UTC)
     ended = began + timedelta(days=1) if period == "day" else (began + timedelta(days=32)).replace(day=1)
-    return int(ended.timestamp()) * 1_000_000
+    return int(ended.timestamp()) * MICROSECONDS
 
 
 def _checksum(secret: str) -> str:
