@@ -33,8 +33,8 @@ FAILURES: Mapping[str, Failure] = {
     "bad_request": Failure(
         400,
         "client",
-        "The request is not acceptable HTTP (414, 417 or 431 where those fit), or its body did not arrive within 30 "
-        "s (408).",
+        "The request is not acceptable HTTP (414, 417 or 431 where those fit), or its body did not arrive within "
+        "30 seconds (408).",
         "HTTP로 받아들일 수 없는 요청(경우에 따라 414, 417, 431)이거나, 본문이 30초 안에 오지 않음(408).",
     ),
     "invalid_json": Failure(400, "client", "The body is not JSON in UTF-8.", "본문이 UTF-8 JSON이 아님."),
@@ -62,7 +62,7 @@ FAILURES: Mapping[str, Failure] = {
         "The client's token is missing, unknown, expired or revoked.",
         "클라이언트의 토큰이 없거나, 모르는 토큰이거나, 만료 또는 폐기됨.",
     ),
-    "forbidden": Failure(403, "client", "The route needs an admin's token.", "관리자 토큰이 필요한 경로."),
+    "forbidden": Failure(403, "client", "This needs an admin's token.", "관리자 토큰이 필요함."),
     "model_not_allowed": Failure(
         403, "client", "The client may not use this model.", "이 클라이언트가 쓸 수 없는 모델."
     ),
@@ -78,7 +78,7 @@ FAILURES: Mapping[str, Failure] = {
     "rate_limited": Failure(
         429,
         "client",
-        "The client made more requests in 60 s than it may.",
+        "The client made more requests in 60 seconds than it may.",
         "클라이언트가 60초 동안 허용된 요청 수를 넘음.",
         retryable=True,
         retry_after=1,
