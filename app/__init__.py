@@ -82,7 +82,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.extensions["door"] = Door(
         client,
         ledger,
-        free_mode=config.openai_free_mode,
+        free_mode=config.openai_door_free_mode,
         max_tokens=config.default_max_tokens,
         local=bool(config.local_model),
     )

@@ -188,7 +188,7 @@ class Config:
         "The upstream API that `/api/v1/chat` calls. With a local model the default is `chat_completions`.",
         ko="`/api/v1/chat`이 호출하는 업스트림 API. 로컬 모델을 쓰면 기본값은 `chat_completions`입니다.",
     )
-    openai_free_mode: bool = setting(
+    openai_door_free_mode: bool = setting(
         False,
         flag,
         "Free mode for a `/v1` request without the header `X-Free-Mode`.",

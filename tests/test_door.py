@@ -77,7 +77,7 @@ def test_whose_key_pays(
 ) -> None:
     """The same key rules as on the native route, told by headers."""
     upstream.default = reply(200, {"id": "x"})
-    client = make_app(openai_free_mode=door_free_mode).test_client()
+    client = make_app(openai_door_free_mode=door_free_mode).test_client()
     assert client.post(RESPONSES, json={}, headers=headers).status_code == status
     assert [received.key for received in upstream.received] == keys
 
