@@ -80,7 +80,7 @@ bench-growth: install install-clients $(BENCH)/plot/.installed ## Measure how th
 	@$(BIN)/python -m bench.growth
 
 soak: install-test ## Look for leaks: 10 minutes, SOAK_SECONDS=… or SOAK_REQUESTS=…
-	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(BIN)/python -m pytest -s tests/test_soak.py
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(BIN)/python -m pytest -s tests/process/test_soak.py
 
 check: install-test ## Lint and check types
 	$(BIN)/ruff check .

@@ -123,7 +123,7 @@ def test_exception_text_never_shows(write: Write) -> None:
     line = text if text.count("\n") == 1 else text.replace("\n", " ")
     assert "SECRET" not in line
     assert re.search(
-        r"ValueError at tests/test_logging\.py:\d+ in failing < tests/test_logging\.py:\d+ in test_exc", line
+        r"ValueError at tests/unit/test_logging\.py:\d+ in failing < tests/unit/test_logging\.py:\d+ in test_exc", line
     )
     only_line(text)
 

@@ -18,10 +18,10 @@ from dataclasses import replace
 import pytest
 
 from app.ledger.accounts import Limits
+from tests.api.test_limits import add_client
+from tests.api.test_metrics import samples, value
 from tests.overload import Crowd, Spell, run
 from tests.server import Server
-from tests.test_limits import add_client
-from tests.test_metrics import samples, value
 from tests.upstream import Upstream, delayed, text
 
 SECONDS = float(os.environ.get("OVERLOAD_SECONDS") or 6)

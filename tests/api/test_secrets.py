@@ -22,9 +22,9 @@ from app.config import Config
 from app.ledger.accounts import Limits
 from app.logging import log_config
 from app.models import ApiKey, ChatRequest
+from tests.api.test_input import raw_chat, send_raw
 from tests.server import Server
 from tests.streams import delta, event, response_events, stream, typed
-from tests.test_input import raw_chat, send_raw
 from tests.upstream import (
     Answer,
     Received,

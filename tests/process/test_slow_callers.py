@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from tests.api.test_metrics import samples, value
 from tests.callers import message
 from tests.server import Server
 from tests.streams import HEAD, delta
-from tests.test_metrics import samples, value
 from tests.upstream import Received, Upstream, echo, pieces, text
 
 CALLERS = 40

@@ -20,8 +20,8 @@ from app.models import ChatRequest
 from app.services.cache import ResponseCache, cache_key
 from app.services.chat import ChatService
 from app.upstreams.openai_client import OpenAIClient
+from tests.api.test_keys import FakeClock, refuse
 from tests.conftest import CALLER_KEY, SERVER_KEY
-from tests.test_keys import FakeClock, refuse
 from tests.upstream import Answer, Received, Upstream, delayed, echo, error_document, reply, text
 
 CHAT = "/api/v1/chat"

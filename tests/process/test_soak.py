@@ -23,13 +23,13 @@ import sqlalchemy as sa
 
 from app.ledger.accounts import Limits
 from app.store.tables import requests
+from tests.api.test_limits import add_client
+from tests.api.test_metrics import samples, value
 from tests.callers import Caller, message
 from tests.records import connected, spent
 from tests.server import Server
 from tests.soak_load import MEGABYTE, NATIVE, Outcome, Plan, mix, run
 from tests.soak_upstream import ANSWER, SLOW, SoakUpstream
-from tests.test_limits import add_client
-from tests.test_metrics import samples, value
 
 SECONDS = float(os.environ.get("SOAK_SECONDS") or 30)
 REQUESTS = int(os.environ.get("SOAK_REQUESTS") or 0) or None

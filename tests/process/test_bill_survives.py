@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.api.test_limits import Limits, add_client
 from tests.records import rows, spent
 from tests.server import Server
 from tests.streams import delta, response_events, stream
-from tests.test_limits import Limits, add_client
 from tests.upstream import Answer, Received, Upstream, delayed, echo, error_document, pieces, reply, reset
 
 SECONDS = float(os.environ.get("BILL_SECONDS", "20"))

@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 
 from app.process import system
 from app.process.system import SystemInfoCollector, resident_mb
-from tests.test_input import assert_problem
+from tests.api.test_input import assert_problem
 
 SECTIONS = {
     "system": {"platform", "platform_version", "architecture", "processor", "hostname", "python_version"},

@@ -16,11 +16,11 @@ import sqlalchemy as sa
 from flask import Flask
 
 from app.ledger.accounts import Limits
+from tests.api.test_limits import add_client
 from tests.conftest import DIGEST_KEY
 from tests.postgres import Postgres
 from tests.records import connected, rows, settled
 from tests.server import GUNICORN, Server
-from tests.test_limits import add_client
 from tests.upstream import Upstream, delayed, text
 
 TURN = {"user_message": "hi", "free_mode": True}

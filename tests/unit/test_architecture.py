@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-TESTS = sorted((ROOT / "tests").glob("*.py"))
+ROOT = Path(__file__).parent.parent.parent
+TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if "node_modules" not in path.parts)
 OURS = ("app", "blueprints", "schemas")
 
 

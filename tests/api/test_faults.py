@@ -36,7 +36,7 @@ CHAT = "/api/v1/chat"
 SECRET = "UPSTREAM-SECRET-TEXT"
 TIMEOUT = 0.5
 PATIENT = 3.0  # Leaves room for the pauses between retries.
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 CALLER = {"openai_api_key": CALLER_KEY}
