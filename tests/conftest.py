@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from tests.upstream import Upstream
 SERVER_KEY = "sk-server-0123456789"
 CALLER_KEY = "sk-caller-0123456789"
 DIGEST_KEY = "digest-key-of-the-tests"
+
+EVERY_STORE = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+"""For tests that have to hold with each kind of store."""
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +76,10 @@ def postgresql_url(postgres: Postgres) -> Iterator[str]:
 
 
 @pytest.fixture
-def database_url(sqlite_url: str) -> str:
-    """Where the apps and servers of a test keep their records. Files of tests may ask for every kind of store."""
-    return sqlite_url
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Where the apps and servers of a test keep their records: SQLite, but for files that ask for `EVERY_STORE`."""
+    url: str = request.getfixturevalue(f"{getattr(request, 'param', 'sqlite')}_url")
+    return url
 
 
 @pytest.fixture
@@ -82,6 +87,13 @@ def store(database_url: str) -> dict[str, str]:
     """The settings that say where the records are."""
     shared = {} if database_url.startswith("sqlite") else {"token_digest_key": DIGEST_KEY}
     return {"database_url": database_url} | shared
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """For calls that have to be under way at the same time."""
+    with ThreadPoolExecutor(64) as pool:
+        yield pool
 
 
 @pytest.fixture

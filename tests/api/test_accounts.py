@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
-import stat
-import subprocess
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,32 +12,19 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from app.config import Config
-from app.errors import ConfigurationException, ValidationException
 from app.ledger.accounts import (
     Accounts,
     Limits,
-    digest_key,
     is_token,
     new_token,
-    parse_budget,
-    period_end,
-    period_start,
 )
 from app.store.database import Database
 from app.store.tables import clients
-from tests.conftest import CALLER_KEY, SERVER_KEY
+from tests.conftest import CALLER_KEY, EVERY_STORE
 from tests.records import connected, settled
-from tests.server import GUNICORN, ROOT, Server
 from tests.upstream import Upstream
 
 TURN = {"user_message": "hi", "free_mode": True}
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
 
 
 @pytest.fixture
@@ -65,27 +48,9 @@ def run(app: Flask, command: str, *, fails: bool = False) -> str:
     return result.stderr if fails else result.stdout
 
 
+@EVERY_STORE
 class TestTokens:
-    """What a token is."""
-
-    def test_form(self) -> None:
-        """The prefix, 160 random bits, a checksum; never the same twice."""
-        tokens = {new_token() for _ in range(1000)}
-        assert len(tokens) == 1000
-        for token in tokens:
-            assert re.fullmatch("llms_[0-9A-Za-z]{33}", token)
-            assert is_token(token)
-        assert len({token[5:10] for token in tokens}) > 990
-
-    def test_typos(self) -> None:
-        """Every single wrong character is caught without looking anything up."""
-        token = new_token()
-        for place in range(len(token)):
-            for wrong in "aB0_é":
-                typo = token[:place] + wrong + token[place + 1 :]
-                assert is_token(typo) == (typo == token)
-        for other in ("", "llms_", token[:-1], token + "0", token.upper(), SERVER_KEY):
-            assert not is_token(other)
+    """What of a token is kept."""
 
     def test_only_a_keyed_digest_is_stored(self, app: Flask, database_url: str) -> None:
         """The database tells neither the token nor a digest that could be made without the key."""
@@ -97,23 +62,8 @@ class TestTokens:
         other = Accounts(app.extensions["database"], b"another key")
         assert row.token_digest == app.extensions["accounts"].digest(token) != other.digest(token)
 
-    def test_the_key_of_the_digests(self, tmp_path: Path) -> None:
-        """Made once beside the SQLite file, for its owner only; a shared database needs the setting."""
-        config = Config(database_url=f"sqlite:///{tmp_path}/deep/x.db")
-        keys = []
-        threads = [threading.Thread(target=lambda: keys.append(digest_key(config))) for _ in range(20)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(set(keys)) == 1
-        assert len(keys[0]) == 32
-        (file,) = (tmp_path / "deep").iterdir()
-        assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        with pytest.raises(ConfigurationException, match="TOKEN_DIGEST_KEY"):
-            digest_key(Config(database_url="postgresql+psycopg://x/y"))
 
-
+@EVERY_STORE
 class TestAuthentication:
     """Whose token opens what."""
 
@@ -175,6 +125,7 @@ class TestAuthentication:
         assert token not in str(upstream.received[0])
 
 
+@EVERY_STORE
 class TestCommands:
     """`flask clients …` and `flask usage report`."""
 
@@ -253,70 +204,8 @@ class TestCommands:
         assert run(app, "usage report --by day --csv").splitlines()[0].startswith("day,requests")
 
 
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("5/day", (5_000_000_000, "day")),
-        ("0.000000001/month", (1, "month")),
-        ("20.5/total", (20_500_000_000, "total")),
-        *[(bad, None) for bad in ("5", "/day", "-5/day", "5/hour", "1e3/day", "0.0000000001/day", "5/day ", "")],
-    ],
-)
-def test_budgets(text: str, wanted: tuple[int, str] | None) -> None:
-    """Dollars per period, in nano-dollars."""
-    if wanted is None:
-        with pytest.raises(ValidationException):
-            parse_budget(text)
-    else:
-        assert parse_budget(text) == wanted
-
-
-@pytest.mark.parametrize(
-    ("period", "now", "start", "end"),
-    [
-        ("day", 1_709_251_199, 1_709_164_800, 1_709_251_200),
-        ("month", 1_709_251_199, 1_706_745_600, 1_709_251_200),
-        ("month", 1_735_689_599, 1_733_011_200, 1_735_689_600),
-        ("total", 1_709_251_199, 0, None),
-    ],
-)
-def test_periods(period: str, now: int, start: int, end: int | None) -> None:
-    """Days and months of UTC: the last second of 29 February 2024 and of the year."""
-    assert period_start(period, now * 1_000_000) == start * 1_000_000
-    assert period_end(period, now * 1_000_000) == (None if end is None else end * 1_000_000)
-
-
 def test_a_new_database_is_made_by_whoever_needs_it_first(tmp_path: Path) -> None:
     """A command or a read may come before any request."""
     database = Database(f"sqlite:///{tmp_path}/new/x.db")
     assert Accounts(database, b"key").all() == []
     database.close()
-
-
-@pytest.mark.process
-class TestExposure:
-    """A server's key is not for everybody by mistake."""
-
-    @pytest.mark.parametrize(
-        ("settings", "ends"),
-        [
-            ({"SERVER_HOST": "0.0.0.0", "OPENAI_API_KEY": SERVER_KEY}, True),
-            ({"SERVER_HOST": "0.0.0.0", "OPENAI_API_KEY": SERVER_KEY, "AUTH_MODE": "open"}, False),
-            ({"SERVER_HOST": "0.0.0.0", "OPENAI_API_KEY": SERVER_KEY, "AUTH_MODE": "token"}, False),
-            ({"SERVER_HOST": "0.0.0.0", "OPENAI_API_KEY": None}, False),
-            ({"SERVER_HOST": "127.0.0.1", "OPENAI_API_KEY": SERVER_KEY}, False),
-        ],
-    )
-    def test_a_public_address(self, tmp_path: Path, settings: dict[str, str | None], ends: bool) -> None:
-        """In open mode that nobody asked for, one line says what to do, and the server does not start."""
-        server = Server(tmp_path, DATABASE_URL=f"sqlite:///{tmp_path}/x.db", **settings)
-        if not ends:
-            with server:
-                return
-        ended = subprocess.run(
-            GUNICORN, cwd=ROOT, env=server.environ, capture_output=True, text=True, timeout=20, check=False
-        )
-        assert ended.returncode == 2
-        (line,) = ended.stderr.splitlines()
-        assert all(word in line for word in ("AUTH_MODE", "token", "open", "flask clients add"))
-        assert SERVER_KEY not in line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,14 +14,9 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.calls.call import Call
-from app.config import Config
-from app.errors import OpenAIClientException
-from app.models import ChatRequest
-from app.services.cache import ResponseCache, cache_key
-from app.services.chat import ChatService
-from app.upstreams.openai_client import OpenAIClient
-from tests.api.test_keys import FakeClock, refuse
-from tests.conftest import CALLER_KEY, SERVER_KEY
+from tests.conftest import CALLER_KEY
+from tests.unit.test_cache import NOT_SHAPING, SHAPING
+from tests.unit.test_keys import refuse
 from tests.upstream import Answer, Received, Upstream, delayed, echo, error_document, reply, text
 
 CHAT = "/api/v1/chat"
@@ -31,12 +26,6 @@ QUESTION = {"user_message": "hi", "free_mode": True}
 @pytest.fixture
 def client(make_app: Callable[..., Flask]) -> FlaskClient:
     return make_app(cache_enabled=True).test_client()
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(32) as pool:
-        yield pool
 
 
 def ask(client: FlaskClient, headers: dict[str, str] | None = None, **fields: Any) -> TestResponse:
@@ -95,46 +84,6 @@ def test_a_hit_takes_no_slot(make_app: Callable[..., Flask], upstream: Upstream)
     assert ask(client, user_message="other").get_json()["code"] == "server_busy"
 
 
-def service(upstream: Upstream, max_size: int = 10, clock: Callable[[], float] = time.monotonic) -> ChatService:
-    """A service with a cache of 60 s."""
-    config = Config(openai_api_key=SERVER_KEY, openai_base_url=upstream.base_url)
-    return ChatService(OpenAIClient(config), config, ResponseCache(max_size, 60, clock=clock))
-
-
-def cached(service: ChatService, message: str) -> bool:
-    """Tell whether a request with this message is answered from the cache."""
-    return service.process_chat_request(ChatRequest(user_message=message, free_mode=True)).cached
-
-
-def test_an_answer_is_kept_for_its_time(upstream: Upstream) -> None:
-    """Until the time is up, and not renewed by being read."""
-    clock = FakeClock()
-    chat = service(upstream, clock=clock)
-    seen = []
-    for seconds in (0, 30, 29, 2, 59, 2):
-        clock.now += seconds
-        seen.append(cached(chat, "hi"))
-    assert seen == [False, True, True, False, True, False]
-
-
-def test_the_size_is_bounded(upstream: Upstream) -> None:
-    """One answer more than fits pushes out the least recently used."""
-    chat = service(upstream, max_size=2)
-    assert [cached(chat, message) for message in "abacacb"] == [False, False, True, False, True, True, False]
-
-
-def test_only_bytes_are_kept(upstream: Upstream) -> None:
-    """The cache holds digests and upstream's bytes: no key, no object that a request could change."""
-    cache = ResponseCache(10, 60)
-    config = Config(openai_api_key=SERVER_KEY, openai_base_url=upstream.base_url)
-    ChatService(OpenAIClient(config), config, cache).process_chat_request(
-        ChatRequest(user_message="hi", openai_api_key=CALLER_KEY)
-    )
-    ((key, answer),) = cache._answers.items()
-    assert (type(key), len(key), type(answer)) == (bytes, 32, bytes)
-    assert CALLER_KEY.encode() not in key + answer
-
-
 @pytest.mark.parametrize("value", ["no-cache", "No-Cache", "max-age=0, no-cache"])
 def test_no_cache_skips_it(client: FlaskClient, upstream: Upstream, value: str) -> None:
     """A request that asks for it is answered by upstream, and leaves what is kept as it was."""
@@ -145,34 +94,6 @@ def test_no_cache_skips_it(client: FlaskClient, upstream: Upstream, value: str) 
         ("2", False),
         ("1", True),
     ]
-
-
-# Every field that shapes the answer, changed; an empty list or "" means the same as leaving it out.
-SHAPING: dict[str, Any] = {
-    "system_message": "Be kind.",
-    "user_message": "hi!",
-    "role": "teacher",
-    "instructions": "be brief",
-    "conversation_history": ["user: before"],
-    "memory_context": ["lives in Seoul"],
-    "max_tokens": 999,
-    "temperature": 0.71,
-    "model": "gpt-4o",
-    "openai_api_key": CALLER_KEY,
-    "response_schema": {"type": "string"},
-    "images": ["https://example.com/a.png"],
-}
-NOT_SHAPING: dict[str, Any] = {
-    "session_id": "another session",
-    "max_context_tokens": 1000,
-    "system_message": "당신은 도움이 되는 AI 어시스턴트입니다.",
-    "max_tokens": 1000,
-    "temperature": 0.7,
-    "model": "gpt-4o-mini",
-    "role": None,
-    "memory_context": [],
-    "openai_api_key": "",
-}
 
 
 @pytest.mark.parametrize("field", SHAPING)
@@ -205,11 +126,6 @@ def test_turns_that_are_dropped_do_not_count(client: FlaskClient, upstream: Upst
     assert len(upstream.received) == 2
 
 
-def test_every_field_of_a_request_is_one_or_the_other() -> None:
-    """A new field must say whether it shapes the answer."""
-    assert set(ChatRequest.__dataclass_fields__) - SHAPING.keys() - NOT_SHAPING.keys() <= {"free_mode", "stream"}
-
-
 def test_another_key_never_gets_the_answer(client: FlaskClient, upstream: Upstream) -> None:
     """An answer belongs to the key that paid for it: each caller's, and the server's."""
     upstream.default = numbered()
@@ -228,12 +144,6 @@ def test_an_answer_that_the_servers_key_paid_for_is_not_the_callers(client: Flas
     hit = ask(client).get_json()
     assert (hit["cached"], hit["api_key_source"]) == (True, "default")
     assert ask(client, openai_api_key=CALLER_KEY, free_mode=False).get_json()["code"] == "api_key_rejected"
-
-
-def test_parts_of_a_key_cannot_run_together() -> None:
-    """Each part stands behind its length."""
-    lists: list[list[bytes]] = [[b"ab", b"c"], [b"a", b"bc"], [b"abc"], [b"abc", b""], [b"", b"abc"], []]
-    assert len({cache_key(*parts) for parts in lists}) == len(lists)
 
 
 def test_failures_are_not_kept(client: FlaskClient, upstream: Upstream) -> None:
@@ -280,27 +190,6 @@ def test_followers_try_themselves_when_the_leader_fails(
     statuses = list(threads.map(lambda _: ask(app.test_client()).status_code, range(10)))
     assert sorted(statuses) == [200] * 8 + [400] * 2
     assert len(upstream.received) == 3
-
-
-def test_a_follower_waits_no_longer_than_its_deadline(threads: ThreadPoolExecutor) -> None:
-    """Who waits for another's call still has a deadline of its own; the leader is not disturbed."""
-    cache = ResponseCache(10, 60)
-
-    def slow() -> tuple[bytes, bytes]:
-        time.sleep(0.6)
-        return b"key", b"answer"
-
-    leader = threads.submit(cache.get_or_fetch, b"key", Call(10), slow)
-    while not cache._under_way:
-        time.sleep(0.001)
-    began = time.monotonic()
-    with pytest.raises(OpenAIClientException) as caught:
-        cache.get_or_fetch(b"key", Call(0.1), pytest.fail)
-    assert caught.value.error_code == "upstream_timeout"
-    assert time.monotonic() - began < 0.4
-    assert leader.result() == (b"answer", False)
-    assert cache.get_or_fetch(b"key", Call(1), pytest.fail) == (b"answer", True)
-    assert cache._under_way == {}
 
 
 def test_a_hit_is_cleaned_like_the_first_answer(client: FlaskClient, upstream: Upstream) -> None:

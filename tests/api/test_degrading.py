@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-import sqlalchemy as sa
 from flask import Flask
 
 from app.ledger.accounts import Limits
-from tests.api.test_limits import add_client
 from tests.conftest import DIGEST_KEY
 from tests.postgres import Postgres
-from tests.records import connected, rows, settled
-from tests.server import GUNICORN, Server
+from tests.records import connected, file_of, locked, rows, settled
 from tests.upstream import Upstream, delayed, text
 
 TURN = {"user_message": "hi", "free_mode": True}
@@ -28,20 +22,6 @@ TIMEOUT = 0.4
 SLACK_SECONDS = 1.5
 
 Make = Callable[..., Flask]
-
-
-def file_of(database_url: str) -> Path:
-    return Path(database_url.removeprefix("sqlite:///"))
-
-
-@contextlib.contextmanager
-def locked(database_url: str) -> Iterator[None]:
-    """Another program holds SQLite's write lock."""
-    engine = sa.create_engine(database_url, poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        yield
-        connection.exec_driver_sql("ROLLBACK")
 
 
 def chat(app: Flask, token: str = "") -> Any:
@@ -224,75 +204,4 @@ def test_fail_open_is_not_for_tokens(make_app: Make, database_url: str) -> None:
         assert app.extensions["ledger"].unrecorded == 0
 
 
-@pytest.mark.process
-def test_full(start_server: Callable[..., Server], upstream: Upstream, database_url: str) -> None:
-    """A disk without room, as a limit on the size of files; it is room again when the limit is gone."""
-    server = start_server(AUTH_MODE="token", DATABASE_TIMEOUT=1, LOG_FILE="")
-    token = add_client(database_url, Limits())
-    headers = {"Authorization": f"Bearer {token}"}
-    assert server.chat("x", headers=headers).status == 200
-    settled(database_url)
-    worker = psutil.Process(server.worker_pids[0])
-    before = worker.rlimit(psutil.RLIMIT_FSIZE)
-    worker.rlimit(psutil.RLIMIT_FSIZE, (4096, before[1]))
-    assert {server.chat("x", headers=headers).status for _ in range(3)} == {503}
-    assert server.status("/readyz") == 503
-    assert len(upstream.received) == 1
-    worker.rlimit(psutil.RLIMIT_FSIZE, before)
-    server.wait_for(lambda: server.status("/readyz") == 200, 10)
-    assert server.chat("x", headers=headers).status == 200
-    assert [row["status"] for row in settled(database_url)] == ["ok", "ok"]
-
-
-def set_modes(directory: Path, directory_mode: int, file_mode: int) -> None:
-    """Who may write into the directory of the store, and to its files."""
-    directory.chmod(directory_mode)
-    for file in directory.iterdir():
-        file.chmod(file_mode)
-
-
-def assert_read_only(server: Server, upstream: Upstream, usage: int) -> None:
-    """Nobody is served at once or later, but the process lives; upstream is not asked."""
-    refused = server.chat("x")
-    assert (refused.status, refused.json["code"]) == (503, "store_unavailable")
-    door = server.request("POST", "/v1/responses", {}, {"X-Free-Mode": "true"})
-    assert (door.status, door.json["error"]["code"]) == (503, "store_unavailable")
-    assert not upstream.received
-    assert [server.status(path) for path in ("/readyz", "/api/v1/usage", "/livez")] == [503, usage, 200]
-
-
-def assert_writable_again(server: Server, directory: Path, database_url: str) -> None:
-    """When the modes are back, it serves without a restart."""
-    set_modes(directory, 0o755, 0o644)
-    server.wait_for(lambda: server.status("/readyz") == 200, 10)
-    assert server.chat("x").status == 200
-    assert [row["status"] for row in settled(database_url)] == ["ok"]
-
-
-READ_ONLY = {"directory and files": (0o555, 0o444), "directory": (0o555, 0o644), "files": (0o755, 0o444)}
-UNPRIVILEGED = (*(("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()), *GUNICORN)
 """Root ignores modes, unless it lacks these capabilities."""
-
-
-@pytest.mark.process
-@pytest.mark.parametrize("what", READ_ONLY)
-def test_read_only(start_server: Callable[..., Server], upstream: Upstream, database_url: str, what: str) -> None:
-    """From the start. SQLite cannot even be read where it cannot make the files that it needs beside its own."""
-    directory = file_of(database_url).parent
-    set_modes(directory, *READ_ONLY[what])
-    server = start_server(command=UNPRIVILEGED, ready="/livez", DATABASE_TIMEOUT=1)
-    assert_read_only(server, upstream, usage=200 if what == "files" else 503)
-    assert_writable_again(server, directory, database_url)
-
-
-@pytest.mark.process
-def test_becomes_read_only(start_server: Callable[..., Server], upstream: Upstream, database_url: str) -> None:
-    """Before the server could connect for the first time, since another program held the lock."""
-    directory = file_of(database_url).parent
-    with locked(database_url):
-        server = start_server(command=UNPRIVILEGED, ready="/livez", DATABASE_TIMEOUT=1)
-        assert server.chat("x").status == 503
-        set_modes(directory, *READ_ONLY["directory and files"])
-        assert_read_only(server, upstream, usage=200)
-    assert_read_only(server, upstream, usage=503)
-    assert_writable_again(server, directory, database_url)

@@ -4,46 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
 from app.config import Config
-from app.errors import ConfigurationException, OpenAIClientException, ValidationException
-from app.upstreams.keys import KeySelector
-from app.upstreams.openai_client import OpenAIClient
 from tests.conftest import CALLER_KEY, SERVER_KEY
-from tests.upstream import Answer, Received, Upstream, echo, error_document, reply
+from tests.unit.test_keys import OTHER_KEY, keys_seen, refuse
+from tests.upstream import Upstream, error_document, reply
 
 CHAT = "/api/v1/chat"
-OTHER_KEY = "sk-another-0123456789"
-
-
-class FakeClock:
-    """A clock that stands still until told."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def refuse(*keys: str, status: int = 401) -> Answer:
-    """Refuse these keys and echo for the others."""
-
-    async def answer(received: Received, writer: Any) -> None:
-        refusal = reply(status, error_document("invalid_api_key"))
-        await (refusal if received.key in keys else echo)(received, writer)
-
-    return answer
-
-
-def keys_seen(upstream: Upstream) -> list[str]:
-    """The key of every call in order."""
-    return [received.key for received in upstream.received]
 
 
 # free_mode, caller's key, server's key, keys upstream refuses; status, code or key source, keys upstream saw.
@@ -180,37 +151,6 @@ def test_well_formed_key(client: FlaskClient, upstream: Upstream, key: str) -> N
     assert keys_seen(upstream) == [key]
 
 
-def ask(llm: OpenAIClient, key: str, free_mode: bool = True) -> str:
-    """One call; gives the key source, or the error code."""
-    try:
-        return llm.generate_response([{"role": "user", "content": "hi"}], key, free_mode)[2]
-    except (OpenAIClientException, ConfigurationException) as exc:
-        return exc.error_code
-
-
-def test_a_refused_key_is_remembered_for_ten_minutes(upstream: Upstream) -> None:
-    """A refused key costs one call in ten minutes, in free mode and without; then it may try again."""
-    clock = FakeClock()
-    config = Config(openai_api_key=SERVER_KEY, openai_base_url=upstream.base_url)
-    llm = OpenAIClient(config, keys=KeySelector(SERVER_KEY, clock=clock))
-    upstream.default = refuse(CALLER_KEY)
-
-    assert ask(llm, CALLER_KEY) == "default"
-    assert ask(llm, CALLER_KEY) == "default"
-    assert ask(llm, CALLER_KEY, free_mode=False) == "api_key_rejected"
-    assert keys_seen(upstream) == [CALLER_KEY, SERVER_KEY, SERVER_KEY]
-    assert ask(llm, OTHER_KEY) == "user_provided"
-
-    upstream.received.clear()
-    clock.now += 599
-    assert ask(llm, CALLER_KEY) == "default"
-    assert keys_seen(upstream) == [SERVER_KEY]
-    clock.now += 2
-    upstream.default = echo
-    assert ask(llm, CALLER_KEY) == "user_provided"
-    assert keys_seen(upstream) == [SERVER_KEY, CALLER_KEY]
-
-
 def test_a_key_refused_without_free_mode_is_remembered_too(client: FlaskClient, upstream: Upstream) -> None:
     """The second request with a refused key is refused by us."""
     upstream.default = refuse(CALLER_KEY)
@@ -235,27 +175,6 @@ def test_the_servers_key_is_never_remembered_as_refused(client: FlaskClient, ups
     upstream.script(reply(401, error_document()))
     assert client.post(CHAT, json={"user_message": "hi", "free_mode": True}).status_code == 503
     assert client.post(CHAT, json={"user_message": "hi", "free_mode": True}).status_code == 200
-
-
-def test_remembered_keys_are_digests() -> None:
-    """The memory of refused keys holds no key, and its digests differ from process to process."""
-    keys, others = KeySelector(SERVER_KEY), KeySelector(SERVER_KEY)
-
-    def refused(key: object) -> None:
-        raise OpenAIClientException("no", "api_key_rejected")
-
-    with pytest.raises(OpenAIClientException):
-        keys.pay(CALLER_KEY, False, refused)
-    assert CALLER_KEY.encode() not in b"".join(keys._refused)
-    assert CALLER_KEY not in repr(keys.select(OTHER_KEY, False)) + repr(vars(keys))
-    assert keys.digest(CALLER_KEY) != others.digest(CALLER_KEY)
-
-
-def test_selector_refuses_a_malformed_key_by_itself() -> None:
-    """Plain Python gets the same rule as the API."""
-    with pytest.raises(ValidationException) as caught:
-        KeySelector(SERVER_KEY).select("sk-0123456789\r\nX-Evil: 1", True)
-    assert caught.value.field == "openai_api_key"
 
 
 ORGANIZATION = {"openai_org_id": "org-ours", "openai_project_id": "proj-ours"}

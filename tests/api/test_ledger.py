@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +17,10 @@ from app.calls.call import Call
 from app.ledger.accounts import Limits
 from app.ledger.admission import Ask
 from app.ledger.ledger import Ledger, owner_name
-from app.ledger.pricing import Prices
 from app.models import ApiKey, Usage
 from app.store.tables import requests
-from tests.conftest import CALLER_KEY, SERVER_KEY
+from tests.conftest import CALLER_KEY, EVERY_STORE, SERVER_KEY
 from tests.records import connected, rows, settled, spent
-from tests.server import Server
 from tests.streams import chunk, completion_events, delta, read_events, response_events, stream
 from tests.upstream import Answer, Upstream, error_document, reply, reset, silence, text
 
@@ -37,10 +32,7 @@ COST = 11 * 150 + 7 * 600
 """Nano-dollars of what the scripted upstream counts, by OpenAI's list: 0.15 and 0.60 dollars per million tokens."""
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
+pytestmark = EVERY_STORE
 
 
 class Case(NamedTuple):
@@ -217,38 +209,6 @@ def test_the_deadline(
     assert row["cost_nano"] == row["input_tokens"] * 150 + row["output_tokens"] * 600
 
 
-@contextlib.contextmanager
-def calling(server: Server, path: str, body: dict[str, Any]) -> Iterator[socket.socket]:
-    """A caller that has sent its request and leaves at the end of the block."""
-    content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Free-Mode: true\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as caller:
-        caller.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
-        yield caller
-
-
-@pytest.mark.process
-def test_a_caller_that_leaves(start_server: Callable[..., Server], upstream: Upstream, database_url: str) -> None:
-    """After 0 and 2 chunks, on both routes, in a real worker: cancelled, and estimated."""
-    server = start_server()
-    want = []
-    for path, body, piece in ((CHAT, TURN, delta("12345678")), (COMPLETIONS, DOOR, chunk("12345678"))):
-        for streamed, pieces in ((False, 0), (True, 0), (True, 2)):
-            upstream.default = stream([piece] * pieces, pause=0.05, close=False) if pieces else silence()
-            asked = len(upstream.received)
-            with calling(server, path, body | {"stream": streamed}) as caller:
-                server.wait_for(lambda asked=asked: len(upstream.received) > asked, 10)
-                seen = b""
-                while seen.count(b"12345678") < pieces:
-                    seen += caller.recv(65536)
-            want.append(("cancelled", "client_closed_request", True, "default", 4 if pieces else 0))
-            server.wait_for(lambda: all(row["status"] != "pending" for row in rows(database_url)), 10)
-    found = settled(database_url)
-    names = ("status", "code", "estimated", "api_key_source", "output_tokens")
-    assert [tuple(row[name] for name in names) for row in found] == want
-    assert all(row["input_tokens"] > 0 and row["cost_nano"] > 0 for row in found)
-
-
 def test_refused_requests_leave_no_row(make_app: Callable[..., Flask], upstream: Upstream, database_url: str) -> None:
     """Nothing is written, reserved or sent for what is not accepted."""
     app = make_app(auth_mode="token")
@@ -308,16 +268,6 @@ def test_own_prices(make_app: Callable[..., Flask], upstream: Upstream, database
     found = settled(database_url)
     assert [row["cost_nano"] for row in found] == [11_000 + 17_500, 7 * 3000 + 4 * 500, 33_000, COST]
     assert re.fullmatch(r"genai-prices [\d.]+ \+ [0-9a-f]{8}", found[0]["price_version"])
-
-
-@pytest.mark.parametrize("usage", [Usage(1, 1), Usage(10**9, 10**9), Usage(3, 0, 3, 1)])
-def test_costs_are_whole_nano_dollars(usage: Usage) -> None:
-    """Whole numbers inside, however large; an unknown model has none."""
-    cost = Prices().cost_nano(MODEL, usage)
-    assert (
-        cost == usage.cached_tokens * 75 + (usage.input_tokens - usage.cached_tokens) * 150 + usage.output_tokens * 600
-    )
-    assert Prices().cost_nano("no-such-model", usage) is None
 
 
 def test_the_sums_are_what_upstream_counted(

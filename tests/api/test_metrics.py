@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -19,30 +16,14 @@ from flask.testing import FlaskClient
 
 from app.errors import FAILURES
 from app.ledger.accounts import Limits
-from tests.server import ROOT, Server
+from tests.prometheus import Samples, samples, value
+from tests.server import ROOT
 from tests.streams import response_events, stream
+from tests.unit.test_metrics import RULES
 from tests.upstream import Upstream, error_document, reply, text
 
 DASHBOARD = ROOT / "deploy" / "grafana-dashboard.json"
-RULES = ROOT / "deploy" / "alert-rules.yaml"
 CHAT = "/api/v1/chat"
-SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
-LABEL = re.compile(r'(\w+)="([^"]*)"')
-Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-def samples(exposed: str) -> Samples:
-    """Every series as (name without our prefix, labels)."""
-    return {
-        (name.removeprefix("llm_server_"), frozenset(LABEL.findall(labels))): float(value)
-        for name, labels, value in SAMPLE.findall(exposed)
-    }
-
-
-def value(found: Samples, name: str, **labels: str) -> float:
-    """The sum over the series of a name that have these labels."""
-    wanted = set(labels.items())
-    return sum(number for (series, has), number in found.items() if series == name and wanted <= has)
 
 
 def ask(client: FlaskClient, expected: int = 200, **fields: Any) -> None:
@@ -209,68 +190,9 @@ def test_what_we_ship_asks_for_what_there_is(client: FlaskClient, upstream: Upst
     assert (selected | grouped) - labels == set()
 
 
-def test_the_rules_are_of_prometheus_form() -> None:
-    """Groups of rules, each with an expression, a severity and a text that says what to do."""
-    for group in yaml.safe_load(RULES.read_text())["groups"]:
-        assert set(group) == {"name", "rules"}
-        for rule in group["rules"]:
-            assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
-            assert rule["labels"]["severity"] in {"page", "ticket"}
-            assert set(rule["annotations"]) == {"summary", "description"}
-            assert re.fullmatch(r"\d+[smh]", rule["for"])
-
-
 def test_every_metric_is_documented(client: FlaskClient) -> None:
     """docs/deployment lists each of them."""
     document = (ROOT / "docs" / "deployment" / "README.md").read_text()
     with client.get("/metrics") as answer:
         names = set(re.findall(r"^# TYPE (\w+)", answer.get_data(as_text=True), re.MULTILINE))
     assert set(re.findall(r"^\| `(llm_server_\w+)`", document, re.MULTILINE)) == names
-
-
-def total(server: Server, name: str, **labels: str) -> float:
-    return value(samples(server.request("GET", "/metrics").body.decode()), name, **labels)
-
-
-@pytest.mark.process
-@pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
-def test_workers_are_summed_and_nothing_goes_back(start_server: Callable[..., Server], worker_class: str) -> None:
-    """Whichever worker answers, the sums are of all; a killed worker's counts stay, its gauges go."""
-    server = start_server(WEB_CONCURRENCY=2, WORKER_CLASS=worker_class, MAX_CONCURRENT_REQUESTS=7)
-    for number in range(20):
-        assert server.chat(f"message {number}").status == 200
-    # The caller has its answer a moment before it is counted.
-    server.wait_for(lambda: total(server, "requests_total", route=CHAT) == 20)
-    assert {total(server, "requests_total", route=CHAT) for _ in range(10)} == {20}
-    assert total(server, "tokens_total", direction="input") == 20 * 11
-    assert total(server, "upstream_seconds_count", route=CHAT) == 20
-    server.wait_for(lambda: total(server, "slots") == 14)
-    for victim in list(server.worker_pids):
-        os.kill(victim, signal.SIGKILL)
-        server.wait_for(lambda gone=victim: len(server.worker_pids) == 2 and gone not in server.worker_pids)
-        server.wait_ready()
-        assert total(server, "requests_total", route=CHAT) == 20
-    for number in range(10):
-        assert server.chat(f"message {number}").status == 200
-    server.wait_for(lambda: total(server, "requests_total", route=CHAT) == 30)
-    server.wait_for(lambda: total(server, "slots") == 14)
-    server.wait_for(lambda: total(server, "requests_in_flight") == 1)
-
-
-@pytest.mark.process
-def test_a_reload_forgets_nothing_and_the_end_leaves_nothing(
-    start_server: Callable[..., Server], tmp_path: Path
-) -> None:
-    """The directory of the counts outlives SIGHUP and ends with the server."""
-    directory = Path(tempfile.mkdtemp(dir=tmp_path))
-    server = start_server(TMPDIR=directory)
-    assert server.chat("hi").status == 200
-    server.wait_for(lambda: total(server, "requests_total", route=CHAT) == 1)
-    before = server.worker_pids
-    server.send_signal(signal.SIGHUP)
-    server.wait_for(lambda: server.worker_pids and not set(before) & set(server.worker_pids))
-    server.wait_ready()
-    assert total(server, "requests_total", route=CHAT) == 1
-    assert len(list(directory.glob("llm-server-metrics-*"))) == 1
-    assert server.stop() == 0
-    assert list(directory.glob("llm-server-metrics-*")) == []

@@ -11,8 +11,6 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.services.tokens import estimate_tokens
-from app.web.middleware import seconds_in_front
 from tests.conftest import CALLER_KEY
 from tests.streams import read_events, response_events, stream
 from tests.upstream import Upstream, delayed, text
@@ -61,12 +59,6 @@ def test_preview_refuses_what_chat_refuses(client: FlaskClient) -> None:
     """The same rules and the same key choice."""
     assert client.post(f"{CHAT}/preview", json=KNOWN | {"temperature": 9}).status_code == 422
     assert client.post(f"{CHAT}/preview", json=KNOWN | {"free_mode": False}).status_code == 401
-
-
-@pytest.mark.parametrize(("words", "tokens"), [("", 0), ("abcd", 1), ("abcde", 2), ("한국어", 3), ("ab한", 2)])
-def test_estimate(words: str, tokens: int) -> None:
-    """Four ASCII characters, or one other, are a token."""
-    assert estimate_tokens(words) == tokens
 
 
 HISTORY = [f"user: {'x' * 40}{n}" for n in range(10)]
@@ -181,30 +173,6 @@ def test_time_in_front_counts(client: FlaskClient, upstream: Upstream) -> None:
     parts = timings(answer.headers["Server-Timing"])
     assert parts["queue"] >= 499
     assert parts["total"] >= parts["queue"]
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        ("t=99.5", 0.5),
-        ("99.5", 0.5),
-        ("t=99500", 0.5),
-        ("t=99500000", 0.5),
-        ("t=101", 0.0),
-        ("", 0.0),
-        ("t=nan", 0.0),
-        ("t=inf", 0.0),
-        ("soon", 0.0),
-    ],
-)
-def test_units_of_request_start(header: str, seconds: float) -> None:
-    """Seconds, milliseconds and microseconds are told apart by size; nonsense counts as nothing."""
-    offset = 1_700_000_000.0
-    value = header.removeprefix("t=")
-    if value.replace(".", "").isdigit():
-        unit = {2: 1, 3: 1, 5: 1e3, 8: 1e6}[len(value.split(".")[0])]
-        header = f"t={float(value) + offset * unit:f}"
-    assert abs(seconds_in_front(header, now=lambda: offset + 100.0) - seconds) < 1e-3
 
 
 def test_preview_body_is_json(client: FlaskClient) -> None:

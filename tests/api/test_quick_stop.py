@@ -11,7 +11,6 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.calls.call import Call, Calls
 from app.ledger.ledger import Ledger
 from app.process.quick_stop import LIMIT_SECONDS, SIGNALS, QuickStop
 from app.store.database import Database
@@ -63,20 +62,6 @@ def test_a_stuck_worker_leaves_in_time(app: Flask, database_url: str) -> None:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
     seconds = seconds_to_leave(app, StuckDatabase(database_url), *numbers)
     assert LIMIT_SECONDS - 0.1 < seconds < LIMIT_SECONDS + 0.5
-
-
-def test_calls_are_ended_once_for_all() -> None:
-    """Those that are there, those that come later, and none that has been answered."""
-    calls, there, answered, late, gone = Calls(), Call(5), Call(5), Call(5), Call(5)
-    gone.end("caller_gone")
-    for call in (there, answered, gone):
-        calls.add(call)
-    calls.discard(answered)
-    calls.end("shutting_down")
-    calls.add(late)
-    ended = [call.ended for call in (there, late, answered, gone)]
-    assert ended == ["shutting_down", "shutting_down", None, "caller_gone"]
-    assert len(calls) == 3
 
 
 def test_who_comes_too_late(app: Flask, client: FlaskClient, upstream: Upstream, database_url: str) -> None:

@@ -11,10 +11,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-import pytest
-
-from tests.api.test_limits import Limits, add_client
-from tests.records import rows, spent
+from app.ledger.accounts import Limits
+from tests.conftest import EVERY_STORE
+from tests.records import add_client, rows, spent
 from tests.server import Server
 from tests.streams import delta, response_events, stream
 from tests.upstream import Answer, Received, Upstream, delayed, echo, error_document, pieces, reply, reset
@@ -25,13 +24,8 @@ WORKERS = 2
 SWEPT_SECONDS = 30.0
 """Housekeeping sweeps every 5 s; a lease ends with REQUEST_TIMEOUT and its grace of 5 s."""
 
-pytestmark = pytest.mark.process
 
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
+pytestmark = EVERY_STORE
 
 
 class NumberedUpstream(Upstream):

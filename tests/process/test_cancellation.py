@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import socket
 import time
-import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.server import Server
 from tests.streams import chunk, delta, stream
 from tests.upstream import Upstream, pieces, silence
-
-pytestmark = pytest.mark.process
 
 NATIVE = ("/api/v1/chat", {"user_message": "hi", "free_mode": True}, delta("x"))
 DOOR = ("/v1/chat/completions", {"model": "m", "messages": []}, chunk("x"))
@@ -86,30 +82,3 @@ def test_a_caller_that_leaves_while_queued_never_reaches_upstream(server: Server
     assert (refused.status, refused.json["code"]) == (503, "server_busy")
     assert leave_after(server, upstream, holder, b"") <= WITHIN_SECONDS
     assert len(upstream.received) == 1
-
-
-@pytest.mark.model
-def test_the_local_model_stops_generating(start_server: Callable[..., Server]) -> None:
-    """Its slot becomes idle soon after the caller has left."""
-    server = start_server(LOCAL_MODEL="demo")
-    slots = f"http://127.0.0.1:{model_port(server)}/slots"
-
-    def busy() -> bool:
-        with urllib.request.urlopen(slots) as answer:
-            return any(slot["is_processing"] for slot in json.load(answer))
-
-    # ignore_eos is llama.cpp's: the model would go on for minutes.
-    body = {"messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 8000, "ignore_eos": True}
-    caller = send(server, "/v1/chat/completions", body)
-    seen = b""
-    while b'"content":"' not in seen:
-        seen += caller.recv(65536)
-    assert busy()
-    caller.close()
-    server.wait_for(lambda: not busy(), 5)
-
-
-def model_port(server: Server) -> str:
-    """Where the local model of `server` listens: the last word of its command."""
-    processes = psutil.Process(server.pid).children(recursive=True)
-    return next(words[-1] for words in (process.cmdline() for process in processes) if "serve" in words)

@@ -22,8 +22,6 @@ from tests.upstream import Received, Upstream, delayed, echo, pieces, silence
 CALLERS = 1000
 Start = Callable[..., Server]
 
-pytestmark = pytest.mark.process
-
 
 class PatientUpstream(Upstream):
     """Answers nobody before `crowd` calls are in flight at once. Does not poll for departures: a crowd's would cost."""

@@ -15,12 +15,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
-import pytest
-
 from app.ledger.accounts import Limits
-from tests.api.test_limits import add_client
-from tests.api.test_metrics import samples, value
 from tests.overload import Crowd, Spell, run
+from tests.prometheus import samples, value
+from tests.records import add_client
 from tests.server import Server
 from tests.upstream import Upstream, delayed, text
 
@@ -30,8 +28,6 @@ IS_FULL = SECONDS >= 60
 LIMIT = int(os.environ.get("OVERLOAD_LIMIT") or 20)
 QUEUE_SECONDS = float(os.environ.get("OVERLOAD_QUEUE_SECONDS") or 0)
 UPSTREAM_SECONDS = 0.5
-
-pytestmark = pytest.mark.process
 
 
 def percentile(seconds: Sequence[float], share: int) -> float:

@@ -17,14 +17,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import psutil
 import pytest
 
-from tests.api.test_degrading import locked
 from tests.conftest import SERVER_KEY
-from tests.records import Row, rows
+from tests.records import Row, locked, rows
 from tests.server import Answer, Server
 from tests.streams import delta, read_events, stream
 from tests.upstream import Received, Upstream, echo, silence
-
-pytestmark = pytest.mark.process
 
 WORKER_CLASSES = ("gevent", "gthread")
 REQUEST_TIMEOUT = 2.0

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from tests.api.test_metrics import samples, value
 from tests.callers import message
+from tests.prometheus import samples, value
 from tests.server import Server
 from tests.streams import HEAD, delta
 from tests.upstream import Received, Upstream, echo, pieces, text
@@ -30,8 +30,6 @@ UNREAD = [
     message("POST", "/api/v1/chat", {"user_message": "endless", "free_mode": True, "stream": True}),
     message("POST", "/v1/responses", {"model": "m", "input": "endless", "stream": True}, {"X-Free-Mode": "true"}),
 ]
-
-pytestmark = pytest.mark.process
 
 
 @pytest.fixture

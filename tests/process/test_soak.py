@@ -23,13 +23,12 @@ import sqlalchemy as sa
 
 from app.ledger.accounts import Limits
 from app.store.tables import requests
-from tests.api.test_limits import add_client
-from tests.api.test_metrics import samples, value
 from tests.callers import Caller, message
-from tests.records import connected, spent
+from tests.prometheus import samples, value
+from tests.records import add_client, connected, spent
 from tests.server import Server
-from tests.soak_load import MEGABYTE, NATIVE, Outcome, Plan, mix, run
-from tests.soak_upstream import ANSWER, SLOW, SoakUpstream
+from tests.soak_load import MEGABYTE, NATIVE, Outcome, Plan, run
+from tests.soak_upstream import SLOW, SoakUpstream
 
 SECONDS = float(os.environ.get("SOAK_SECONDS") or 30)
 REQUESTS = int(os.environ.get("SOAK_REQUESTS") or 0) or None
@@ -157,16 +156,6 @@ def gauges(server: Server, token: str) -> dict[str, float]:
     return levels | {"requests_in_flight": levels["requests_in_flight"] - 1}
 
 
-def test_the_mix_is_what_it_says() -> None:
-    """30 % streams, 10 % faults of upstream, 10 % callers that leave."""
-    acts = mix()
-    assert sum(act.share for act in acts) == pytest.approx(100)
-    assert sum(act.share for act in acts if act.streamed) == pytest.approx(30)
-    assert sum(act.share for act in acts if act.upstream not in {ANSWER, SLOW}) == pytest.approx(10)
-    assert sum(act.share for act in acts if act.leaves != "never") == pytest.approx(10)
-
-
-@pytest.mark.process
 def test_nothing_stays(start_server: Callable[..., Server], upstream: SoakUpstream, database_url: str) -> None:
     """Size, file descriptors, threads and greenlets are what they were, gauges are 0, rows are accepted requests."""
     server = start_server(command=(sys.executable, "-m", "gunicorn", "tests.soak_wsgi:app"), **SETTINGS)

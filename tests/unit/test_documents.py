@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from dotenv import dotenv_values
-from flask import Flask
 
 from app.config import Config
 from app.errors import FAILURES
@@ -49,18 +48,6 @@ def test_every_setting_is_listed_with_its_default(readme: Path) -> None:
             assert "`" not in default
         else:
             assert default == (shown(item.default) if item.default not in ("", ()) else "–")
-
-
-@both
-def test_every_route_is_listed(app: Flask, readme: Path) -> None:
-    """Each route stands there as method and path, and no other does."""
-    listed = set(re.findall(r"`((?:GET|POST|PUT|DELETE|PATCH) /\S*)`", readme.read_text()))
-    routes = {
-        f"{method} {rule.rule}"
-        for rule in app.url_map.iter_rules()
-        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-    }
-    assert listed == routes
 
 
 @both
