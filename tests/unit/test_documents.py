@@ -103,7 +103,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_documents_name_files_that_exist(document: Path) -> None:
     """Paths of our own in backticks are there."""
-    ours = r"`((?:app|blueprints|schemas|tests|docs|examples|deploy|bench)/[\w./-]+)`"
+    ours = r"`((?:app|blueprints|schemas|tests|docs|examples|deploy|bench|locks)/[\w./-]+)`"
     missing = [path for path in re.findall(ours, document.read_text()) if not (ROOT / path).exists()]
     assert missing == []
 
