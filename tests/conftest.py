@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from app.models import Usage
 from app.store.database import Database
 from tests.postgres import Postgres
 from tests.server import Server
+from tests.turns import turn
 from tests.upstream import Upstream
 
 SERVER_KEY = "sk-server-0123456789"
@@ -31,6 +32,13 @@ DIGEST_KEY = "digest-key-of-the-tests"
 
 EVERY_STORE = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 """For tests that have to hold with each kind of store."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test, its fixtures included, is one turn."""
+    with turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

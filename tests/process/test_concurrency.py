@@ -69,6 +69,7 @@ async def crowd(port: int, size: int) -> list[tuple[int, str]]:
     return await asyncio.gather(*(chat(port, f"nonce-{number}") for number in range(size)))
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("_many_files")
 def test_a_thousand_calls_in_flight_in_one_worker(start_server: Start) -> None:
     """Upstream answers nobody before it holds 1,000 calls: each caller gets his own answer, then all is as before."""

@@ -15,12 +15,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
+import pytest
+
 from app.ledger.accounts import Limits
 from tests.overload import Crowd, Spell, run
 from tests.prometheus import samples, value
 from tests.records import add_client
 from tests.server import Server
 from tests.upstream import Upstream, delayed, text
+
+pytestmark = pytest.mark.alone
 
 SECONDS = float(os.environ.get("OVERLOAD_SECONDS") or 6)
 PEAK_SECONDS = max(3.0, SECONDS / 4)

@@ -30,6 +30,8 @@ from tests.server import Server
 from tests.soak_load import MEGABYTE, NATIVE, Outcome, Plan, run
 from tests.soak_upstream import SLOW, SoakUpstream
 
+pytestmark = pytest.mark.alone
+
 SECONDS = float(os.environ.get("SOAK_SECONDS") or 30)
 REQUESTS = int(os.environ.get("SOAK_REQUESTS") or 0) or None
 IS_LONG = REQUESTS is not None or SECONDS > 60
