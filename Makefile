@@ -74,7 +74,7 @@ run: install ## Start the server; without a key it brings its own model
 	@$(BIN)/python -m app
 
 test: install-test install-model install-clients ## Run every test (7 minutes on two cores)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term
+	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term
 
 test-fast: install-test ## Run the tests that need no process, model or Node (a minute)
 	$(BIN)/python -m pytest -n $(WORKERS) tests/unit tests/api

@@ -34,6 +34,21 @@ EVERY_STORE = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], 
 """For tests that have to hold with each kind of store."""
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several workers one of them takes all tests of the local model: two models would only slow each other down.
+
+    The mark `xdist_group` is for this, but xdist 3.8 sets a node's name where pytest 9.2 no longer looks.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneModel(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "model" if nodeid.startswith("tests/model/") else nodeid
+
+    return OneModel(config, log)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """A test, its fixtures included, is one turn."""

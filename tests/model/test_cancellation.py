@@ -7,12 +7,9 @@ import urllib.request
 from collections.abc import Callable
 
 import psutil
-import pytest
 
 from tests.process.test_cancellation import send
 from tests.server import Server
-
-pytestmark = pytest.mark.xdist_group("model")
 
 
 def test_the_local_model_stops_generating(start_server: Callable[..., Server]) -> None:

@@ -20,8 +20,6 @@ from pydantic import BaseModel, Field
 
 from tests.server import ROOT, Server
 
-pytestmark = pytest.mark.xdist_group("model")
-
 OWN_KEY = "sk-anything-0123456789"
 NOT_ISSUED = "llms_not-issued-by-this-server"
 FREE = {"X-Free-Mode": "true"}

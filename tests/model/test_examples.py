@@ -11,8 +11,6 @@ import pytest
 from tests.server import Server
 from tests.unit.test_examples import EXAMPLES
 
-pytestmark = pytest.mark.xdist_group("model")
-
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

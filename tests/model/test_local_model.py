@@ -24,8 +24,6 @@ from app.errors import ConfigurationException
 from app.upstreams.local_model import model_file
 from tests.server import Server, free_port
 
-pytestmark = pytest.mark.xdist_group("model")
-
 PYTHON_APP = (sys.executable, "-m", "app")
 FRANCE = "What is the capital of France?"
 

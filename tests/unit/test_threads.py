@@ -17,6 +17,7 @@ KINDS = [threads._ThreadDone, threads._GreenletDone]
 @pytest.mark.parametrize("make", KINDS)
 @pytest.mark.parametrize("pause", [0.0, 0.1])
 def test_done_in_another_thread(make: Callable[[], Done], pause: float) -> None:
+    """Who waits is woken by another thread, whether it was done before or while waiting."""
     done = make()
     start_thread(lambda: (threads.pause(pause), done.set()))  # type: ignore[func-returns-value]
     time.sleep(0.05)
@@ -32,6 +33,7 @@ def test_not_done_in_time(make: Callable[[], Done]) -> None:
 
 
 def test_other_greenlets_go_on_meanwhile() -> None:
+    """A greenlet that waits does not hold up those beside it."""
     done, seen = threads._GreenletDone(), list[str]()
     gevent.spawn(seen.append, "another")
     assert not done.wait(0.01)
@@ -39,6 +41,7 @@ def test_other_greenlets_go_on_meanwhile() -> None:
 
 
 def test_a_bell_is_not_lost() -> None:
+    """A bell that rings before anybody waits is heard once, however often it rang."""
     bell = Bell()
     bell.ring()
     bell.ring()

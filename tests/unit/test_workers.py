@@ -23,6 +23,7 @@ def answered(error: BaseException) -> tuple[bytes, dict[str, object]]:
     """The head and the problem that a peer reads when a worker meets `error`."""
     here, there = socket.socketpair()
     with there:
+        there.shutdown(socket.SHUT_WR)  # All is sent: the worker need not wait for more before it closes.
         FakeWorker().handle_error(None, here, ("127.0.0.1", 1), error)
         there.settimeout(5)
         received = b""
