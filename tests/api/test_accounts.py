@@ -1,0 +1,212 @@
+"""Clients and tokens: what a token is, what is stored of it, when it opens nothing, and the operator's commands."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from app.ledger.accounts import (
+    Accounts,
+    Limits,
+    is_token,
+    new_token,
+)
+from app.store.database import Database
+from app.store.tables import clients
+from app.web.services import service
+from tests.conftest import CALLER_KEY, EVERY_STORE
+from tests.records import connected, settled
+from tests.upstream import Upstream
+
+TURN = {"user_message": "hi", "free_mode": True}
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Flask]) -> Flask:
+    return make_app(auth_mode="token")
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def chat(app: Flask, token: str) -> Any:
+    """One chat turn that the server's key pays."""
+    return app.test_client().post("/api/v1/chat", json=TURN, headers=bearer(token))
+
+
+def run(app: Flask, command: str, *, fails: bool = False) -> str:
+    """What `flask COMMAND` prints: its output, or its error when it `fails`."""
+    result = app.test_cli_runner().invoke(args=command.split())
+    assert result.exit_code == int(fails), result.output
+    return result.stderr if fails else result.stdout
+
+
+@EVERY_STORE
+class TestTokens:
+    """What of a token is kept."""
+
+    def test_only_a_keyed_digest_is_stored(self, app: Flask, database_url: str) -> None:
+        """The database tells neither the token nor a digest that could be made without the key."""
+        token = service(Accounts, app).add("web", Limits())
+        with connected(database_url) as connection:
+            (row,) = connection.execute(clients.select()).all()
+        assert token not in str(row)
+        assert token[5:32] not in str(row)
+        other = Accounts(service(Database, app), b"another key")
+        assert row.token_digest == service(Accounts, app).digest(token) != other.digest(token)
+
+
+@EVERY_STORE
+class TestAuthentication:
+    """Whose token opens what."""
+
+    def test_a_token_is_required(self, app: Flask, upstream: Upstream) -> None:
+        """401 with what to send; the same answer whatever is wrong."""
+        token = service(Accounts, app).add("web", Limits())
+        answers = [chat(app, wrong) for wrong in (new_token(), "llms_x", token[:-1] + "_", CALLER_KEY)]
+        answers.append(app.test_client().post("/api/v1/chat", json=TURN))
+        answers.append(app.test_client().post("/v1/responses", data=b"{", headers=bearer("llms_x")))
+        for answer in answers:
+            assert answer.status_code == 401
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+        assert {answer.get_json()["detail"] for answer in answers[:-1]} == {answers[0].get_json()["detail"]}
+        assert answers[-1].get_json()["error"]["code"] == "unauthorized"
+        assert not upstream.received
+        assert chat(app, token).status_code == 200
+
+    def test_in_open_mode_a_token_still_names_its_client(
+        self, make_app: Callable[..., Flask], database_url: str
+    ) -> None:
+        """And a wrong one is refused: its caller meant something by it."""
+        app = make_app(auth_mode="open")
+        token = service(Accounts, app).add("web", Limits())
+        assert app.test_client().post("/api/v1/chat", json=TURN).status_code == 200
+        assert chat(app, token).status_code == 200
+        assert chat(app, new_token()).status_code == 401
+        assert [row["client_name"] for row in settled(database_url)] == [None, "web"]
+
+    def test_expired(self, app: Flask) -> None:
+        """From its moment on."""
+        now = int(time.time() * 1_000_000)
+        accounts = service(Accounts, app)
+        assert chat(app, accounts.add("over", Limits(expires_at=now))).status_code == 401
+        assert chat(app, accounts.add("not-yet", Limits(expires_at=now + 60_000_000))).status_code == 200
+
+    def test_revoked_rotated_deleted(self, app: Flask, database_url: str) -> None:
+        """At once; the ledger keeps the name."""
+        accounts = service(Accounts, app)
+        first = accounts.add("web", Limits())
+        assert chat(app, first).status_code == 200
+        second = accounts.rotate("web")
+        assert [chat(app, token).status_code for token in (first, second)] == [401, 200]
+        accounts.revoke("web")
+        assert chat(app, second).status_code == 401
+        third = accounts.rotate("web")
+        assert chat(app, third).status_code == 200
+        settled(database_url)
+        accounts.delete("web")
+        assert chat(app, third).status_code == 401
+        assert [(row["client_name"], row["client_id"]) for row in settled(database_url)] == [("web", None)] * 3
+
+    def test_the_token_beside_the_callers_own_key(self, app: Flask, upstream: Upstream) -> None:
+        """On the door the key then comes in a header of its own; the token never reaches upstream."""
+        token = service(Accounts, app).add("web", Limits(free_mode=False))
+        headers = bearer(token) | {"X-OpenAI-Api-Key": CALLER_KEY}
+        answer = app.test_client().post("/v1/responses", json={"input": [{"content": "x"}]}, headers=headers)
+        assert answer.status_code == 200
+        assert upstream.received[0].key == CALLER_KEY
+        assert token not in str(upstream.received[0])
+
+
+@EVERY_STORE
+class TestCommands:
+    """`flask clients …` and `flask usage report`."""
+
+    def test_a_clients_life(self, app: Flask) -> None:
+        """Its token is printed once; every limit shows; every command does what it says."""
+        assert run(app, "clients list") == "nothing yet\n"
+        token = run(
+            app,
+            "clients add web --budget-usd 5/day --rpm 60 --concurrency 20 --models gpt-4o*,o1 --no-free-mode "
+            "--admin --expires 90d",
+        ).strip()
+        assert is_token(token)
+        shown = dict(line.split(None, 1) for line in run(app, "clients show web").splitlines())
+        created, expires = shown.pop("created"), shown.pop("expires")
+        assert created < expires
+        assert shown == {
+            "name": "web",
+            "state": "active",
+            "rpm": "60",
+            "concurrency": "20",
+            "budget_usd": "5/day",
+            "models": "gpt-4o*,o1",
+            "free_mode": "no",
+            "admin": "yes",
+        }
+        rotated = run(app, "clients rotate web").strip()
+        assert is_token(rotated)
+        assert rotated != token
+        header, row = run(app, "clients list").splitlines()
+        assert header.split()[0] == "name"
+        assert row.split()[:2] == ["web", "active"]
+        run(app, "clients revoke web")
+        assert " revoked " in run(app, "clients list")
+        for printed in (run(app, "clients list"), run(app, "clients show web")):
+            assert token not in printed
+            assert rotated not in printed
+        run(app, "clients delete web")
+        assert run(app, "clients list") == "nothing yet\n"
+
+    @pytest.mark.parametrize(
+        ("command", "told"),
+        [
+            ("clients show nobody", "is not the name of a client"),
+            ("clients rotate nobody", "is not the name of a client"),
+            ("clients revoke nobody", "is not the name of a client"),
+            ("clients delete nobody", "is not the name of a client"),
+            ("clients add taken", "is the name of another client"),
+            ("clients add -- -x", "must be 1 to 64 letters"),
+            ("clients add x --budget-usd 5/hour", "must be like 5/day"),
+        ],
+    )
+    def test_mistakes(self, app: Flask, command: str, told: str) -> None:
+        """One line that says what is wrong, exit status 1, nothing changed."""
+        run(app, "clients add taken")
+        error = run(app, command, fails=True)
+        assert told in error
+        assert len(error.splitlines()) == 1
+        assert len(run(app, "clients list").splitlines()) == 2
+
+    def test_report(self, app: Flask, database_url: str) -> None:
+        """A table, and the same as CSV."""
+        assert run(app, "usage report") == "nothing yet\n"
+        for name, calls in (("web", 2), ("app", 1)):
+            token = service(Accounts, app).add(name, Limits())
+            for _ in range(calls):
+                assert chat(app, token).status_code == 200
+        settled(database_url)
+        rows = list(csv.DictReader(io.StringIO(run(app, "usage report --since 7d --by client --csv"))))
+        assert [(row["client"], row["requests"], row["input_tokens"], row["cost_usd"]) for row in rows] == [
+            ("app", "1", "11", "0.00000585"),
+            ("web", "2", "22", "0.0000117"),
+        ]
+        header, *lines = run(app, "usage report --since 7d --by client").splitlines()
+        assert [line.split() for line in lines] == [list(row.values()) for row in rows]
+        assert header.split() == list(rows[0])
+        assert run(app, "usage report --by day --csv").splitlines()[0].startswith("day,requests")
+
+
+def test_a_new_database_is_made_by_whoever_needs_it_first(tmp_path: Path) -> None:
+    """A command or a read may come before any request."""
+    database = Database(f"sqlite:///{tmp_path}/new/x.db")
+    assert Accounts(database, b"key").all() == []
+    database.close()

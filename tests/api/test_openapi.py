@@ -1,0 +1,153 @@
+"""The specification and its page: complete, current, true, and served from our own files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from flask import Flask
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, settings
+
+from app import create_app
+from app.config import Config
+from tests.conftest import SERVER_KEY
+from tests.streams import completion_events, response_events, stream
+from tests.unit.test_openapi import COMMITTED, SPEC
+from tests.upstream import Received, Upstream, error_document, reply, text
+
+CHAT = "/api/v1/chat"
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES")
+schema = schemathesis.openapi.from_path(COMMITTED)
+
+
+def test_the_committed_specification_is_current(client: FlaskClient) -> None:
+    """`make openapi` was run after the last change."""
+    assert client.get("/openapi.json").get_json() == SPEC
+
+
+def test_every_route_is_in_it(app: Flask) -> None:
+    """All routes but the documentation's own, with their methods."""
+    routes = {
+        (rule.rule, method.lower())
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods or ()
+        if method not in {"HEAD", "OPTIONS"} and not rule.rule.startswith(("/docs", "/openapi.json"))
+    }
+    described = {(path, method) for path, item in SPEC["paths"].items() for method in item if method != "parameters"}
+    assert described == {(re.sub("<(.*?)>", r"{\1}", path), method) for path, method in routes}
+
+
+async def anything(received: Received, writer: asyncio.StreamWriter) -> None:
+    """Answer as an upstream would that likes every request: a stream, an object, or JSON as its text."""
+    asked = json.loads(received.body or b"{}")
+    if asked.get("stream") and "completions" in received.path:
+        await stream(completion_events("{}"))(received, writer)
+    elif asked.get("stream"):
+        await stream(response_events("{}"))(received, writer)
+    else:
+        await text("{}")(received, writer)
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
+    """An app with an upstream that answers anything; shared, because one schemathesis test sends many requests."""
+    with Upstream() as upstream:
+        upstream.default = anything
+        config = Config(
+            openai_api_key=SERVER_KEY,
+            openai_base_url=upstream.base_url,
+            database_url=f"sqlite:///{tmp_path_factory.mktemp('api')}/llm_server.db",
+            system_api_public=True,
+        )
+        yield create_app(config)
+
+
+@schema.parametrize()
+@settings(
+    max_examples=int(EXAMPLES or 200),
+    derandomize=not EXAMPLES,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+def test_schemathesis(case: schemathesis.Case, api: Flask) -> None:
+    """Whatever the specification allows is accepted, what it forbids is refused, and answers are as it says.
+
+    SCHEMATHESIS_EXAMPLES=10000 tries as many random cases; without it the cases are the same each time.
+    """
+    case.call_and_validate(app=api)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        text("hi", status="incomplete", incomplete_details={"reason": "max_output_tokens"}),
+        text("hi", usage=None, temperature=None, model=None, id=None),
+        *[reply(status, error_document()) for status in (302, 400, 401, 403, 404, 418, 422, 429, 500, 503)],
+        reply(404, error_document("model_not_found", param="model")),
+        reply(429, error_document("insufficient_quota")),
+        reply(200, b"<html>"),
+    ],
+)
+@pytest.mark.parametrize("caller", [True, False])
+def test_answers_to_faults_are_as_documented(make_app: Any, upstream: Upstream, answer: Any, caller: bool) -> None:
+    """What upstream does wrong gives an answer that the specification describes."""
+    upstream.default = answer
+    payer = {"openai_api_key": "sk-12345678"} if caller else {"free_mode": True}
+    given = make_app(request_timeout=0.5).test_client().post(CHAT, json={"user_message": "hi"} | payer)
+    operation = schema[CHAT]["POST"]
+    assert str(given.status_code) in SPEC["paths"][CHAT]["post"]["responses"]
+    operation.validate_response(given)
+
+
+class Assets(HTMLParser):
+    """Collects what a page loads, and its inline scripts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.inline = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.loaded += [value for name in ("src", "href") if (value := values.get(name))]
+        self.inline += tag == "style" or (tag == "script" and "src" not in values)
+        self.inline += any(name.startswith("on") or name == "style" for name in values)
+
+
+def test_the_page_works_from_local_files(client: FlaskClient) -> None:
+    """Everything the page loads is ours and is there: it works with the network off."""
+    page = client.get("/docs")
+    assert (page.status_code, page.mimetype) == (200, "text/html")
+    assets = Assets()
+    assets.feed(page.get_data(as_text=True))
+    assert len(assets.loaded) >= 5
+    assert assets.inline == 0
+    types = {".css": "text/css", ".js": "text/javascript", ".png": "image/png", ".json": "application/json"}
+    for address in assets.loaded:
+        assert re.match("/[^/]", address)
+        with client.get(address) as answer:
+            assert (answer.status_code, answer.mimetype) == (200, types[Path(address).suffix])
+
+
+def test_the_page_keeps_its_policy(client: FlaskClient) -> None:
+    """The content security policy allows this server and no other, and no inline script."""
+    policy = dict(
+        part.strip().split(" ", 1) for part in client.get("/docs").headers["Content-Security-Policy"].split(";")
+    )
+    assert (policy["default-src"], policy["script-src"], policy["connect-src"]) == ("'none'", "'self'", "'self'")
+    assert policy["frame-ancestors"] == "'none'"
+    assert "http" not in str(policy)
+    with client.get("/docs/swagger-ui.css") as style:
+        urls = re.findall(r"url\(\s*[\"']?([^\"')]{0,40})", style.get_data(as_text=True))
+    assert all(url.startswith(("data:", "#")) for url in urls)
+    assert "http" not in client.get("/docs/start.js").get_data(as_text=True)

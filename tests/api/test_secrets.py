@@ -1,0 +1,177 @@
+"""The canary sweep: keys, prompts and answers go everywhere they can go, and come out nowhere but in the answer."""
+
+from __future__ import annotations
+
+import itertools
+import logging.config
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app.config import Config
+from app.ledger.accounts import Accounts
+from app.logging import log_config
+from app.models import ChatRequest
+from app.services.chat import ChatService
+from app.services.exchange import Exchange
+from app.web.services import KEY, service
+from tests.sweep import (
+    ANSWER,
+    CALLER_KEY,
+    CHAT,
+    EXPECTED,
+    PROMPT,
+    PROMPTS,
+    ROUTES,
+    SERVER_KEY,
+    Try,
+    hits,
+    sweep,
+)
+from tests.upstream import (
+    Upstream,
+)
+
+
+@pytest.fixture
+def _logging_restored() -> Iterator[None]:
+    """What dictConfig changed is put back."""
+    loggers = [logging.getLogger(), *map(logging.getLogger, log_config(Config(log_file=""))["loggers"])]
+    before = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
+    raise_exceptions = logging.raiseExceptions
+    yield
+    logging.raiseExceptions = raise_exceptions
+    for logger, level, handlers, propagate in before:
+        for handler in set(logger.handlers) - set(handlers):
+            logger.removeHandler(handler)
+            handler.close()
+        logger.setLevel(level)
+        logger.handlers[:], logger.propagate = handlers, propagate
+
+
+@pytest.mark.usefixtures("_logging_restored")
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
+def test_in_process(
+    upstream: Upstream,
+    make_app: Callable[..., Flask],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    level: str,
+    log_format: str,
+) -> None:
+    """No canary is in an answer, a header, a log line, the cache, or a table of keys, whatever the level and format."""
+    settings = {"log_level": level, "log_format": log_format, "log_file": str(tmp_path / "app.log")}
+    logging.config.dictConfig(log_config(Config(openai_api_key=SERVER_KEY, **settings)))
+    app = make_app(openai_api_key=SERVER_KEY, request_timeout=0.1, cache_enabled=True, **settings)
+    client = app.test_client()
+
+    def send(item: Try) -> tuple[int, str, bytes]:
+        with client.open(item.path, method=item.method, data=item.body, headers=item.headers) as answer:
+            return answer.status_code, str(answer.headers), answer.get_data()
+
+    assert sweep(send, upstream) >= EXPECTED
+    logged = (tmp_path / "app.log").read_text()
+    assert hits(logged) == []
+    assert hits("".join(capfd.readouterr())) == []
+    assert ("status=200" in logged or '"status": 200' in logged) == (level in {"DEBUG", "INFO"})
+    assert "caller's key" not in hits(str(vars(service(ChatService, app)._cache)))
+    assert hits(str(vars(service(Exchange, app).keys)["_refused"])) == []
+    assert hits(str(vars(service(Accounts, app))["_known"])) == []
+
+
+class FakeBug:
+    """A chat service with a bug whose exception holds all there is."""
+
+    def process_chat_request(self, request: ChatRequest, *_: Any, **__: Any) -> None:
+        try:
+            raise ValueError(f"{request} {request.openai_api_key} {SERVER_KEY} {ANSWER}")
+        except ValueError as exc:
+            exc.add_note(CALLER_KEY)
+            raise RuntimeError(*PROMPTS.values()) from exc
+
+
+@pytest.mark.usefixtures("_logging_restored")
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_bug_shows_its_place_and_not_its_text(
+    make_app: Callable[..., Flask], tmp_path: Path, capfd: pytest.CaptureFixture[str], log_format: str
+) -> None:
+    """An exception nobody expected is logged by type and place: its text may hold a key or a prompt."""
+    settings = {"log_level": "DEBUG", "log_format": log_format, "log_file": str(tmp_path / "app.log")}
+    logging.config.dictConfig(log_config(Config(openai_api_key=SERVER_KEY, **settings)))
+    app = make_app(**settings)
+    app.extensions[KEY][ChatService] = FakeBug()
+    answer = app.test_client().post(CHAT, json=PROMPT | {"openai_api_key": CALLER_KEY})
+    assert (answer.status_code, answer.get_json()["code"]) == (500, "internal_error")
+    logged = (tmp_path / "app.log").read_text()
+    assert "RuntimeError" in logged
+    assert "process_chat_request" in logged
+    assert hits(logged + "".join(capfd.readouterr()) + answer.get_data(as_text=True)) == []
+
+
+SAFE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+@pytest.mark.parametrize("route", [*ROUTES, "/docs/swagger-ui-bundle.js", "/docs/favicon-32x32.png", "/api/v1"])
+def test_every_answer_has_safe_headers(client: FlaskClient, route: str) -> None:
+    """Good, bad or redirected: no sniffing, no storing, no framing, no sign of the software's version."""
+    for method in ("GET", "POST", "HEAD", "OPTIONS", "DELETE"):
+        with client.open(route, method=method) as answer:
+            assert {name: answer.headers[name] for name in SAFE_HEADERS} == SAFE_HEADERS
+            assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+            assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+            assert answer.headers["X-Request-ID"]
+            assert not [
+                name
+                for name, _ in answer.headers
+                if name == "Server" or name.startswith(("Access-Control", "Set-Cookie"))
+            ]
+
+
+ORIGIN = "https://app.example"
+
+
+@pytest.mark.parametrize("origin", [ORIGIN, "null", "http://localhost:5601"])
+def test_cors_is_closed(client: FlaskClient, origin: str) -> None:
+    """Without CORS_ORIGINS no page of another origin may read an answer or send a JSON request."""
+    asked = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type",
+    }
+    for method, route in itertools.product(("GET", "POST", "OPTIONS"), ROUTES):
+        answer = client.open(route, method=method, headers=asked)
+        assert not [name for name, _ in answer.headers if name.startswith("Access-Control")]
+
+
+def test_cors_opens_for_the_configured_origins_only(make_app: Callable[..., Flask]) -> None:
+    """A listed origin may call and read, problems included; another may not."""
+    client = make_app(cors_origins=(ORIGIN,)).test_client()
+    asked = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type, x-openai-api-key",
+    }
+    preflight = client.options(CHAT, headers=asked | {"Origin": ORIGIN})
+    assert preflight.headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert preflight.headers["Access-Control-Allow-Headers"] == "content-type, x-openai-api-key"
+    for answer in (client.get("/livez", headers={"Origin": ORIGIN}), client.post(CHAT, headers={"Origin": ORIGIN})):
+        assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
+        assert "X-Request-ID" in answer.headers["Access-Control-Expose-Headers"]
+        assert "Access-Control-Allow-Credentials" not in answer.headers
+    for origin in (
+        "https://evil.example",
+        ORIGIN + ".evil.example",
+        "https://appxexample",
+        "http://app.example",
+        "null",
+    ):
+        assert "Access-Control-Allow-Origin" not in client.options(CHAT, headers=asked | {"Origin": origin}).headers
+        assert "Access-Control-Allow-Origin" not in client.get("/livez", headers={"Origin": origin}).headers

@@ -1,0 +1,85 @@
+"""A full disk and a store that cannot be written: the server goes on, or says why not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.ledger.accounts import Limits
+from tests.records import add_client, file_of, locked, settled
+from tests.server import GUNICORN, Server
+from tests.upstream import Upstream
+
+
+def test_full(start_server: Callable[..., Server], upstream: Upstream, database_url: str) -> None:
+    """A disk without room, as a limit on the size of files; it is room again when the limit is gone."""
+    server = start_server(AUTH_MODE="token", DATABASE_TIMEOUT=1, LOG_FILE="")
+    token = add_client(database_url, Limits())
+    headers = {"Authorization": f"Bearer {token}"}
+    assert server.chat("x", headers=headers).status == 200
+    settled(database_url)
+    worker = psutil.Process(server.worker_pids[0])
+    before = worker.rlimit(psutil.RLIMIT_FSIZE)
+    worker.rlimit(psutil.RLIMIT_FSIZE, (4096, before[1]))
+    assert {server.chat("x", headers=headers).status for _ in range(3)} == {503}
+    assert server.status("/readyz") == 503
+    assert len(upstream.received) == 1
+    worker.rlimit(psutil.RLIMIT_FSIZE, before)
+    server.wait_for(lambda: server.status("/readyz") == 200, 10)
+    assert server.chat("x", headers=headers).status == 200
+    assert [row["status"] for row in settled(database_url)] == ["ok", "ok"]
+
+
+def set_modes(directory: Path, directory_mode: int, file_mode: int) -> None:
+    """Who may write into the directory of the store, and to its files."""
+    directory.chmod(directory_mode)
+    for file in directory.iterdir():
+        file.chmod(file_mode)
+
+
+def assert_read_only(server: Server, upstream: Upstream, usage: int) -> None:
+    """Nobody is served at once or later, but the process lives; upstream is not asked."""
+    refused = server.chat("x")
+    assert (refused.status, refused.json["code"]) == (503, "store_unavailable")
+    door = server.request("POST", "/v1/responses", {}, {"X-Free-Mode": "true"})
+    assert (door.status, door.json["error"]["code"]) == (503, "store_unavailable")
+    assert not upstream.received
+    assert [server.status(path) for path in ("/readyz", "/api/v1/usage", "/livez")] == [503, usage, 200]
+
+
+def assert_writable_again(server: Server, directory: Path, database_url: str) -> None:
+    """When the modes are back, it serves without a restart."""
+    set_modes(directory, 0o755, 0o644)
+    server.wait_for(lambda: server.status("/readyz") == 200, 10)
+    assert server.chat("x").status == 200
+    assert [row["status"] for row in settled(database_url)] == ["ok"]
+
+
+READ_ONLY = {"directory and files": (0o555, 0o444), "directory": (0o555, 0o644), "files": (0o755, 0o444)}
+UNPRIVILEGED = (*(("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()), *GUNICORN)
+
+
+@pytest.mark.parametrize("what", READ_ONLY)
+def test_read_only(start_server: Callable[..., Server], upstream: Upstream, database_url: str, what: str) -> None:
+    """From the start. SQLite cannot even be read where it cannot make the files that it needs beside its own."""
+    directory = file_of(database_url).parent
+    set_modes(directory, *READ_ONLY[what])
+    server = start_server(command=UNPRIVILEGED, ready="/livez", DATABASE_TIMEOUT=1)
+    assert_read_only(server, upstream, usage=200 if what == "files" else 503)
+    assert_writable_again(server, directory, database_url)
+
+
+def test_becomes_read_only(start_server: Callable[..., Server], upstream: Upstream, database_url: str) -> None:
+    """Before the server could connect for the first time, since another program held the lock."""
+    directory = file_of(database_url).parent
+    with locked(database_url):
+        server = start_server(command=UNPRIVILEGED, ready="/livez", DATABASE_TIMEOUT=1)
+        assert server.chat("x").status == 503
+        set_modes(directory, *READ_ONLY["directory and files"])
+        assert_read_only(server, upstream, usage=200)
+    assert_read_only(server, upstream, usage=503)
+    assert_writable_again(server, directory, database_url)

@@ -1,0 +1,61 @@
+"""Metrics over real workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.api.test_metrics import CHAT
+from tests.prometheus import samples, value
+from tests.server import Server
+
+
+def total(server: Server, name: str, **labels: str) -> float:
+    return value(samples(server.request("GET", "/metrics").body.decode()), name, **labels)
+
+
+@pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
+def test_workers_are_summed_and_nothing_goes_back(start_server: Callable[..., Server], worker_class: str) -> None:
+    """Whichever worker answers, the sums are of all; a killed worker's counts stay, its gauges go."""
+    server = start_server(WEB_CONCURRENCY=2, WORKER_CLASS=worker_class, MAX_CONCURRENT_REQUESTS=7)
+    for number in range(20):
+        assert server.chat(f"message {number}").status == 200
+    # The caller has its answer a moment before it is counted.
+    server.wait_for(lambda: total(server, "requests_total", route=CHAT) == 20)
+    assert {total(server, "requests_total", route=CHAT) for _ in range(10)} == {20}
+    assert total(server, "tokens_total", direction="input") == 20 * 11
+    assert total(server, "upstream_seconds_count", route=CHAT) == 20
+    server.wait_for(lambda: total(server, "slots") == 14)
+    for victim in list(server.worker_pids):
+        os.kill(victim, signal.SIGKILL)
+        server.wait_for(lambda gone=victim: len(server.worker_pids) == 2 and gone not in server.worker_pids)
+        server.wait_ready()
+        assert total(server, "requests_total", route=CHAT) == 20
+    for number in range(10):
+        assert server.chat(f"message {number}").status == 200
+    server.wait_for(lambda: total(server, "requests_total", route=CHAT) == 30)
+    server.wait_for(lambda: total(server, "slots") == 14)
+    server.wait_for(lambda: total(server, "requests_in_flight") == 1)
+
+
+def test_a_reload_forgets_nothing_and_the_end_leaves_nothing(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    """The directory of the counts outlives SIGHUP and ends with the server."""
+    directory = Path(tempfile.mkdtemp(dir=tmp_path))
+    server = start_server(TMPDIR=directory)
+    assert server.chat("hi").status == 200
+    server.wait_for(lambda: total(server, "requests_total", route=CHAT) == 1)
+    before = server.worker_pids
+    server.send_signal(signal.SIGHUP)
+    server.wait_for(lambda: server.worker_pids and not set(before) & set(server.worker_pids))
+    server.wait_ready()
+    assert total(server, "requests_total", route=CHAT) == 1
+    assert len(list(directory.glob("llm-server-metrics-*"))) == 1
+    assert server.stop() == 0
+    assert list(directory.glob("llm-server-metrics-*")) == []

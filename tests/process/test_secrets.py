@@ -1,0 +1,95 @@
+"""Nothing secret leaves a real server, in its log, its answers or its store."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from app.ledger.accounts import Accounts, Limits
+from app.web.services import service
+from tests.process.test_input import raw_chat, send_raw
+from tests.server import Server
+from tests.sweep import (
+    CALLER_KEY,
+    CHAT,
+    DOOR,
+    EXPECTED,
+    FAULTS,
+    PROMPT,
+    SERVER_KEY,
+    TYPE,
+    Try,
+    forms,
+    hits,
+    sweep,
+)
+from tests.upstream import (
+    Upstream,
+)
+
+
+@pytest.mark.parametrize(("level", "log_format"), [("DEBUG", "text"), ("DEBUG", "json"), ("CRITICAL", "text")])
+def test_under_gunicorn(upstream: Upstream, start_server: Callable[..., Server], level: str, log_format: str) -> None:
+    """Nor does standard output, error output, or the log file of a real server show one."""
+    server = start_server(
+        OPENAI_API_KEY=SERVER_KEY, LOG_LEVEL=level, LOG_FORMAT=log_format, REQUEST_TIMEOUT=0.1, CACHE_ENABLED=True
+    )
+
+    def send(item: Try) -> tuple[int, str, bytes]:
+        answer = server.request(item.method, item.path, item.body, item.headers)
+        return answer.status, str(answer.headers), answer.body
+
+    assert sweep(send, upstream) >= EXPECTED
+    body = json.dumps(PROMPT).encode()
+    for header in (
+        b"Host: x",
+        b"X-OpenAI-Api-Key : " + CALLER_KEY.encode(),
+        b"X-OpenAI-Api-Key: " + CALLER_KEY.encode() * 1000,
+        b"Transfer-Encoding: chunked",
+        CALLER_KEY.encode(),
+    ):
+        status, answer = send_raw(server, raw_chat(b"Host: x", header, b"Content-Length: %d" % len(body), body=body))
+        assert status in {400, 431}
+        assert hits(answer.decode()) == []
+    assert hits(server.output() + server.log()) == []
+    assert ("app.request" in server.log()) == (level == "DEBUG")
+    server.stop()
+    assert hits(server.output() + server.log()) == []
+
+
+def test_the_server_does_not_tell_its_version(start_server: Callable[..., Server]) -> None:
+    """gunicorn's own header names no version."""
+    assert not re.search(r"\d", start_server().request("GET", "/livez").headers.get("Server", ""))
+
+
+def test_tokens_and_records(
+    upstream: Upstream, start_server: Callable[..., Server], make_app: Callable[..., Flask], sqlite_url: str
+) -> None:
+    """A client's token is nowhere but with its client; the database holds no key, prompt or answer either."""
+    server = start_server(OPENAI_API_KEY=SERVER_KEY, AUTH_MODE="token", LOG_LEVEL="DEBUG", REQUEST_TIMEOUT=0.3)
+    token = service(Accounts, make_app()).add("web", Limits())
+    bearer = {"Authorization": f"Bearer {token}"}
+    typo = {"Authorization": f"Bearer {token[:-1]}{'a' if token[-1] != 'a' else 'b'}"}
+    for fault, headers in itertools.product(FAULTS.values(), (bearer, typo)):
+        upstream.default = fault
+        for path, streamed in itertools.product((CHAT, *DOOR), (False, True)):
+            native = PROMPT | {"free_mode": True, "stream": streamed}
+            body = native if path == CHAT else {"model": "m", "stream": streamed, "input": PROMPT}
+            server.request("POST", path, body, TYPE | {"X-Free-Mode": "true"} | headers)
+    for path in ("/api/v1/usage", "/api/v1/usage?by=client", "/api/v1/system/info", "/metrics"):
+        answer = server.request("GET", path, headers=bearer)
+        assert token not in answer.body.decode()
+        assert hits(answer.body.decode()) == []
+    server.stop()
+    directory = Path(sqlite_url.removeprefix("sqlite:///")).parent
+    held = b"".join(path.read_bytes() for path in directory.iterdir()).decode("latin-1")
+    for place in (server.output(), server.log(), held, held.encode("latin-1").decode(errors="replace")):
+        assert [form for form in forms(token) if form in place] == []
+        assert hits(place) == []
+    assert "requests" in held

@@ -1,0 +1,201 @@
+"""Who may enter which room: the import laws of the project, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if "node_modules" not in path.parts)
+OURS = ("app", "blueprints", "schemas")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for room in OURS for path in sorted((ROOT / room).rglob("*.py"))}
+
+FOUNDATION = {"app.errors", "app.models", "app.tokens", "app.units"}
+BELOW_THE_WEB = {*FOUNDATION, "app.config", "app.calls", "app.ledger", "app.services", "app.store", "app.upstreams"}
+ROOMS: dict[str, set[str]] = {
+    "app.errors": set(),
+    "app.models": set(),
+    "app.tokens": set(),
+    "app.units": set(),
+    "app.config": FOUNDATION,
+    "app.logging": FOUNDATION | {"app.config"},
+    "app.calls": FOUNDATION | {"app.calls"},
+    "app.store": FOUNDATION | {"app.store"},
+    "app.ledger": FOUNDATION | {"app.config", "app.ledger", "app.store", "app.calls"},
+    "app.upstreams": FOUNDATION | {"app.config", "app.upstreams", "app.calls"},
+    "app.services": FOUNDATION | {"app.config", "app.services", "app.ledger", "app.upstreams", "app.calls"},
+    "schemas": FOUNDATION | {"schemas"},
+    "app.web": FOUNDATION
+    | {"app", "app.config", "app.web", "app.services", "app.ledger", "app.calls", "app.process.metrics", "schemas"},
+    "blueprints": FOUNDATION
+    | {"app", "blueprints", "schemas", "app.web", "app.services", "app.ledger.accounts", "app.ledger.reports"}
+    | {"app.process.metrics", "app.process.readiness", "app.process.system"},
+    "app.process": BELOW_THE_WEB | {"app", "app.process", "app.logging", "app.web"},
+    "app": BELOW_THE_WEB | {"app.process", "app.web", "blueprints"},
+    "app.__main__": set(),
+}
+"""What each room may import of ours. A name stands for a module and all under it, "app" for app/__init__.py alone."""
+
+WEB = {"app", "app.web", "blueprints"}
+LIBRARIES = {
+    "openai": {"app.models"},
+    "httptools": {"app.upstreams"},
+    "xllamacpp": {"app.upstreams.local_model"},
+    "flask": WEB,
+    "flask_cors": WEB,
+    "flask_smorest": WEB,
+    "webargs": WEB,
+    "werkzeug": WEB,
+    "marshmallow": {"app.web", "schemas"},
+    "gevent": {"app.process", "app.store"},
+    "gunicorn": {"app.process", "app.web.problems"},
+    "psutil": {"app.process", "app.ledger.lease"},
+    "sqlalchemy": {"app.store", "app.ledger"},
+    "alembic": {"app.store"},
+    "genai_prices": {"app.ledger.pricing"},
+    "click": {"app.web.cli"},
+    "prometheus_client": {"app.process.metrics"},
+}
+"""Libraries that only some rooms may name."""
+
+READS_THE_ENVIRONMENT = {"app.config", "app.__main__"}
+
+
+def lives_in(module: str, rooms: set[str]) -> bool:
+    return any(module == room or (room != "app" and module.startswith(room + ".")) for room in rooms)
+
+
+def imports(source: str) -> Iterator[str]:
+    """Every module that the source imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                module = "." * node.level + (node.module or "")
+                yield f"{module}.{alias.name}" if f"{module}.{alias.name}" in MODULES else module
+
+
+def broken_laws(module: str, source: str) -> Iterator[str]:
+    """What `module` imports against the laws."""
+    room = next((room for room in sorted(ROOMS, key=len, reverse=True) if lives_in(module, {room})), None)
+    for imported in imports(source):
+        library = imported.partition(".")[0]
+        if not library or room is None:
+            allowed = False  # Relative imports hide what they reach; and no module is without a law.
+        elif library in OURS:
+            allowed = lives_in(imported, ROOMS[room])
+        elif module in FOUNDATION:
+            allowed = library in sys.stdlib_module_names or lives_in(module, LIBRARIES.get(library, set()))
+        else:
+            allowed = library not in LIBRARIES or lives_in(module, LIBRARIES[library])
+        if not allowed:
+            yield f"{module} imports {imported}"
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, in order; empty when there are none."""
+    done: set[str] = set()
+
+    def visit(module: str, way: list[str]) -> list[str]:
+        if module in way:
+            return way[way.index(module) :]
+        if module in done:
+            return []
+        found = next((found for other in sorted(graph[module]) if (found := visit(other, [*way, module]))), [])
+        done.add(module)
+        return found
+
+    return next((found for module in sorted(graph) if (found := visit(module, []))), [])
+
+
+def environment_reads(source: str) -> Iterator[str]:
+    """Every use of the process's environment, of a `.env` file or of Flask's configuration."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            yield f"{node.value.id}.{node.attr}"
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+FORBIDDEN_READS = {"os.environ", "os.environb", "os.getenv", "dotenv.load_dotenv", "current_app.config"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports(module: str) -> None:
+    """Dependencies point one way, and each of these libraries has a room that knows it."""
+    assert list(broken_laws(module, MODULES[module].read_text())) == []
+
+
+def test_no_circle() -> None:
+    """No module leads back to itself. The factory, which joins all of them and is imported by none, is left out."""
+    graph = {
+        module: {name for name in imports(path.read_text()) if name in MODULES} for module, path in MODULES.items()
+    }
+    assert circle(graph | {"app": set()}) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - READS_THE_ENVIRONMENT))
+def test_environment(module: str) -> None:
+    """Nothing below the factory reads the environment or Flask's configuration: settings come by constructor."""
+    assert FORBIDDEN_READS.isdisjoint(environment_reads(MODULES[module].read_text()))
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("app.services.chat", "import openai"),
+        ("app.services.chat", "from flask import g"),
+        ("app.services.chat", "from app.web.problems import problem"),
+        ("app.services.cache", "def f():\n    from werkzeug.exceptions import NotFound"),
+        ("app.upstreams.retry", "from app.services.chat import ChatService"),
+        ("app.upstreams.retry", "from app.services import cache"),
+        ("app.upstreams.retry", "import flask"),
+        ("app.ledger.ledger", "from app.upstreams.keys import KeySelector"),
+        ("app.calls.call", "from app.store.database import Database"),
+        ("app.models", "from app.errors import FAILURES"),
+        ("app.models", "import pydantic"),
+        ("app.web.problems", "import openai.types"),
+        ("schemas.chat", "from app.services.chat import ChatService"),
+        ("schemas.chat", "import flask"),
+        ("blueprints.chat", "from app.upstreams.openai_client import OpenAIClient"),
+        ("blueprints.chat", "from . import strict"),
+        ("app.nowhere", "import json"),
+    ],
+)
+def test_the_laws_notice(module: str, source: str) -> None:
+    """A law that cannot be broken is none."""
+    assert list(broken_laws(module, source))
+
+
+@pytest.mark.parametrize(
+    "source", ["os.environ['X']", "from os import environ", "f(os.getenv('X'))", "current_app.config['X']"]
+)
+def test_environment_reads_are_noticed(source: str) -> None:
+    """Every way to the environment counts."""
+    assert not FORBIDDEN_READS.isdisjoint(environment_reads(source))
+
+
+@pytest.mark.parametrize("path", [*MODULES.values(), *TESTS], ids=module_name)
+def test_modules_say_what_lives_in_them(path: Path) -> None:
+    """Every module that holds something opens with a sentence."""
+    tree = ast.parse(path.read_text())
+    assert not tree.body or ast.get_docstring(tree)
+
+
+@pytest.mark.parametrize("path", TESTS, ids=module_name)
+def test_tests_use_real_parts(path: Path) -> None:
+    """No mocks: tests talk to real servers and to fakes written by hand."""
+    assert not [name for name in imports(path.read_text()) if "mock" in name.lower()]

@@ -1,0 +1,80 @@
+"""The specification says all that a reader needs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from app.errors import FAILURES
+from tests.server import ROOT
+
+COMMITTED = ROOT / "openapi.json"
+SPEC = json.loads(COMMITTED.read_text())
+CHAT = "/api/v1/chat"
+
+PROPERTIES = [
+    pytest.param(owner, name, body, id=f"{owner}.{name}")
+    for owner, described in SPEC["components"]["schemas"].items()
+    for name, body in described["properties"].items()
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "body"), PROPERTIES)
+def test_every_field_is_described(owner: str, name: str, body: dict[str, Any]) -> None:
+    """A field has a description and an example of its type; numbers have a range, optional request fields a default."""
+    assert body["description"].endswith(".")
+    if "$ref" in body or "allOf" in body or name == "response_json":
+        return
+    kinds = body["type"] if isinstance(body["type"], list) else [body["type"]]
+    python = {"string": str, "integer": int, "number": int | float, "boolean": bool, "array": list, "object": dict}
+    assert body["example"] is None or isinstance(body["example"], python[kinds[0]])
+    assert body["example"] is not None or "null" in kinds
+    if kinds[0] in {"integer", "number"} and (owner, name) != ("ChatResponse", "temperature"):
+        assert body["minimum"] <= body["example"] <= body.get("maximum", body["example"])
+    if owner != "ChatRequest":
+        return
+    assert "default" in body or "Default:" in body["description"] or name == "user_message"
+    assert kinds[0] != "string" or {"pattern", "maxLength"} & set(body)
+    assert kinds[0] not in {"integer", "number"} or "maximum" in body
+
+
+def test_headers_are_described() -> None:
+    """The headers that shape a chat turn, as well as the fields."""
+    parameters = SPEC["paths"][CHAT]["post"]["parameters"]
+    assert {parameter["name"] for parameter in parameters} == {"X-OpenAI-Api-Key", "Cache-Control"}
+    for parameter in parameters:
+        assert parameter["description"]
+        assert "example" in parameter["schema"]
+
+
+ELSEWHERE = {
+    *("bad_request", "not_found", "method_not_allowed", "client_closed_request"),
+    *("system_routes_private", "not_ready", "forbidden"),
+}
+"""Codes that no well-routed chat request gets an answer with."""
+
+
+@pytest.mark.parametrize("code", sorted(FAILURES))
+def test_every_error_of_chat_is_documented(code: str) -> None:
+    """Each code stands under its status, with the problem as its body; and nothing else does."""
+    documented = SPEC["paths"][CHAT]["post"]["responses"]
+    status = str(FAILURES[code].status)
+    if code in ELSEWHERE:
+        assert all(f"`{code}`" not in response.get("description", "") for response in documented.values())
+        return
+    assert f"`{code}`" in documented[status]["description"]
+    assert documented[status]["content"] == {
+        "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+    }
+
+
+def test_operations_are_explained() -> None:
+    """Every operation has a summary and, beside its own answers, the default problem."""
+    for path, item in SPEC["paths"].items():
+        for operation in (operation for method, operation in item.items() if method != "parameters"):
+            assert operation["summary"], path
+            assert set(operation["responses"]) >= {"200", "default"}
+    default = SPEC["components"]["responses"]["DEFAULT_ERROR"]["content"]
+    assert list(default) == ["application/problem+json"]
