@@ -73,4 +73,6 @@ def preview(headers: dict[str, str], request: ChatRequest) -> ChatPreview:
 
 
 def _with_headers(request: ChatRequest, headers: dict[str, str]) -> ChatRequest:
-    return dataclasses.replace(request, openai_api_key=headers.get("openai_api_key") or request.openai_api_key)
+    """The key in the header wins over the body's."""
+    key = headers.get("openai_api_key")
+    return dataclasses.replace(request, openai_api_key=key) if key else request
