@@ -24,10 +24,11 @@ def create_app(config: Config | None = None) -> Flask:
     from app.calls.call import Calls
     from app.calls.watchdog import Watchdog
     from app.config import Config
-    from app.ledger.accounts import Accounts, digest_key
+    from app.ledger.accounts import Accounts
     from app.ledger.ledger import Ledger
     from app.ledger.pricing import Prices
     from app.ledger.reports import UsageReports
+    from app.ledger.tokens import digest_key
     from app.models import Completion
     from app.process.housekeeping import Housekeeping
     from app.process.metrics import Metrics

@@ -23,8 +23,8 @@ from app.calls.call import Call
 from app.calls.receipt import Receipt
 from app.config import Config
 from app.ledger.accounts import Accounts, Limits
-from app.ledger.admission import Ask
 from app.ledger.ledger import Ledger
+from app.ledger.limits import Ask
 from app.models import ApiKey, ChatRequest
 from app.services.chat import ChatService
 from app.store.database import Database

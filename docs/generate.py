@@ -1,6 +1,6 @@
 """Writes docs/reference.md, docs/reference.ko.md and .env.example from the code: `make docs`.
 
-What a setting or an error code means stands beside it, in app/config.py and app/errors.py, in both languages. What a
+What a setting or an error code means stands beside it, in app/config.py and app/failures.py, in both languages. What a
 parser accepts is what it says itself when it refuses a value. A route's English summary is the first line of its view's
 docstring; docs/languages.py has the rest: the words of the pages, and the Korean for routes and parsers.
 """
@@ -19,7 +19,7 @@ from werkzeug.routing import Rule
 
 from app import create_app
 from app.config import Config, Parse
-from app.errors import FAILURES, Failure
+from app.failures import FAILURES, Failure
 from app.web.access import Access
 from app.web.strict import StrictBlueprint
 from docs.languages import ACCEPTED_KO, ENGLISH, KOREAN, PAGES_EN, ROUTES_KO, SECTIONS, Cells, Language

@@ -17,8 +17,8 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from app.config import Config
-from app.ledger.accounts import digest_key
 from app.ledger.pricing import Prices
+from app.ledger.tokens import digest_key
 from app.models import Usage
 from app.store.database import Database
 from app.web.services import service

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from app.calls.call import Call
 from app.calls.receipt import Receipt
-from app.ledger.admission import Ask
+from app.ledger.limits import Ask
 from app.ledger.pricing import NoPrices, Prices
 from app.models import Usage
 from app.tokens import estimate_tokens

@@ -19,9 +19,10 @@ from app.calls.receipt import Receipt
 from app.errors import ServiceException
 from app.ledger import settlement
 from app.ledger.accounts import Accounts, Principal
-from app.ledger.admission import Admission, Admitted, Ask, Opening
+from app.ledger.admission import Admission, Admitted
 from app.ledger.entry import Entry, unrecorded
 from app.ledger.lease import is_gone, owner_name
+from app.ledger.limits import Ask, Opening
 from app.ledger.pricing import NoPrices, Prices
 from app.models import ApiKey, Usage
 from app.store.database import Database

@@ -16,7 +16,7 @@ from prometheus_client import multiprocess, values
 
 from app.calls.call import Call
 from app.calls.receipt import Receipt
-from app.errors import FAILURES
+from app.failures import FAILURES
 from app.models import Usage
 from app.units import NANO
 

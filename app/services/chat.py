@@ -12,7 +12,7 @@ from app.calls.call import Call
 from app.config import Config
 from app.errors import ValidationException
 from app.ledger.accounts import NOBODY, Principal
-from app.ledger.admission import Ask
+from app.ledger.limits import Ask
 from app.models import ChatPreview, ChatRequest, ChatResponse, Completion, Credentials, Generation, Message
 from app.services import prompt
 from app.services.cache import ResponseCache

@@ -17,9 +17,9 @@ from app.calls.watchdog import Watchdog
 from app.config import Config
 from app.errors import ServiceException
 from app.ledger.accounts import Principal
-from app.ledger.admission import Ask
 from app.ledger.entry import Entry
 from app.ledger.ledger import Ledger, NullLedger
+from app.ledger.limits import Ask
 from app.models import ApiKey, Completion, Credentials, Usage
 from app.upstreams import routing
 from app.upstreams.errors import request_id

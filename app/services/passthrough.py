@@ -17,7 +17,7 @@ from urllib.parse import quote
 from app.calls.call import Call
 from app.errors import OpenAIClientException, ValidationException
 from app.ledger.accounts import Principal
-from app.ledger.admission import Ask
+from app.ledger.limits import Ask
 from app.models import MODEL_MAX_LENGTH, Credentials
 from app.services.exchange import Exchange, HeldResponse, OpenExchange
 from app.tokens import estimate_tokens

@@ -14,7 +14,8 @@ from flask import Flask
 from flask.cli import AppGroup
 
 from app.errors import ServiceException
-from app.ledger.accounts import Account, Accounts, Limits, parse_budget
+from app.ledger.accounts import Account, Accounts, Limits
+from app.ledger.budgets import parse_budget
 from app.ledger.reports import Period, UsageReports
 from app.models import USAGE_GROUPS
 from app.units import MICROSECONDS, dollars, iso

@@ -13,7 +13,8 @@ from flask_smorest import Blueprint
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from app.errors import FAILURES, ValidationException
+from app.errors import ValidationException
+from app.failures import FAILURES
 from app.models import SESSION_ID_MAX_LENGTH
 from app.services.rules import is_writable
 from app.web.access import Access

@@ -12,12 +12,8 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from app.ledger.accounts import (
-    Accounts,
-    Limits,
-    is_token,
-    new_token,
-)
+from app.ledger.accounts import Accounts, Limits
+from app.ledger.tokens import is_token, new_token
 from app.store.database import Database
 from app.store.tables import clients
 from app.web.services import service

@@ -18,9 +18,9 @@ from app.calls.call import Call
 from app.calls.receipt import Receipt
 from app.errors import ChatServiceException
 from app.ledger.accounts import NOBODY, Accounts, Limits
-from app.ledger.admission import Ask
 from app.ledger.entry import Entry
 from app.ledger.ledger import Ledger
+from app.ledger.limits import Ask
 from app.models import ChatRequest, Credentials, Generation
 from app.services import prompt
 from app.services.exchange import Exchange

@@ -16,9 +16,9 @@ from flask.testing import FlaskClient
 from app.calls.call import Call
 from app.calls.receipt import Receipt
 from app.ledger.accounts import NOBODY, Accounts, Limits
-from app.ledger.admission import Ask
 from app.ledger.entry import Entry
 from app.ledger.ledger import Ledger, owner_name
+from app.ledger.limits import Ask
 from app.models import ApiKey, Usage
 from app.store.database import Database
 from app.store.tables import requests

@@ -14,7 +14,7 @@ import yaml
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.errors import FAILURES
+from app.failures import FAILURES
 from app.ledger.accounts import Accounts, Limits
 from app.web.services import service
 from tests.prometheus import Samples, samples, value

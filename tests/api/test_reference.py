@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 
 from app.config import Config
-from app.errors import FAILURES
+from app.failures import FAILURES
 from docs.generate import accepted, documents, in_korean
 from docs.languages import ACCEPTED_KO, PAGES_EN, ROUTES_KO, SECTIONS
 from tests.server import ROOT

@@ -21,13 +21,14 @@ def module_name(path: Path) -> str:
 
 MODULES = {module_name(path): path for room in OURS for path in sorted((ROOT / room).rglob("*.py"))}
 
-FOUNDATION = {"app.errors", "app.models", "app.tokens", "app.units"}
+FOUNDATION = {"app.errors", "app.failures", "app.models", "app.tokens", "app.units"}
 BELOW_THE_WEB = {*FOUNDATION, "app.config", "app.calls", "app.ledger", "app.services", "app.store", "app.upstreams"}
 ROOMS: dict[str, set[str]] = {
-    "app.errors": set(),
+    "app.errors": {"app.failures"},
     "app.models": set(),
     "app.tokens": set(),
     "app.units": set(),
+    "app.failures": set(),
     "app.config": FOUNDATION,
     "app.logging": FOUNDATION | {"app.config"},
     "app.calls": FOUNDATION | {"app.calls"},
@@ -70,7 +71,7 @@ LIBRARIES = {
 """Libraries that only some rooms may name."""
 
 ONE_WAY = {
-    "app.ledger.admission": {"app.ledger", "app.services.chat", "app.services.exchange", "app.services.passthrough"},
+    "app.ledger.admission": {"app.ledger"},
     "app.ledger.ledger": {"app", "app.services.exchange", "app.process.housekeeping", "app.process.quick_stop"},
     "app.upstreams.openai_client": {"app", "app.services.exchange"},
     "app.upstreams.routing": {"app.services.exchange", "app.upstreams.openai_client"},

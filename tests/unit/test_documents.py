@@ -12,7 +12,7 @@ import pytest
 from dotenv import dotenv_values
 
 from app.config import Config
-from app.errors import FAILURES
+from app.failures import FAILURES
 from schemas.chat import ChatRequestSchema, ChatResponseSchema
 from schemas.problem import ProblemSchema
 from tests.server import ROOT
