@@ -7,6 +7,7 @@ import logging
 import time
 
 from app.config import Config
+from app.process.address import host_and_port
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ BODY = '{"user_message": "What is the capital of France?", "temperature": 0, "fr
 def announce(config: Config, *, patience_seconds: float = 120.0) -> None:
     """Wait until readiness answers 200, then print the address and one curl line; a JSON log gets its own kind."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.server_host, config.server_host)
-    address = f"[{host}]:{config.server_port}" if ":" in host else f"{host}:{config.server_port}"
+    address = host_and_port(host, config.server_port)
     give_up = time.monotonic() + patience_seconds
     while not _is_ready(host, config.server_port):
         if time.monotonic() > give_up:

@@ -7,10 +7,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from app.calls.call import Calls
-from app.ledger.ledger import Ledger
-from app.store.database import Database
+if TYPE_CHECKING:
+    # For types only: gunicorn's master imports this module (see lifecycle.py).
+    from app.calls.call import Calls
+    from app.ledger.ledger import Ledger
+    from app.store.database import Database
 
 ANSWER_SECONDS = 1.0
 FLUSH_SECONDS = 0.5
