@@ -12,6 +12,9 @@ from typing import Any, Literal
 API_KEY_PATTERN = re.compile(r"[\x21-\x7e]{8,256}")
 """What may travel as a key in an HTTP header; anything else is a typo or an attack."""
 
+TOKEN_PREFIX = "llms_"
+"""How the token of a client begins."""
+
 SESSION_ID_MAX_LENGTH = 128
 MODEL_MAX_LENGTH = 256
 MAX_TOKENS_LIMIT = 1_000_000_000
