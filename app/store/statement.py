@@ -1,6 +1,10 @@
 """Statement: SQL that every request runs, compiled once from the tables and given to the driver as it is.
 
 SQLAlchemy's own way to execute a statement takes longer than SQLite takes to run it (docs/performance).
+
+This is the one module that reaches below SQLAlchemy's public interface: the order of the values in a compiled statement
+(`positiontup`), the driver's module (`loaded_dbapi`) and the driver's cursor. `tests/test_private_parts.py` notices
+when SQLAlchemy changes them.
 """
 
 from __future__ import annotations
