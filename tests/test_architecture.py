@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,6 +201,16 @@ def test_modules_say_what_lives_in_them(path: Path) -> None:
     """Every module that holds something opens with a sentence."""
     tree = ast.parse(path.read_text())
     assert not tree.body or ast.get_docstring(tree)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_tests_that_a_module_names_are_there(module: str) -> None:
+    """What a mechanism is for is shown by a test of the name that its docstring gives."""
+    tests = ROOT / "tests"
+    there = {path.stem for path in tests.rglob("test_*.py")} | {
+        name for path in tests.rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    assert set(re.findall(r"\btest_\w+", MODULES[module].read_text())) <= there
 
 
 @pytest.mark.parametrize("path", TESTS, ids=module_name)
