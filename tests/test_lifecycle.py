@@ -236,6 +236,46 @@ def test_the_master_stays_light() -> None:
     assert loaded.isdisjoint(FOR_WORKERS_ONLY)
 
 
+WORKER = """
+import gc, signal, sys, threading, time
+from app import create_app
+from app.config import Config
+from app.process.lifecycle import Hooks, Reloads, SharedState, services_of
+
+config = Config(database_url=sys.argv[1], server_port=int(sys.argv[2]), log_file="", drain_seconds=0.1)
+hooks = Hooks(config, {}, graceful_timeout=130, local_model_file=None)
+
+class FakeWorker:
+    age, alive, wsgi, shared = 1, True, create_app(config), SharedState(Reloads())
+    def handle_exit(self, sig, frame):
+        self.alive = False
+
+worker = FakeWorker()
+services = services_of(worker.wsgi)
+hooks.post_worker_init(worker)
+print({"housekeeping", "memory-watch", "metrics", "quick-stop"} <= {thread.name for thread in threading.enumerate()})
+print(gc.get_freeze_count() > 10_000, signal.getsignal(signal.SIGINT).__qualname__)
+services.readiness.check()
+signal.raise_signal(signal.SIGTERM)
+print(services.readiness.draining, worker.alive)
+while worker.alive:
+    time.sleep(0.01)
+written = []
+services.database.write_later(lambda connection, items: written.extend(items) or items, 1)
+hooks.worker_exit(None, worker)
+print(written)
+"""
+
+
+def test_a_worker_from_its_start_to_its_end(database_url: str) -> None:
+    """It handles its signals, has its threads beside its requests, collects less garbage, drains at SIGTERM, and what
+    it still has to write is written.
+    """
+    command = [sys.executable, "-c", WORKER, database_url, str(free_port())]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=30)
+    assert done.stdout.splitlines() == ["True", "True QuickStop.begin", "True True", "[1]"]
+
+
 class TestSignals:
     def signals(self, worker: FakeWorker, *, drain_seconds: float = 0.2) -> tuple[FakeReadiness, list[int]]:
         """Have a worker's signals handled; give its readiness, and the signals that asked for a quick stop."""
