@@ -125,7 +125,7 @@ class Metrics:
     def render(self) -> bytes:
         """Everything, over all workers, in the text format 0.0.4."""
         self.refresh()
-        if not values.ValueClass._multiprocess:
+        if not _is_shared():
             return prometheus.generate_latest(self._registry)
         everybody = prometheus.CollectorRegistry()
         multiprocess.MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
@@ -150,3 +150,11 @@ class Metrics:
             self._tokens.labels(direction)
         for source in ("default", "user_provided"):
             self._cost.labels(source)
+
+
+def _is_shared() -> bool:
+    """Whether the values are in files that all workers read.
+
+    prometheus-client decides so once, when it is imported, and has no public way to ask.
+    """
+    return values.ValueClass is not values.MutexValue

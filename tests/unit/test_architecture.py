@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,9 +60,9 @@ LIBRARIES = {
     "webargs": WEB,
     "werkzeug": WEB,
     "marshmallow": {"app.web", "schemas"},
-    "gevent": {"app.process", "app.store"},
-    "gunicorn": {"app.process", "app.web.problems"},
-    "psutil": {"app.process", "app.ledger.lease"},
+    "gevent": {"app.process.workers", "app.store.threads"},
+    "gunicorn": {"app.process.workers", "app.web.problems"},
+    "psutil": {"app.process.system", "app.ledger.lease"},
     "sqlalchemy": {"app.store", "app.ledger"},
     "alembic": {"app.store"},
     "genai_prices": {"app.ledger.pricing"},
@@ -72,7 +73,7 @@ LIBRARIES = {
 
 ONE_WAY = {
     "app.ledger.admission": {"app.ledger"},
-    "app.ledger.ledger": {"app", "app.services.exchange", "app.process.housekeeping", "app.process.quick_stop"},
+    "app.ledger.ledger": {"app", "app.services.exchange", "app.process"},
     "app.upstreams.openai_client": {"app", "app.services.exchange"},
     "app.upstreams.routing": {"app.services.exchange", "app.upstreams.openai_client"},
     "app.upstreams.slots": {"app", "app.services.exchange"},
@@ -186,6 +187,9 @@ def test_environment(module: str) -> None:
         ("app.services.chat", "from app.upstreams.slots import Slots"),
         ("app.services.passthrough", "from app.ledger.ledger import Ledger"),
         ("app.web.access", "from app.ledger.ledger import Ledger"),
+        ("app.process.lifecycle", "from gunicorn.arbiter import Arbiter"),
+        ("app.process.metrics_files", "import prometheus_client"),
+        ("app.store.writer", "def f():\n    from gevent.hub import Waiter"),
         ("app.nowhere", "import json"),
     ],
 )
@@ -207,6 +211,16 @@ def test_modules_say_what_lives_in_them(path: Path) -> None:
     """Every module that holds something opens with a sentence."""
     tree = ast.parse(path.read_text())
     assert not tree.body or ast.get_docstring(tree)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_tests_that_a_module_names_are_there(module: str) -> None:
+    """What a mechanism is for is shown by a test of the name that its docstring gives."""
+    tests = ROOT / "tests"
+    there = {path.stem for path in tests.rglob("test_*.py")} | {
+        name for path in tests.rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    assert set(re.findall(r"\btest_\w+", MODULES[module].read_text())) <= there
 
 
 @pytest.mark.parametrize("path", TESTS, ids=module_name)
