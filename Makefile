@@ -14,7 +14,7 @@ PIP_INSTALL = $(@D)/bin/python -m pip install --disable-pip-version-check --requ
 COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test install-model install-clients install-bench run test test-fast bench bench-growth soak check format lock openapi clean
+.PHONY: help install install-test install-model install-clients install-bench run test bench bench-growth soak check format lock openapi docs clean test-fast
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -101,6 +101,9 @@ format: install-test ## Format the code
 
 openapi: install ## Write openapi.json
 	$(BIN)/python -m flask --app wsgi openapi write --format=json openapi.json
+
+docs: install ## Write docs/reference.md, its Korean form and .env.example from the code
+	$(BIN)/python -m docs.generate
 
 lock: ## Renew the locks from setup.cfg
 	$(PYTHON) -m venv $(VENV)-lock

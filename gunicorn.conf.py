@@ -166,13 +166,17 @@ def settle_down():
 
 def post_worker_init(worker):
     """Make SIGTERM fail readiness first, and Ctrl-C lose no row; watch memory; say once where the server is."""
+    from app.ledger.ledger import Ledger
     from app.process.housekeeping import Housekeeping
     from app.process.memory import MemoryWatch
+    from app.process.metrics import Metrics
     from app.process.quick_stop import QuickStop, ignore
+    from app.process.readiness import Readiness
+    from app.web.services import service
 
     app = worker.wsgi
-    app.extensions["ledger"].prices.load()
-    quick_stop = QuickStop(app.extensions["calls"], app.extensions["ledger"], app.extensions["database"])
+    service(Ledger, app).prices.load()
+    quick_stop = service(QuickStop, app)
     quick_stop.start()
 
     def replace():
@@ -187,7 +191,7 @@ def post_worker_init(worker):
     def stop(signum, frame):
         serve_on_seconds = OVERLAP_SECONDS
         if worker.reloads[0] == worker.born:
-            app.extensions["readiness"].drain()
+            service(Readiness, app).drain()
             serve_on_seconds = settings.drain_seconds
         # The kernel's timer: a signal handler may run where gevent can start neither a thread nor a greenlet.
         signal.setitimer(signal.ITIMER_REAL, max(serve_on_seconds, 0.001))
@@ -204,8 +208,8 @@ def post_worker_init(worker):
     # Signals must not interrupt the system calls of requests in flight.
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.siginterrupt(number, False)
-    app.extensions["metrics"].keep_fresh()
-    Housekeeping(app.extensions["ledger"], settings.ledger_retention_days).start()
+    service(Metrics, app).keep_fresh()
+    service(Housekeeping, app).start()
 
     MemoryWatch(settings.memory_log_seconds, settings.memory_soft_limit_mb, replace).start()
     if worker.age == 1:
@@ -218,7 +222,10 @@ def post_worker_init(worker):
 def worker_exit(server, worker):
     """Wait until what is settled is written."""
     if hasattr(worker, "wsgi"):
-        worker.wsgi.extensions["database"].flush(settings.database_timeout)
+        from app.store.database import Database
+        from app.web.services import service
+
+        service(Database, worker.wsgi).flush(settings.database_timeout)
 
 
 def on_exit(server):

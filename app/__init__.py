@@ -12,53 +12,51 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flask import Flask
 
+    from app.calls.call import Calls
     from app.config import Config
+    from app.process.metrics import Metrics
 
 __version__ = "0.1.0"
 
 
 def create_app(config: Config | None = None) -> Flask:
     """Build the WSGI application from `config` (default: from the environment)."""
-    from flask import Flask
-    from flask_cors import CORS
-
     from app.calls.call import Calls
+    from app.calls.watchdog import Watchdog
     from app.config import Config
-    from app.ledger.accounts import Accounts, digest_key
+    from app.ledger.accounts import Accounts
     from app.ledger.ledger import Ledger
     from app.ledger.pricing import Prices
     from app.ledger.reports import UsageReports
+    from app.ledger.tokens import digest_key
+    from app.models import Completion
+    from app.process.housekeeping import Housekeeping
     from app.process.metrics import Metrics
+    from app.process.quick_stop import QuickStop
     from app.process.readiness import Readiness
-    from app.services.cache import NullCache, ResponseCache
+    from app.services.cache import ResponseCache
     from app.services.chat import ChatService
-    from app.services.passthrough import Door
+    from app.services.exchange import Exchange
+    from app.services.passthrough import Passthrough
     from app.store.database import Database
+    from app.upstreams.keys import KeySelector
     from app.upstreams.local_model import LocalModelProbe
     from app.upstreams.openai_client import OpenAIClient
-    from app.web.access import register_access
-    from app.web.api import ServerApi
-    from app.web.cli import register_commands
-    from app.web.middleware import register_middleware
-    from app.web.problems import register_error_handlers
-    from blueprints import chat, docs, health, metrics, openai, system, usage
+    from app.upstreams.slots import Slots
+    from app.upstreams.transport import Transport
+    from app.web.services import provide
 
     config = config or Config.from_env()
-    app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
-    app.json.ensure_ascii = False  # type: ignore[attr-defined]
-    app.json.sort_keys = False  # type: ignore[attr-defined]
-    # No view here is asynchronous; each decorator of flask-smorest would ask again with every request.
-    app.ensure_sync = lambda func: func  # type: ignore[method-assign]
+    app = _flask(config)
 
     database = Database(config.database_url, timeout_seconds=config.database_timeout)
     secret = digest_key(config)
     accounts = Accounts(database, secret)
-    client = OpenAIClient(config)
-    measured = Metrics(
+    slots = Slots(config.max_concurrent_requests, config.max_queue_seconds)
+    metrics = Metrics(
         {
-            "slots": lambda: client.slots.size,
-            "slots_in_use": lambda: client.slots.in_use,
+            "slots": lambda: slots.size,
+            "slots_in_use": lambda: slots.in_use,
             "ledger_queue": lambda: database.waiting,
             "unrecorded": lambda: ledger.unrecorded,
         }
@@ -70,38 +68,59 @@ def create_app(config: Config | None = None) -> Flask:
         token_required=config.token_required,
         fail_open=config.ledger_fail_open,
         fingerprint_key=secret,
-        booked=measured.booked,
+        booked=metrics.booked,
     )
-    cache = ResponseCache(config.cache_max_size, config.cache_ttl) if config.cache_enabled else NullCache()
+    keys = KeySelector(config.openai_api_key, server_headers=config.openai_headers)
+    transport = Transport(config.openai_base_url, pool_size=config.max_concurrent_requests)
+    client = OpenAIClient(config, transport=transport, keys=keys)
+    exchange = Exchange(client, keys, slots, Watchdog(), ledger)
+    cache = ResponseCache[Completion](config.cache_max_size, config.cache_ttl) if config.cache_enabled else None
+    passthrough = Passthrough(
+        exchange,
+        free_mode=config.openai_door_free_mode,
+        max_tokens=config.default_max_tokens,
+        is_local=bool(config.local_model),
+    )
     needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []
     calls = Calls()
-    app.extensions["config"] = config
-    app.extensions["calls"] = calls
-    app.extensions["openai_client"] = client
-    app.extensions["chat_service"] = ChatService(client, config, cache, ledger)
-    app.extensions["door"] = Door(
-        client,
-        ledger,
-        free_mode=config.openai_free_mode,
-        max_tokens=config.default_max_tokens,
-        local=bool(config.local_model),
-    )
-    app.extensions["database"] = database
-    app.extensions["accounts"] = accounts
-    app.extensions["ledger"] = ledger
-    app.extensions["metrics"] = measured
-    app.extensions["usage"] = UsageReports(database)
-    app.extensions["readiness"] = Readiness(database.is_writable, *needed)
+    provide(app, config, database, accounts, ledger, metrics, slots, client, exchange, passthrough, calls)
+    provide(app, ChatService(exchange, config, cache), UsageReports(database))
+    provide(app, Readiness(database.is_writable, *needed), QuickStop(calls, ledger, database))
+    provide(app, Housekeeping(ledger, config.ledger_retention_days))
 
-    register_middleware(app, config, measured, calls)
-    register_access(app, config)
-    register_error_handlers(app)
-    if config.cors_origins:
-        CORS(app, origins=list(config.cors_origins), expose_headers=["X-Request-ID", "Retry-After", "X-Cache"])
+    _join_web(app, config, metrics, calls)
+    return app
+
+
+def _flask(config: Config) -> Flask:
+    from flask import Flask
+
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
+    app.json.ensure_ascii = False  # type: ignore[attr-defined]
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    # No view here is asynchronous; each decorator of flask-smorest would ask again with every request.
+    app.ensure_sync = lambda func: func  # type: ignore[method-assign]
+    return app
+
+
+def _join_web(app: Flask, config: Config, metrics: Metrics, calls: Calls) -> None:
+    """Join the hooks, the error handlers, the routes and the commands."""
+    from flask_cors import CORS
+
+    from app.web.access import register_access
+    from app.web.api import ServerApi
+    from app.web.cli import register_commands
+    from app.web.middleware import register_middleware
+    from app.web.problems import register_error_handlers
+    from blueprints import chat, docs, health, openai, system, usage
+    from blueprints import metrics as metrics_routes
 
     api = ServerApi(app)
-    for blueprint in (chat.blp, openai.blp, usage.blp, system.blp, metrics.blp, health.blp):
-        api.register_blueprint(blueprint)
-    app.register_blueprint(docs.blp)
+    register_middleware(app, config, metrics, calls)
+    register_access(app, config, api.access)
+    register_error_handlers(app, api.errors)
+    if config.cors_origins:
+        CORS(app, origins=list(config.cors_origins), expose_headers=["X-Request-ID", "Retry-After", "X-Cache"])
+    api.register(chat.blp, openai.blp, usage.blp, system.blp, metrics_routes.blp, health.blp, docs.blp)
     register_commands(app)
-    return app

@@ -111,85 +111,283 @@ def origins(raw: str) -> tuple[str, ...]:
     return tuple(http_url(origin) for origin in raw.split(",") if origin.strip())
 
 
-def setting(default: Any, parse: Parse, meaning: str, *, secret: bool = False, empty: bool = False) -> Any:
-    """Declare one setting. `empty`: an empty value is a value; elsewhere it means the default."""
-    return field(default=default, repr=not secret, metadata={"parse": parse, "meaning": meaning, "empty": empty})
+def setting(
+    default: Any,
+    parse: Parse,
+    meaning: str,
+    *,
+    ko: str,
+    secret: bool = False,
+    empty: bool = False,
+    computed: tuple[str, str] | None = None,
+) -> Any:
+    """Declare one setting; `docs/generate.py` makes the documents' tables and `.env.example` from it.
+
+    `meaning` is for those who run the server, `ko` the same in Korean. `empty`: an empty value is a value; elsewhere it
+    means the default. `computed`: in both languages, what the default is when it depends on the machine.
+    """
+    texts = {"meaning": meaning, "ko": ko, "computed": computed}
+    return field(default=default, repr=not secret, metadata={"parse": parse, "empty": empty, "secret": secret, **texts})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The settings. A field's name in upper case is its environment variable."""
 
-    server_host: str = setting("127.0.0.1", text, "address gunicorn listens on")
-    server_port: int = setting(5601, integer(1, 65535), "port gunicorn listens on")
-    web_concurrency: int = setting(os.cpu_count() or 1, integer(1, 512), "gunicorn workers; default: number of cores")
-    worker_class: str = setting("gevent", choice("gevent", "gthread"), "gunicorn worker class")
-    drain_seconds: float = setting(5.0, number(0, 300), "how long readiness says 503 before a stopping worker closes")
-
-    openai_api_key: str = setting("", api_key, "the server's key", secret=True)
-    openai_org_id: str = setting("", header, "organization sent with the server's key, never with a caller's")
-    openai_project_id: str = setting("", header, "project sent with the server's key, never with a caller's")
-    openai_base_url: str = setting("https://api.openai.com/v1", http_url, "any OpenAI-compatible upstream")
-    upstream_api: str = setting(
-        "responses", choice("responses", "chat_completions"), "which of upstream's APIs the native route uses"
+    server_host: str = setting(
+        "127.0.0.1", text, "The address that gunicorn listens on.", ko="gunicorn이 요청을 받는 주소."
     )
-    openai_free_mode: bool = setting(False, flag, "free mode on /v1 when a request has no X-Free-Mode")
-    local_model: str = setting("", text, "GGUF file, or `demo`: start a local model and use it as upstream")
+    server_port: int = setting(
+        5601, integer(1, 65535), "The port that gunicorn listens on.", ko="gunicorn이 요청을 받는 포트."
+    )
+    web_concurrency: int = setting(
+        os.cpu_count() or 1,
+        integer(1, 512),
+        "The number of gunicorn workers.",
+        ko="gunicorn 워커 수.",
+        computed=("the number of cores", "코어 수"),
+    )
+    worker_class: str = setting(
+        "gevent", choice("gevent", "gthread"), "The gunicorn worker class.", ko="gunicorn 워커 종류."
+    )
+    drain_seconds: float = setting(
+        5.0,
+        number(0, 300),
+        "How many seconds `/readyz` answers 503 before a stopping worker closes.",
+        ko="종료하는 워커가 닫히기 전에 `/readyz`가 503으로 응답하는 시간(초).",
+    )
+
+    openai_api_key: str = setting(
+        "",
+        api_key,
+        "The server's API key for the upstream.",
+        ko="업스트림을 호출할 때 쓰는 서버의 API 키.",
+        secret=True,
+    )
+    openai_org_id: str = setting(
+        "",
+        header,
+        "The organization sent with the server's key. It is never sent with a caller's key.",
+        ko="서버 키와 함께 보내는 조직 ID. 호출자의 키와는 함께 보내지 않습니다.",
+    )
+    openai_project_id: str = setting(
+        "",
+        header,
+        "The project sent with the server's key. It is never sent with a caller's key.",
+        ko="서버 키와 함께 보내는 프로젝트 ID. 호출자의 키와는 함께 보내지 않습니다.",
+    )
+    openai_base_url: str = setting(
+        "https://api.openai.com/v1",
+        http_url,
+        "The base URL of the upstream: OpenAI or any OpenAI-compatible server.",
+        ko="업스트림의 `base_url`. OpenAI 또는 OpenAI 호환 서버.",
+    )
+    upstream_api: str = setting(
+        "responses",
+        choice("responses", "chat_completions"),
+        "The upstream API that `/api/v1/chat` calls. With a local model the default is `chat_completions`.",
+        ko="`/api/v1/chat`이 호출하는 업스트림 API. 로컬 모델을 쓰면 기본값은 `chat_completions`입니다.",
+    )
+    openai_door_free_mode: bool = setting(
+        False,
+        flag,
+        "Free mode for a `/v1` request without the header `X-Free-Mode`.",
+        ko="`/v1` 요청에 `X-Free-Mode` 헤더가 없을 때의 무료 모드(free mode).",
+    )
+    local_model: str = setting(
+        "",
+        text,
+        "The path of a GGUF file, or `demo`. The server starts this model and uses it as upstream.",
+        ko="GGUF 파일의 경로 또는 `demo`. 서버가 이 모델을 실행해 업스트림으로 씁니다.",
+    )
 
     log_level: str = setting(
-        "INFO", choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", upper=True), "least severe level logged"
+        "INFO",
+        choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", upper=True),
+        "The least severe level that is logged.",
+        ko="로그에 남길 최소 등급.",
     )
-    log_file: str = setting("logs/app.log", text, "log file; empty: standard output only", empty=True)
-    log_format: str = setting("text", choice("text", "json"), "log format")
+    log_file: str = setting(
+        "logs/app.log",
+        text,
+        "A log file beside standard output. An empty value means standard output only.",
+        ko="표준 출력과 함께 기록할 로그 파일. 비워 두면 표준 출력에만 기록합니다.",
+        empty=True,
+    )
+    log_format: str = setting("text", choice("text", "json"), "The format of log lines.", ko="로그 줄의 형식.")
 
-    default_model: str = setting("gpt-4o-mini", text, "model when the request names none")
-    default_temperature: float = setting(0.7, number(0, 2), "temperature when the request gives none")
-    default_max_tokens: int = setting(1000, integer(1, 10**9), "max_tokens when the request gives none")
+    default_model: str = setting(
+        "gpt-4o-mini", text, "The model when the request names none.", ko="요청에 모델이 없을 때 쓰는 모델."
+    )
+    default_temperature: float = setting(
+        0.7, number(0, 2), "The temperature when the request gives none.", ko="요청에 없을 때 쓰는 `temperature`."
+    )
+    default_max_tokens: int = setting(
+        1000, integer(1, 10**9), "`max_tokens` when the request gives none.", ko="요청에 없을 때 쓰는 `max_tokens`."
+    )
     default_system_message: str = setting(
-        "당신은 도움이 되는 AI 어시스턴트입니다.", text, "system message when the request gives none"
+        "당신은 도움이 되는 AI 어시스턴트입니다.",
+        text,
+        "The system message when the request gives none.",
+        ko="요청에 없을 때 쓰는 시스템 메시지.",
     )
-    prompt_heading_role: str = setting("#역할", text, "heading above the role")
-    prompt_heading_memory: str = setting("#기억", text, "heading above the memories")
-    prompt_heading_instructions: str = setting("#추가 지시사항", text, "heading above the instructions")
+    prompt_heading_role: str = setting(
+        "#역할", text, "The heading above the role in the system message.", ko="시스템 메시지에서 역할 위에 붙는 제목."
+    )
+    prompt_heading_memory: str = setting(
+        "#기억",
+        text,
+        "The heading above the memories in the system message.",
+        ko="시스템 메시지에서 기억 위에 붙는 제목.",
+    )
+    prompt_heading_instructions: str = setting(
+        "#추가 지시사항",
+        text,
+        "The heading above the instructions in the system message.",
+        ko="시스템 메시지에서 지시사항 위에 붙는 제목.",
+    )
 
-    request_timeout: float = setting(120.0, number(0.1, 3600), "seconds for one request in all, retries included")
-    max_concurrent_requests: int = setting(200, integer(1, 100_000), "upstream calls in flight per worker")
-    max_queue_seconds: float = setting(5.0, number(0, 3600), "seconds a request may wait for a slot")
-    keepalive_seconds: float = setting(5.0, number(0.05, 300), "seconds between two keepalive comments of a stream")
+    request_timeout: float = setting(
+        120.0,
+        number(0.1, 3600),
+        "Seconds for one request in all. Waiting for a slot and retries are included.",
+        ko="요청 하나에 쓰는 전체 시간(초). 슬롯 대기와 재시도를 포함합니다.",
+    )
+    max_concurrent_requests: int = setting(
+        200,
+        integer(1, 100_000),
+        "The number of upstream calls that one worker makes at the same time (slots).",
+        ko="워커 하나가 동시에 진행하는 업스트림 호출 수(슬롯).",
+    )
+    max_queue_seconds: float = setting(
+        5.0,
+        number(0, 3600),
+        "Seconds that a request may wait for a slot. After that it is answered 503 `server_busy`.",
+        ko="요청이 슬롯을 기다리는 최대 시간(초). 넘으면 503 `server_busy`로 응답합니다.",
+    )
+    keepalive_seconds: float = setting(
+        5.0,
+        number(0.05, 300),
+        "Seconds without output after which a stream gets a keepalive comment.",
+        ko="스트림에 출력이 없을 때 연결 유지용 주석을 보내기까지의 시간(초).",
+    )
     default_max_context_tokens: int = setting(
-        0, integer(0, 10**9), "max_context_tokens when the request gives none; 0: off"
+        0,
+        integer(0, 10**9),
+        "`max_context_tokens` when the request gives none. `0` turns it off.",
+        ko="요청에 없을 때 쓰는 `max_context_tokens`. `0`이면 제한하지 않습니다.",
     )
-    max_request_bytes: int = setting(1_048_576, integer(1024, 2**31), "largest request body; 413 above it")
+    max_request_bytes: int = setting(
+        1_048_576,
+        integer(1024, 2**31),
+        "The largest request body in bytes. A larger one is answered 413.",
+        ko="요청 본문의 최대 크기(바이트). 넘으면 413으로 응답합니다.",
+    )
 
-    cache_enabled: bool = setting(False, flag, "keep answers to identical requests")
-    cache_ttl: float = setting(300.0, number(0.1, 10**7), "seconds an answer is kept")
-    cache_max_size: int = setting(1000, integer(1, 10**7), "answers kept per worker")
+    cache_enabled: bool = setting(
+        False,
+        flag,
+        "Keep answers, and use them again for identical requests.",
+        ko="답변을 보관했다가 똑같은 요청에 다시 씁니다.",
+    )
+    cache_ttl: float = setting(
+        300.0, number(0.1, 10**7), "Seconds that an answer is kept.", ko="답변을 보관하는 시간(초)."
+    )
+    cache_max_size: int = setting(
+        1000, integer(1, 10**7), "The number of answers that one worker keeps.", ko="워커 하나가 보관하는 답변 수."
+    )
 
-    memory_log_seconds: float = setting(300.0, number(0.1, 10**7), "seconds between two log lines of the memory in use")
-    memory_soft_limit_mb: int = setting(0, integer(0, 10**7), "resident MB above which a worker is replaced; 0: off")
+    memory_log_seconds: float = setting(
+        300.0,
+        number(0.1, 10**7),
+        "Seconds between two log lines about the memory in use.",
+        ko="메모리 사용량을 로그에 남기는 간격(초).",
+    )
+    memory_soft_limit_mb: int = setting(
+        0,
+        integer(0, 10**7),
+        "A worker that uses more resident memory (MB) than this is replaced. `0` turns it off.",
+        ko="상주 메모리(MB)가 이 값을 넘는 워커를 교체합니다. `0`이면 교체하지 않습니다.",
+    )
 
     auth_mode: str = setting(
         "",
         choice("open", "token"),
-        "`token`: every caller needs one; `open`: nobody does; default: open on loopback only",
+        "`token`: every caller needs a token. `open`: nobody needs one. When it is empty, nobody needs one, "
+        "but the server does not start with `OPENAI_API_KEY` on a public `SERVER_HOST`.",
+        ko=(
+            "`token`: 모든 호출자에게 토큰이 필요합니다. `open`: 토큰이 필요 없습니다. 비워 두면 토큰이 필요 "
+            "없지만, `OPENAI_API_KEY`가 있고 `SERVER_HOST`가 외부 주소이면 시작하지 않습니다."
+        ),
     )
     database_url: str = setting(
-        "sqlite:///instance/llm_server.db", database_url, "SQLite or PostgreSQL (`postgresql+psycopg://…`)", secret=True
+        "sqlite:///instance/llm_server.db",
+        database_url,
+        "The database of clients and of the ledger: SQLite or PostgreSQL. On several machines it has to be PostgreSQL.",
+        ko=(
+            "클라이언트와 사용 기록(원장)을 저장하는 데이터베이스. SQLite 또는 PostgreSQL. 장비가 여러 대면 "
+            "PostgreSQL이어야 합니다."
+        ),
+        secret=True,
     )
-    database_timeout: float = setting(3.0, number(0.1, 60), "seconds a request waits for the database")
+    database_timeout: float = setting(
+        3.0,
+        number(0.1, 60),
+        "Seconds that a request waits for the database.",
+        ko="요청이 데이터베이스를 기다리는 최대 시간(초).",
+    )
     token_digest_key: str = setting(
-        "", api_key, "keys the digests of tokens; default: a key made once beside the SQLite file", secret=True
+        "",
+        api_key,
+        "The key for the digests of tokens. With SQLite, when it is empty, a key is made once beside the "
+        "database file. PostgreSQL needs it.",
+        ko=(
+            "토큰의 다이제스트(HMAC)를 만드는 키. SQLite에서 비워 두면 데이터베이스 파일 옆에 한 번 만들어 둡니다. "
+            "PostgreSQL에는 반드시 필요합니다."
+        ),
+        secret=True,
     )
-    ledger_fail_open: bool = setting(False, flag, "in open mode, answer unrecorded while the database is away")
-    ledger_retention_days: int = setting(0, integer(0, 36500), "days a settled ledger row is kept; 0: forever")
-    prices_file: str = setting("prices.toml", text, "own prices that add to or replace the shipped list")
-    system_api_public: bool = setting(False, flag, "answer the system routes to everybody, not only to loopback")
-    cors_origins: tuple[str, ...] = setting((), origins, "web origins that may call the API, comma-separated")
+    ledger_fail_open: bool = setting(
+        False,
+        flag,
+        "In open mode, serve requests without recording them while the database does not answer.",
+        ko="토큰 없이 열린 모드에서 데이터베이스를 쓸 수 없는 동안 기록하지 않고 요청을 처리합니다.",
+    )
+    ledger_retention_days: int = setting(
+        0,
+        integer(0, 36500),
+        "Days that a settled row of the ledger is kept. `0` keeps it forever.",
+        ko="정산된 사용 기록(원장)을 보관하는 일수. `0`이면 계속 보관합니다.",
+    )
+    prices_file: str = setting(
+        "prices.toml",
+        text,
+        "A file of prices that add to or replace the shipped price list.",
+        ko="내장 가격표에 더하거나 대신할 가격 파일.",
+    )
+    system_api_public: bool = setting(
+        False,
+        flag,
+        "In open mode, answer the system routes and `/metrics` for everybody, not only for loopback callers.",
+        ko="토큰 없이 열린 모드에서 시스템 경로와 `/metrics`를 루프백 호출자뿐 아니라 모두에게 공개합니다.",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (),
+        origins,
+        "The web origins that may call the API, separated by commas.",
+        ko="API를 호출할 수 있는 웹 출처(origin). 쉼표로 구분합니다.",
+    )
 
     @property
     def token_required(self) -> bool:
         """Whether every caller needs a token."""
         return self.auth_mode == "token"
+
+    @property
+    def openai_headers(self) -> dict[str, str]:
+        """The headers that go to upstream with the server's key."""
+        named = {"OpenAI-Organization": self.openai_org_id, "OpenAI-Project": self.openai_project_id}
+        return {name: value for name, value in named.items() if value}
 
     def check_exposure(self) -> None:
         """Refuse to let the public spend the server's key by mistake; raises ConfigurationException."""

@@ -1,4 +1,4 @@
-"""The exceptions of the service, and the one table that gives each error code its HTTP status.
+"""The exceptions of the service; what their error codes mean is in app/failures.py.
 
 ServiceException
 ├── ValidationException      the caller sent something we cannot accept
@@ -10,93 +10,55 @@ ServiceException
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-
-@dataclass(frozen=True)
-class Failure:
-    """What one error code means on the wire. `retry_after` is in whole seconds."""
-
-    status: int
-    origin: str
-    retryable: bool = False
-    retry_after: int | None = None
-
-
-FAILURES: Mapping[str, Failure] = {
-    "bad_request": Failure(400, "client"),
-    "invalid_json": Failure(400, "client"),
-    "validation_error": Failure(422, "client"),
-    "api_key_required": Failure(401, "client"),
-    "api_key_rejected": Failure(401, "client"),
-    "unauthorized": Failure(401, "client"),
-    "forbidden": Failure(403, "client"),
-    "model_not_allowed": Failure(403, "client"),
-    "model_price_unknown": Failure(403, "client"),
-    "free_mode_not_allowed": Failure(403, "client"),
-    "rate_limited": Failure(429, "client", retryable=True, retry_after=1),
-    "concurrency_limited": Failure(429, "client", retryable=True, retry_after=1),
-    "budget_exceeded": Failure(429, "client", retry_after=60),
-    "store_unavailable": Failure(503, "server", retryable=True, retry_after=1),
-    "system_routes_private": Failure(403, "client"),
-    "not_found": Failure(404, "client"),
-    "method_not_allowed": Failure(405, "client"),
-    "request_too_large": Failure(413, "client"),
-    "unsupported_media_type": Failure(415, "client"),
-    "client_closed_request": Failure(499, "client"),
-    "internal_error": Failure(500, "server"),
-    "not_ready": Failure(503, "server", retryable=True, retry_after=1),
-    "server_busy": Failure(503, "server", retryable=True, retry_after=1),
-    "server_shutting_down": Failure(503, "server", retryable=True, retry_after=1),
-    "no_api_key_available": Failure(503, "server", retry_after=60),
-    "server_credentials_rejected": Failure(503, "server", retry_after=60),
-    "server_quota_exhausted": Failure(503, "server", retry_after=60),
-    "insufficient_quota": Failure(429, "client", retry_after=60),
-    "upstream_rate_limited": Failure(429, "upstream", retryable=True, retry_after=1),
-    "upstream_rejected_request": Failure(400, "client"),
-    "model_not_found": Failure(404, "client"),
-    "upstream_error": Failure(502, "upstream", retryable=True),
-    "upstream_failed": Failure(502, "upstream", retryable=True),
-    "upstream_bad_response": Failure(502, "upstream", retryable=True),
-    "upstream_connection_error": Failure(502, "upstream", retryable=True),
-    "upstream_unavailable": Failure(503, "upstream", retryable=True, retry_after=1),
-    "upstream_timeout": Failure(504, "upstream", retryable=True),
-}
+from app.failures import FAILURES, Failure
 
 ERRORS_MAX = 50
 """How many broken rules of one kind are looked for and named: a body full of them must not keep the worker busy."""
 
 
+class Fields(TypedDict, total=False):
+    """What an exception may say beside its message and code; see ServiceException."""
+
+    status: int
+    retry_after: int
+    param: str
+    upstream_code: str
+    headers: Mapping[str, str]
+    upstream_headers: Mapping[str, str]
+
+
 class ServiceException(Exception):
     """Anything that ends a request without an answer.
 
-    `details` may hold `status` (instead of the code's own), `retry_after` (seconds), `param` and `upstream_code`.
+    `status` and `retry_after` (whole seconds; set on every 429 and 503) are those of the code unless given. `param` is
+    upstream's name of the field that it refused, `upstream_code` its own error code. `headers` go with the answer,
+    `upstream_headers` only where upstream's own are passed through. `details` are the seed's: kept as given, unused.
     """
 
     prefix = ""
 
-    def __init__(self, message: str, error_code: str, details: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, message: str, error_code: str, details: Mapping[str, Any] | None = None, **fields: Unpack[Fields]
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.error_code = error_code
         self.details = dict(details or {})
+        self.status = fields.get("status", self.failure.status)
+        self.retry_after = fields.get("retry_after", self.failure.retry_after)
+        if self.retry_after is None and self.status in {429, 503}:
+            self.retry_after = 1
+        self.param = fields.get("param")
+        self.upstream_code = fields.get("upstream_code")
+        self.headers = fields.get("headers", {})
+        self.upstream_headers = fields.get("upstream_headers", {})
 
     @property
     def failure(self) -> Failure:
         """What this error's code means on the wire."""
         return FAILURES[self.error_code]
-
-    @property
-    def status(self) -> int:
-        """HTTP status of the answer."""
-        return int(self.details.get("status", self.failure.status))
-
-    @property
-    def retry_after(self) -> int | None:
-        """Whole seconds until another try makes sense; set on every 429 and 503."""
-        seconds = self.details.get("retry_after", self.failure.retry_after)
-        return 1 if seconds is None and self.status in {429, 503} else seconds
 
     @property
     def error_message(self) -> str:
@@ -118,12 +80,13 @@ class ValidationException(ServiceException):
         error_code: str = "validation_error",
         errors: Mapping[str, Any] | None = None,
         location: str = "json",
+        **fields: Unpack[Fields],
     ) -> None:
-        super().__init__(message, error_code)
         self.field = field
         self.value = value
         self.errors = errors or ({field: [message]} if field else {})
         self.location = location
+        super().__init__(message, error_code, **fields)
 
 
 class ConfigurationException(ServiceException):
@@ -144,9 +107,13 @@ class OpenAIClientException(ServiceException):
     prefix = "AI 서비스 연결 오류: "
 
     def __init__(
-        self, message: str, error_code: str = "upstream_error", details: Mapping[str, Any] | None = None
+        self,
+        message: str,
+        error_code: str = "upstream_error",
+        details: Mapping[str, Any] | None = None,
+        **fields: Unpack[Fields],
     ) -> None:
-        super().__init__(message, error_code, details)
+        super().__init__(message, error_code, details, **fields)
 
 
 class ChatServiceException(ServiceException):
@@ -155,6 +122,10 @@ class ChatServiceException(ServiceException):
     prefix = "채팅 서비스 오류: "
 
     def __init__(
-        self, message: str, error_code: str = "internal_error", details: Mapping[str, Any] | None = None
+        self,
+        message: str,
+        error_code: str = "internal_error",
+        details: Mapping[str, Any] | None = None,
+        **fields: Unpack[Fields],
     ) -> None:
-        super().__init__(message, error_code, details)
+        super().__init__(message, error_code, details, **fields)

@@ -7,10 +7,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from openai.types.responses import Response
 
 API_KEY_PATTERN = re.compile(r"[\x21-\x7e]{8,256}")
 """What may travel as a key in an HTTP header; anything else is a typo or an attack."""
+MALFORMED_KEY = "must be 8 to 256 printable ASCII characters without spaces"
+
+TOKEN_PREFIX = "llms_"
+"""What the tokens of this server's clients begin with, and no key of OpenAI's does."""
 
 SESSION_ID_MAX_LENGTH = 128
 MODEL_MAX_LENGTH = 256
@@ -20,16 +27,33 @@ IMAGES_MAX = 8
 IMAGE_URL_MAX_LENGTH = 2048
 IMAGE_DATA_MAX_LENGTH = 700_000
 
+USAGE_GROUPS = ("day", "model", "client", "api_key_source")
+USAGE_PAGE_MAX = 500
+
 KeySource = Literal["user_provided", "default"]
 Message = dict[str, str]
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key and whose it is. The secret never shows in a repr."""
+    """A key, whose it is, and the headers that go with it and with no other. The secret never shows in a repr."""
 
     secret: str = field(repr=False)
     source: KeySource
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a request says of who is to pay: the caller's own key, empty if it brings none, and free mode."""
+
+    api_key: str = field(default="", repr=False)
+    free_mode: bool = False
+
+
+def is_well_formed(api_key: str) -> bool:
+    """Tell whether `api_key` can be sent in a header: 8 to 256 printable ASCII characters, no spaces."""
+    return API_KEY_PATTERN.fullmatch(api_key) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +119,8 @@ class Usage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpstreamResponse:
-    """A finished answer of the Responses API, reduced to what we use. `raw` is the body as it came."""
+class Completion:
+    """A model's finished answer, whichever API it came by, reduced to what we use."""
 
     id: str | None
     model: str | None
@@ -106,7 +130,6 @@ class UpstreamResponse:
     output_format: str
     created_at: float | None
     temperature: float | None
-    raw: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +160,13 @@ class ChatResponse:
 
     @classmethod
     def from_openai_response(
-        cls, openai_response: Any, session_id: str = "", response_time: float | None = None, **known: Any
+        cls,
+        openai_response: Completion | Response,
+        session_id: str = "",
+        response_time: float | None = None,
+        **known: Any,
     ) -> ChatResponse:
-        """Build the answer from an UpstreamResponse or the SDK's own Response.
+        """Build the answer from a Completion or the SDK's own Response.
 
         `known` are fields that the request or the server knows better than upstream: `api_key_source`, `request_id`,
         `instructions`, `cached`, and `model` and `temperature` for when upstream leaves them out.
@@ -164,15 +191,15 @@ class ChatResponse:
         )
 
 
-def _output_format(response: Any) -> str:
-    if isinstance(response, UpstreamResponse):
+def _output_format(response: Completion | Response) -> str:
+    if isinstance(response, Completion):
         return response.output_format
     kind = getattr(getattr(getattr(response, "text", None), "format", None), "type", None)
     return kind or "text"
 
 
-def _finish_reason(response: Any) -> str:
-    if isinstance(response, UpstreamResponse):
+def _finish_reason(response: Completion | Response) -> str:
+    if isinstance(response, Completion):
         return response.finish_reason
     if getattr(response, "status", None) != "incomplete":
         return "stop"

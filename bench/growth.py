@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
 
-from app.ledger.accounts import Accounts, Limits, digest_key
+from app.ledger.accounts import Accounts, Limits
+from app.ledger.tokens import digest_key
 from app.store.database import Database
 from app.store.tables import clients, requests
 from bench import load, report, upstream, wire

@@ -20,13 +20,21 @@ from openai import OpenAI
 
 from app import create_app
 from app.calls.call import Call
+from app.calls.receipt import Receipt
 from app.config import Config
-from app.ledger.accounts import Limits
-from app.ledger.admission import Ask
-from app.models import ChatRequest
+from app.ledger.accounts import Accounts, Limits
+from app.ledger.ledger import Ledger
+from app.ledger.limits import Ask
+from app.models import ApiKey, ChatRequest
+from app.services.chat import ChatService
+from app.store.database import Database
 from app.store.engine import make_engine
 from app.store.statement import Statement
 from app.store.tables import spending
+from app.upstreams import responses
+from app.upstreams.openai_client import OpenAIClient
+from app.upstreams.routing import UpstreamRequest
+from app.web.services import service
 from bench import report, upstream, wire
 from bench.bare import app as bare
 from bench.gateways import KEY
@@ -56,10 +64,10 @@ def main() -> int:
             openai_api_key=KEY, openai_base_url=base_url, database_url=f"sqlite:///{RUN}/layers.db", auth_mode="token"
         )
         app = create_app(config)
-        token = app.extensions["accounts"].add("bench", Limits())
+        token = service(Accounts, app).add("bench", Limits())
         layers = [*_whole(app, token), *_parts(app), *_ledger(app, token), *_ways_upstream(app, base_url)]
         measured = [(name, _microseconds(call)) for name, call in layers]
-        app.extensions["database"].close()
+        service(Database, app).close()
     floor = dict(measured)["a bare Flask route"]
     rows = [f"| {name} | {took:,.0f} | {took / floor:.1f} |" for name, took in measured]
     table = "\n".join(["| layer | µs | bare routes |", "| --- | ---: | ---: |", *rows])
@@ -103,50 +111,52 @@ def _ask(app: Any, path: str, body: bytes, token: str = "") -> None:
 
 
 def _parts(app: Any) -> Iterator[Layer]:
-    service, schema, dumped = app.extensions["chat_service"], ChatRequestSchema(), ChatResponseSchema()
+    chat, schema, dumped = service(ChatService, app), ChatRequestSchema(), ChatResponseSchema()
     document = json.loads(wire.request_body(wire.NATIVE))
     request = schema.load(document)
     raw = json.dumps(wire.response()).encode()
-    answer = service.process_chat_request(ChatRequest(user_message="x", free_mode=True), Call(5, token=_any_token(app)))
+    principal = service(Accounts, app).principal(_any_token(app))
+    answer = chat.process_chat_request(ChatRequest(user_message="x", free_mode=True), principal=principal)
     yield "marshmallow: load", lambda: schema.load(document)
-    yield "rules and prompt assembly", lambda: service._assemble(request)
-    yield "read upstream's answer", lambda: service.openai_client.api.parse_response(raw)
+    yield "rules and prompt assembly", lambda: chat._assemble(request)
+    yield "read upstream's answer", lambda: responses.parse_completion(raw)
     yield "marshmallow: dump, and JSON", lambda: app.json.dumps(dumped.dump(answer))
 
 
 def _any_token(app: Any) -> str:
-    token: str = app.extensions["accounts"].add("parts", Limits())
+    token: str = service(Accounts, app).add("parts", Limits())
     return token
 
 
 def _ledger(app: Any, token: str) -> Iterator[Layer]:
-    ask = Ask(route=wire.NATIVE, model=wire.MODEL, prompt_tokens=50, max_tokens=100, server_pays=True)
+    ask = Ask(route=wire.NATIVE, model=wire.MODEL, prompt_tokens=50, max_tokens=100)
+    principal = service(Accounts, app).principal(token)
 
     def recorded() -> None:
-        with app.extensions["ledger"].open(Call(5, request_id="x", token=token), ask):
-            pass
+        call, receipt = Call(5, request_id="x"), Receipt()
+        service(Ledger, app).open(ask, principal, call, receipt, server_pays=True).settle("ok")
 
     yield "ledger: admit and settle, alone in its commit", recorded
     # One that reads: a transaction that writes would lock out the requests that are measured before this.
-    connection = make_engine(app.extensions["database"].engine.url, 1, reading=True).connect()
+    connection = make_engine(service(Database, app).engine.url, 1, reading=True).connect()
     connection.begin()
     sent = {"of_client": 1, "of_period": 0}
     clause = sa.select(spending.c.spent_nano).where(
         spending.c.client_id == sa.bindparam("of_client"), spending.c.period_start == sa.bindparam("of_period")
     )
-    statement = Statement(clause, *sent)
-    yield "SQL: one look-up as the ledger does it", lambda: statement.rows(connection, *sent.values())
+    statement = Statement(clause)
+    yield "SQL: one look-up as the ledger does it", lambda: statement.rows(connection, **sent)
     yield "SQL: the same by SQLAlchemy's Core", lambda: connection.execute(clause, sent).all()
 
 
 def _ways_upstream(app: Any, base_url: str) -> Iterator[Layer]:
-    client, sdk = app.extensions["openai_client"], OpenAI(api_key=KEY, base_url=base_url, max_retries=0)
+    client, sdk = service(OpenAIClient, app), OpenAI(api_key=KEY, base_url=base_url, max_retries=0)
     body = wire.request_body(wire.RESPONSES).encode()
+    request, key = UpstreamRequest("/responses", body), ApiKey(KEY, "default")
 
     def ours() -> None:
-        reply, _ = client.send("/responses", body, Call(5), api_key=None, free_mode=True)
-        with reply:
-            reply.read()
+        with client.send(request, key, Call(5)) as response:
+            response.read()
 
     address = base_url.removeprefix("http://").partition("/")[0]
     plain = http.client.HTTPConnection(address)
@@ -155,7 +165,7 @@ def _ways_upstream(app: Any, base_url: str) -> Iterator[Layer]:
         plain.request("POST", "/v1/responses", body, {"Content-Type": "application/json"})
         plain.getresponse().read()
 
-    yield "upstream: ours (key, slot, deadline, connection)", ours
+    yield "upstream: ours (deadline, connection)", ours
     yield "upstream: `http.client`, one connection", standard_library
     yield "upstream: the SDK's `post()`", lambda: sdk.post("/responses", content=body, cast_to=str)
     yield "upstream: the SDK's `responses.create()`", lambda: sdk.responses.create(model=wire.MODEL, input=MESSAGES)

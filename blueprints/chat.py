@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
-from flask import Response, current_app, g
+from flask import Response
 
 from app.models import ChatPreview, ChatRequest, ChatResponse
-from app.web.event_stream import stream_chat
+from app.services.chat import ChatService
+from app.web.access import Access, principal
+from app.web.event_stream import stream_turn
+from app.web.middleware import call
+from app.web.problems import PROBLEM
+from app.web.services import service
 from app.web.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint
 from schemas.chat import ChatHeadersSchema, ChatPreviewSchema, ChatRequestSchema, ChatResponseSchema
 
-blp = StrictBlueprint("chat", __name__, url_prefix="/api/v1", description="Chat turns")
+blp = StrictBlueprint(
+    "chat", __name__, url_prefix="/api/v1", description="Chat turns", access=Access.ADMITTED, errors=PROBLEM
+)
 
 
 @blp.post("/chat")
@@ -29,29 +37,42 @@ def chat(headers: dict[str, str], request: ChatRequest) -> Response | tuple[Chat
     is missing or refused. With `stream: true` the answer is `text/event-stream`: `start`, `delta`, then one `done` or
     `error`.
     """
-    request, use_cache = _with_headers(request, headers), "no-cache" not in headers.get("cache_control", "").lower()
+    answer = functools.partial(
+        service(ChatService).process_chat_request,
+        _with_headers(request, headers),
+        call(),
+        principal=principal(),
+        use_cache="no-cache" not in headers.get("cache_control", "").lower(),
+    )
     if request.stream:
-        return stream_chat(request, use_cache=use_cache)
-    response = current_app.extensions["chat_service"].process_chat_request(request, g.call, use_cache=use_cache)
+        return stream_turn(request, lambda listener: answer(listener=listener), call())
+    response = answer()
     return response, 200, {"X-Cache": "hit"} if response.cached else {}
 
 
-@blp.post("/chat/preview")
+@blp.post("/chat/preview", access=Access.CLIENT)
 @blp.arguments(ChatHeadersSchema, location="headers")
 @blp.arguments(ChatRequestSchema)
 @blp.response(200, ChatPreviewSchema)
 @blp.problems(
-    *("invalid_json", "validation_error", "unsupported_media_type", "request_too_large"),
-    *("api_key_required", "api_key_rejected", "no_api_key_available", "internal_error"),
+    "invalid_json",
+    "validation_error",
+    "unsupported_media_type",
+    "request_too_large",
+    "api_key_required",
+    "api_key_rejected",
+    "no_api_key_available",
+    "internal_error",
 )
 def preview(headers: dict[str, str], request: ChatRequest) -> ChatPreview:
     """Show what a chat turn would send upstream
 
     Takes the chat request, calls nothing and pays nothing.
     """
-    preview: ChatPreview = current_app.extensions["chat_service"].preview(_with_headers(request, headers))
-    return preview
+    return service(ChatService).preview(_with_headers(request, headers))
 
 
 def _with_headers(request: ChatRequest, headers: dict[str, str]) -> ChatRequest:
-    return dataclasses.replace(request, openai_api_key=headers.get("openai_api_key") or request.openai_api_key)
+    """The key in the header wins over the body's."""
+    key = headers.get("openai_api_key")
+    return dataclasses.replace(request, openai_api_key=key) if key else request

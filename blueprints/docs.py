@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import flask_swagger_ui
-from flask import Blueprint, Response, send_from_directory
+from flask import Response, send_from_directory
 
-blp = Blueprint("docs", __name__)
+from app.web.access import Access
+from app.web.problems import PROBLEM
+from app.web.strict import StrictBlueprint
+
+# Without a description: these are pages, not routes of the API.
+blp = StrictBlueprint("docs", __name__, access=Access.PUBLIC, errors=PROBLEM)
 
 SWAGGER_UI = Path(flask_swagger_ui.__file__).parent / "dist"
 POLICY = (

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from flask import current_app
-
 from app import __version__
+from app.process.readiness import Readiness
+from app.web.access import Access
+from app.web.problems import PROBLEM
+from app.web.services import service
 from app.web.strict import StrictBlueprint
 from schemas.health import HealthSchema, RootSchema
 
-blp = StrictBlueprint("health", __name__, description="Probes")
+blp = StrictBlueprint("health", __name__, description="Probes", access=Access.PUBLIC, errors=PROBLEM)
 
 
 @blp.get("/livez")
@@ -29,7 +31,7 @@ def readyz() -> dict[str, str]:
 
     Not while the server drains before a stop, nor before the local model, if one is used, has loaded.
     """
-    current_app.extensions["readiness"].check()
+    service(Readiness).check()
     return {"status": "ok"}
 
 

@@ -1,27 +1,38 @@
-"""The OpenAI door: the routes that every OpenAI client knows. Bodies pass as they come, both ways."""
+"""OpenAI's own routes, which every OpenAI client knows. Bodies pass as they come, both ways."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
-from flask import Response, current_app, g, request
+from flask import Response, request
 
-from app.services.passthrough import Credentials, Passed
-from app.web.event_stream import HEADERS
+from app.models import Credentials
+from app.services.passthrough import PassedResponse, Passthrough
+from app.web.access import Access, bearer, principal
+from app.web.event_stream import stream_passed
+from app.web.middleware import call
+from app.web.problems import OPENAI
+from app.web.services import service
 from app.web.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint, require_json, whole_body
-from schemas.openai import REQUEST_BODY, DoorHeadersSchema, OpenAIErrorSchema, PassedOnSchema
+from schemas.openai import REQUEST_BODY, OpenAIHeadersSchema, PassedOnSchema
 
-blp = StrictBlueprint("openai", __name__, url_prefix="/v1", description="OpenAI's own routes, for OpenAI clients")
+blp = StrictBlueprint(
+    "openai",
+    __name__,
+    url_prefix="/v1",
+    description="OpenAI's own routes, for OpenAI clients",
+    access=Access.ADMITTED,
+    errors=OPENAI,
+)
 
 View = Callable[..., Response]
 
 
 def documented(view: View) -> View:
-    """Document what every route of the door has in common: headers, errors, an answer as upstream gave it."""
-    view = blp.problems(*CHAT_PROBLEMS, schema=OpenAIErrorSchema, content_type="application/json")(view)
+    """Document what all these routes have in common: headers, errors, an answer as upstream gave it."""
+    view = blp.problems(*CHAT_PROBLEMS)(view)
     view = blp.response(200, PassedOnSchema, description="The answer as upstream gave it")(view)
-    return cast(View, blp.arguments(DoorHeadersSchema, location="headers")(view))
+    return blp.arguments(OpenAIHeadersSchema, location="headers")(view)
 
 
 @blp.post("/responses")
@@ -67,7 +78,7 @@ def models(headers: dict[str, str]) -> Response:
 
     As OpenAI's `GET /v1/models`.
     """
-    return _response(current_app.extensions["door"].models(g.call, _credentials(headers)))
+    return _response(service(Passthrough).models(_credentials(headers), principal(), call()))
 
 
 @blp.get("/models/<model>")
@@ -77,26 +88,27 @@ def model(headers: dict[str, str], model: str) -> Response:
 
     As OpenAI's `GET /v1/models/{model}`.
     """
-    return _response(current_app.extensions["door"].model(model, g.call, _credentials(headers)))
+    return _response(service(Passthrough).model(model, _credentials(headers), principal(), call()))
 
 
 def _create(path: str, headers: dict[str, str]) -> Response:
     require_json(request)
-    return _response(current_app.extensions["door"].create(path, whole_body(request), g.call, _credentials(headers)))
+    body = whole_body(request)
+    return _response(service(Passthrough).create(path, body, _credentials(headers), principal(), call()))
 
 
 def _credentials(headers: dict[str, str]) -> Credentials:
+    """Whose key is to pay: the caller's own by its header, else by a bearer credential that is no token of ours."""
+    _, own_key = bearer(request.headers.get("Authorization", ""))
     free_mode = headers.get("free_mode")
-    return Credentials(
-        authorization=request.headers.get("Authorization", ""),
-        own_key=headers.get("openai_api_key", ""),
-        free_mode=None if free_mode is None else free_mode == "true",
+    return service(Passthrough).credentials(
+        headers.get("openai_api_key") or own_key, None if free_mode is None else free_mode == "true"
     )
 
 
-def _response(passed: Passed) -> Response:
-    if not passed.is_stream:
-        return Response(passed.body, mimetype="application/json", headers=passed.headers)
-    response = Response(passed.body, mimetype="text/event-stream", headers=HEADERS | dict(passed.headers))
-    response.call_on_close(passed.close)
-    return response
+def _response(passed: PassedResponse) -> Response:
+    if not isinstance(passed.body, bytes):
+        return stream_passed(passed, passed.body, call())
+    cost = passed.cost_usd()
+    headers = dict(passed.headers) | ({} if cost is None else {"X-Cost-USD": cost})
+    return Response(passed.body, mimetype="application/json", headers=headers)

@@ -1,11 +1,13 @@
-"""The system routes: what the host is doing. Who may read them is decided in app/access.py."""
+"""The system routes: what the host is doing."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from app.process.system import SystemInfoCollector
-from app.web.strict import StrictBlueprint
+from app.web.access import Access
+from app.web.problems import PROBLEM
+from app.web.strict import ADMIN_PROBLEMS, StrictBlueprint
 from schemas.system import (
     SystemCpuSchema,
     SystemDiskSchema,
@@ -14,12 +16,19 @@ from schemas.system import (
     SystemStatusSchema,
 )
 
-blp = StrictBlueprint("system", __name__, url_prefix="/api/v1/system", description="What the host is doing")
+blp = StrictBlueprint(
+    "system",
+    __name__,
+    url_prefix="/api/v1/system",
+    description="What the host is doing",
+    access=Access.ADMIN,
+    errors=PROBLEM,
+)
 
 
 @blp.get("/info")
 @blp.response(200, SystemInfoSchema)
-@blp.problems("unauthorized", "forbidden", "system_routes_private", "store_unavailable", "internal_error")
+@blp.problems(*ADMIN_PROBLEMS)
 def info() -> dict[str, Any]:
     """Show host, CPU, memory, disk, network, process and container"""
     return SystemInfoCollector.get_system_info()
@@ -27,7 +36,7 @@ def info() -> dict[str, Any]:
 
 @blp.get("/status")
 @blp.response(200, SystemStatusSchema)
-@blp.problems("unauthorized", "forbidden", "system_routes_private", "store_unavailable", "internal_error")
+@blp.problems(*ADMIN_PROBLEMS)
 def status() -> dict[str, Any]:
     """Show load, free memory and uptime"""
     return SystemInfoCollector.get_status()
@@ -35,7 +44,7 @@ def status() -> dict[str, Any]:
 
 @blp.get("/cpu")
 @blp.response(200, SystemCpuSchema)
-@blp.problems("unauthorized", "forbidden", "system_routes_private", "store_unavailable", "internal_error")
+@blp.problems(*ADMIN_PROBLEMS)
 def cpu() -> dict[str, Any]:
     """Show the CPU"""
     return SystemInfoCollector.get_section("cpu")
@@ -43,7 +52,7 @@ def cpu() -> dict[str, Any]:
 
 @blp.get("/memory")
 @blp.response(200, SystemMemorySchema)
-@blp.problems("unauthorized", "forbidden", "system_routes_private", "store_unavailable", "internal_error")
+@blp.problems(*ADMIN_PROBLEMS)
 def memory() -> dict[str, Any]:
     """Show the memory"""
     return SystemInfoCollector.get_section("memory")
@@ -51,7 +60,7 @@ def memory() -> dict[str, Any]:
 
 @blp.get("/disk")
 @blp.response(200, SystemDiskSchema)
-@blp.problems("unauthorized", "forbidden", "system_routes_private", "store_unavailable", "internal_error")
+@blp.problems(*ADMIN_PROBLEMS)
 def disk() -> dict[str, Any]:
     """Show the disk"""
     return SystemInfoCollector.get_section("disk")

@@ -5,14 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from flask import current_app, g
-
 from app.errors import ChatServiceException, ValidationException
-from app.ledger.reports import Period
+from app.ledger.accounts import Accounts
+from app.ledger.reports import Period, UsageReports
+from app.units import MICROSECONDS
+from app.web.access import Access, principal
+from app.web.problems import PROBLEM
+from app.web.services import service
 from app.web.strict import StrictBlueprint
 from schemas.usage import UsageQuerySchema, UsageRowSchema, UsageSchema
 
-blp = StrictBlueprint("usage", __name__, url_prefix="/api/v1/usage", description="Who spent what")
+blp = StrictBlueprint(
+    "usage", __name__, url_prefix="/api/v1/usage", description="Who spent what", access=Access.CLIENT, errors=PROBLEM
+)
 
 PROBLEMS = ("unauthorized", "forbidden", "store_unavailable", "internal_error")
 
@@ -26,7 +31,7 @@ def report(query: dict[str, Any]) -> dict[str, Any]:
 
     A client sees its own; an admin, or anybody in open mode, everybody's or one client's.
     """
-    reports, client_id = current_app.extensions["usage"], _visible_client(query.get("client"))
+    reports, client_id = service(UsageReports), _visible_client(query.get("client"))
     period = Period(since=_moment(query.get("since")), until=_moment(query.get("until")))
     if "by" in query:
         return {"totals": reports.totals(query["by"], period, client_id)}
@@ -42,7 +47,7 @@ def one_request(request_id: str) -> dict[str, Any]:
 
     Another client's request is not found, exactly as one that never was.
     """
-    row: dict[str, Any] | None = current_app.extensions["usage"].one(request_id, _visible_client(None))
+    row = service(UsageReports).one(request_id, _visible_client(None))
     if row is None:
         raise ChatServiceException("There is no such request", "not_found")
     return row
@@ -50,17 +55,18 @@ def one_request(request_id: str) -> dict[str, Any]:
 
 def _visible_client(name: str | None) -> int | None:
     """Whose rows may be seen: a client's own, or for admins and in open mode anybody's (None)."""
-    if g.account is not None and not g.account.admin:
-        if name not in {None, g.account.name}:
+    account = principal().account
+    if account is not None and not account.admin:
+        if name not in {None, account.name}:
             raise ChatServiceException("Only an admin may ask for another client", "forbidden")
-        return int(g.account.id)
+        return account.id
     if name is None:
         return None
     try:
-        return int(current_app.extensions["accounts"].show(name).id)
+        return service(Accounts).show(name).id
     except ValidationException as exc:
         raise ChatServiceException("There is no such client", "not_found") from exc
 
 
 def _moment(given: datetime | None) -> int | None:
-    return None if given is None else int(given.timestamp() * 1_000_000)
+    return None if given is None else int(given.timestamp() * MICROSECONDS)

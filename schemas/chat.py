@@ -10,13 +10,14 @@ from app.models import (
     API_KEY_PATTERN,
     IMAGE_DATA_MAX_LENGTH,
     IMAGES_MAX,
+    MALFORMED_KEY,
     MAX_TOKENS_LIMIT,
     MODEL_MAX_LENGTH,
     SESSION_ID_MAX_LENGTH,
     TEMPERATURE_MAX,
     ChatRequest,
+    is_well_formed,
 )
-from app.upstreams.keys import MALFORMED_KEY, is_well_formed
 from schemas.fields import BoundedList, StrictBoolean, StrictFloat, StrictInteger, Turn
 
 TEXT = r"^[^\u0000]*$"

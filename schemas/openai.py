@@ -1,4 +1,4 @@
-"""The wire form of the OpenAI door. Bodies are OpenAI's and pass as they come; only what we look at is described."""
+"""The wire form of OpenAI's own routes. Their bodies pass as they come; only what we look at is described."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
-from app.upstreams.keys import MALFORMED_KEY
+from app.models import MALFORMED_KEY
 from schemas.chat import KEY
 
 REQUEST_BODY: dict[str, Any] = {
@@ -31,7 +31,7 @@ REQUEST_BODY: dict[str, Any] = {
 }
 
 
-class DoorHeadersSchema(Schema):
+class OpenAIHeadersSchema(Schema):
     """Headers that choose whose key pays."""
 
     openai_api_key = fields.String(

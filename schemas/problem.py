@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import Schema, fields, validate
 
-from app.errors import FAILURES
+from app.failures import FAILURES
 
 
 class ProblemSchema(Schema):

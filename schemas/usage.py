@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import Schema, fields, validate
 
-from app.ledger.reports import GROUPS, PAGE_MAX
+from app.models import USAGE_GROUPS, USAGE_PAGE_MAX
 
 
 class UsageQuerySchema(Schema):
@@ -17,7 +17,7 @@ class UsageQuerySchema(Schema):
         metadata={"description": "Moment after the last, ISO 8601 with offset.", "example": "2026-02-01T00:00:00+00:00"}
     )
     by = fields.String(
-        validate=validate.OneOf(GROUPS),
+        validate=validate.OneOf(USAGE_GROUPS),
         metadata={"description": "Sums by this; without it the rows themselves, newest first.", "example": "day"},
     )
     client = fields.String(
@@ -30,7 +30,7 @@ class UsageQuerySchema(Schema):
     )
     limit = fields.Integer(
         load_default=100,
-        validate=validate.Range(min=1, max=PAGE_MAX),
+        validate=validate.Range(min=1, max=USAGE_PAGE_MAX),
         metadata={"description": "Rows per page.", "example": 100},
     )
 

@@ -17,10 +17,11 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from app.config import Config
-from app.ledger.accounts import digest_key
 from app.ledger.pricing import Prices
+from app.ledger.tokens import digest_key
 from app.models import Usage
 from app.store.database import Database
+from app.web.services import service
 from tests.postgres import Postgres
 from tests.server import Server
 from tests.turns import turn
@@ -137,7 +138,7 @@ def make_app(upstream: Upstream, store: dict[str, str]) -> Iterator[Callable[...
 
     yield make
     for app in made:
-        app.extensions["database"].close()
+        service(Database, app).close()
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.config import Config
-from app.ledger.accounts import Accounts, Limits, digest_key
+from app.ledger.accounts import Accounts, Limits
+from app.ledger.tokens import digest_key
 from app.store.database import Database
 from app.store.tables import requests, spending
 from tests.conftest import DIGEST_KEY

@@ -1,11 +1,10 @@
-"""Call: the life of one request, from its deadline to whatever ends it early, and the watchdog that ends it.
+"""Call: the life of one request, from its deadline to whatever ends it early.
 
-A call can end before its answer is there: its deadline passes, its caller leaves, or the worker has to stop. Whoever
-waits on its behalf (for a slot, before a retry, on the upstream socket) is woken then, under gevent and under threads
-alike, because the end is a shutdown of the socket and the set of an event, not an exception thrown into another
-greenlet.
-
-The caller's departure shows only to who looks: the watchdog peeks at the caller's socket, which is free and harmless.
+A call can end before its answer is there: its deadline passes, its caller leaves, or the worker has to stop. Without
+this, a request would hold its slot, and upstream would go on working and billing for a caller who left
+(test_cancellation.py). Code that waits on the call's behalf (for a slot, a retry, the upstream socket) is woken
+under gevent and under threads alike: the end is a shutdown of the socket and the set of an event, not an exception that
+is thrown into another greenlet.
 """
 
 from __future__ import annotations
@@ -15,40 +14,31 @@ import threading
 import time
 from typing import Literal
 
+from app.calls.receipt import Receipt
 from app.calls.sockets import Connection, peek
 from app.errors import ChatServiceException, OpenAIClientException, ServiceException
-from app.models import ApiKey, Usage
+from app.units import milliseconds
 
 EndReason = Literal["deadline", "caller_gone", "shutting_down"]
 
 
 class Call:
-    """One request: when it began, when it must be over, what it waits on, where its time went (seconds)."""
+    """One request: its id, its deadline, its caller's socket, how it ended, and what has to be cut then.
+
+    `timeout` is in seconds from now; `front_seconds` is how long the request waited in front of this server. `receipt`
+    is put there by the exchange: what happened on the way to upstream.
+    """
 
     def __init__(
-        self, timeout: float, *, request_id: str = "", token: str = "", caller: socket.socket | None = None
+        self, timeout: float, *, request_id: str = "", caller: socket.socket | None = None, front_seconds: float = 0.0
     ) -> None:
         self.request_id = request_id
         self.caller = caller
-        self.front_seconds = 0.0
-        self.assemble_seconds = 0.0
+        self.front_seconds = front_seconds
         self.started = time.monotonic()
         self.deadline = self.started + timeout
-        self.queue_seconds = 0.0
-        self.upstream_seconds = 0.0
-        self.upstream_request_id: str | None = None
-        self.api_key_source: str | None = None
-        self.error_code: str | None = None
-        self.token = token
-        self.token_checked = False
-        self.paid_with: ApiKey | None = None
-        self.usage: Usage | None = None
-        self.model_answered: str | None = None
-        self.first_token_seconds: float | None = None
-        self.cache_hit: bool | None = None
-        self._heard: list[str] = []
-        self.sent = False
         self.ended: EndReason | None = None
+        self.receipt: Receipt | None = None
         self._event = threading.Event()
         self._connection: Connection | None = None
 
@@ -60,18 +50,19 @@ class Call:
     def timings(self) -> dict[str, float]:
         """Where the time went so far, in milliseconds: queue + assemble + upstream + overhead = total.
 
-        `queue` is the time in front of the handler, as far as a proxy tells, and the wait for a slot; `overhead` is
+        `queue` is the time in front of this server, as far as a proxy tells, and the wait for a slot; `overhead` is
         what is left: parsing, key choice, pauses before retries, writing the answer.
         """
+        receipt = self.receipt or Receipt()
         total = self.front_seconds + self.elapsed_seconds
         parts = {
-            "queue": self.front_seconds + self.queue_seconds,
-            "assemble": self.assemble_seconds,
-            "upstream": self.upstream_seconds,
+            "queue": self.front_seconds + receipt.queue_seconds,
+            "assemble": receipt.assemble_seconds,
+            "upstream": receipt.upstream_seconds,
             "total": total,
         }
         parts["overhead"] = max(0.0, total - parts["queue"] - parts["assemble"] - parts["upstream"])
-        return {name: round(seconds * 1000, 2) for name, seconds in parts.items()}
+        return {name: milliseconds(seconds) for name, seconds in parts.items()}
 
     def server_timing(self) -> str:
         """The timings as a value of the header `Server-Timing` (W3C), in milliseconds."""
@@ -81,17 +72,6 @@ class Call:
         """Tell whether the caller has closed its end; never blocks. False when there is no socket to look at."""
         return self.caller is not None and peek(self.caller) == b""
 
-    def hear(self, text: str) -> None:
-        """Note a piece of a streamed answer: if upstream never counts it, we have to."""
-        if self.first_token_seconds is None:
-            self.first_token_seconds = self.elapsed_seconds
-        self._heard.append(text)
-
-    @property
-    def text_seen(self) -> str:
-        """What came of a streamed answer so far."""
-        return "".join(self._heard)
-
     def remaining_seconds(self) -> float:
         """Time left until the deadline; raises what ended the call when there is none."""
         left = self.deadline - time.monotonic()
@@ -99,6 +79,10 @@ class Call:
             self.end("deadline")
         self.check()
         return left
+
+    def shorten(self, seconds: float) -> None:
+        """Move the deadline to `seconds` from now, unless it is earlier."""
+        self.deadline = min(self.deadline, time.monotonic() + seconds)
 
     def check(self) -> None:
         """Raise what ended the call, if something has."""
@@ -126,7 +110,7 @@ class Call:
         self._event.set()
 
     def end(self, reason: EndReason) -> None:
-        """End the call: wake whoever waits for it and cut the upstream connection it holds."""
+        """End the call: wake whoever waits for it and cut the upstream connection that works for it."""
         if self.ended is None:
             self.ended = reason
             self.wake()
@@ -134,14 +118,13 @@ class Call:
             self._connection.cut(self)
 
     def hold(self, connection: Connection) -> None:
-        """Say which upstream connection works for this call from now on."""
+        """From now on this upstream connection works for the call. Raises what ended the call, if something has."""
         connection.bind(self)
         self._connection = connection
         self.check()
-        self.sent = True
 
     def let_go(self) -> None:
-        """The answer has been read: whatever ends the call from now on is no business of that connection."""
+        """The answer has been read: the end of the call no longer concerns that connection."""
         self._connection = None
 
 
@@ -156,7 +139,7 @@ class Calls:
         return len(self._calls)
 
     def add(self, call: Call) -> None:
-        """One more; when all have been ended, it has, too."""
+        """One more; it ends at once when all have been ended."""
         self._calls.add(call)
         if self._over:
             call.end(self._over)

@@ -15,15 +15,18 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from app.calls.call import Call
+from app.calls.receipt import Receipt
 from app.errors import ServiceException
 from app.ledger import settlement
-from app.ledger.accounts import Accounts
-from app.ledger.admission import MICROSECONDS, Admission, Admitted, Ask, Opening
+from app.ledger.accounts import Accounts, Principal
+from app.ledger.admission import Admission, Admitted
 from app.ledger.entry import Entry, unrecorded
 from app.ledger.lease import is_gone, owner_name
+from app.ledger.limits import Ask, Opening
 from app.ledger.pricing import NoPrices, Prices
 from app.models import ApiKey, Usage
 from app.store.database import Database
+from app.units import MICROSECONDS, milliseconds
 
 logger = logging.getLogger(__name__)
 
@@ -53,27 +56,28 @@ class Ledger:
         self._booked = booked
         self._clock = clock
         self._entries: set[Entry] = set()
+        self._fingerprints: dict[ApiKey, str] = {}
 
-    def open(self, call: Call, ask: Ask) -> Entry:
-        """Admit a request; the row is durable when this returns.
+    def open(self, ask: Ask, principal: Principal, call: Call, receipt: Receipt, *, server_pays: bool) -> Entry:
+        """Admit a request; the row is durable when this returns. `server_pays`: the server's key may come to pay.
 
         Raises ServiceException: 401 `unauthorized`, 403 `model_not_allowed`, 429 `rate_limited`,
         `concurrency_limited` or `budget_exceeded`, 503 `store_unavailable`, or what has ended the call already.
         """
-        call.token_checked = True
         call.check()
-        worst = self.prices.cost_nano(ask.model, Usage(ask.prompt_tokens, ask.max_tokens)) if ask.server_pays else 0
+        worst = self.prices.cost_nano(ask.model, Usage(ask.prompt_tokens, ask.max_tokens)) if server_pays else 0
+        opening = Opening(call=call, principal=principal, ask=ask, server_pays=server_pays, worst_nano=worst)
         try:
             admitted: Admitted = self._database.write_with_others(
-                self._admission.admit_all, Opening(call, ask, worst), undo=settlement.take_back
+                self._admission.admit_all, opening, undo=settlement.take_back
             )
         except ServiceException as exc:
-            if exc.error_code != "store_unavailable" or not self._fails_open or call.token:
+            if exc.error_code != "store_unavailable" or not self._fails_open or principal.token_digest:
                 raise
             self.unrecorded += 1
             logger.error("a request is not recorded: the database is away (LEDGER_FAIL_OPEN)")
-            return unrecorded(call, ask)
-        entry = Entry(call, ask, self.prices, lambda *ending: self._settle(admitted, *ending))
+            return unrecorded(ask, call, receipt)
+        entry = Entry(ask, call, receipt, self.prices, lambda *ending: self._settle(admitted, *ending))
         self._entries.add(entry)
         return entry
 
@@ -102,30 +106,46 @@ class Ledger:
         """Let the database tidy its own files."""
         self._database.checkpoint()
 
-    def fingerprint(self, key: ApiKey | None) -> str | None:
-        """A keyed digest that tells two keys apart and gives neither away."""
-        if key is None:
-            return None
-        return hashlib.blake2b(key.secret.encode(), key=self._fingerprint_key, digest_size=8).hexdigest()
+    def fingerprint(self, key: ApiKey) -> str:
+        """A keyed digest that tells two keys apart and gives neither away. The server's own is made once."""
+        found = self._fingerprints.get(key)
+        if found is None:
+            found = hashlib.blake2b(key.secret.encode(), key=self._fingerprint_key, digest_size=8).hexdigest()
+            if key.source == "default":
+                self._fingerprints[key] = found
+        return found
 
     def _settle(self, admitted: Admitted, entry: Entry, status: str, code: str | None) -> None:
-        """Write down how a request ended, soon: the values of settlement.COLUMNS."""
-        call, (usage, estimated), cost_nano = entry.call, entry.usage(), entry.cost_nano()
-        if not entry.cached:
-            self._booked(usage, cost_nano, call.api_key_source)
-        timings, first_token = call.timings(), call.first_token_seconds
-        values = (
-            *(call.model_answered, call.paid_with.source if call.paid_with else None),
-            *(self.fingerprint(call.paid_with), status, code, entry.cached, estimated),
-            *(usage.input_tokens, usage.cached_tokens, usage.output_tokens, usage.reasoning_tokens),
-            *(cost_nano, self.prices.version, timings["queue"], timings["upstream"]),
-            *(None if first_token is None else round(first_token * 1000, 2), timings["total"]),
-            *(call.upstream_request_id, self._now()),
-        )
-        server_paid = call.paid_with is not None and call.paid_with.source == "default"
-        charged = (cost_nano or 0) if server_paid else 0
+        """Write down how a request ended, soon."""
+        receipt, (usage, estimated), cost_nano = entry.receipt, entry.usage(), entry.cost_nano()
+        cached = bool(receipt.cache_hit)
+        if not cached:
+            self._booked(usage, cost_nano, receipt.key_source)
+        times, key, first_token = entry.call.timings(), receipt.key, receipt.first_token_seconds
+        row = {
+            "model_answered": receipt.model,
+            "api_key_source": key.source if key else None,
+            "api_key_fingerprint": self.fingerprint(key) if key else None,
+            "status": status,
+            "code": code,
+            "cached": cached,
+            "estimated": estimated,
+            "input_tokens": usage.input_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "output_tokens": usage.output_tokens,
+            "reasoning_tokens": usage.reasoning_tokens,
+            "cost_nano": cost_nano,
+            "price_version": self.prices.version,
+            "queue_ms": times["queue"],
+            "upstream_ms": times["upstream"],
+            "first_token_ms": None if first_token is None else milliseconds(first_token),
+            "total_ms": times["total"],
+            "upstream_request_id": receipt.upstream_request_id,
+            "settled_at": self._now(),
+        }
+        charged = (cost_nano or 0) if key is not None and key.source == "default" else 0
         self._entries.discard(entry)
-        self._database.write_later(settlement.settle_all, settlement.Settlement(admitted, charged, values))
+        self._database.write_later(settlement.settle_all, settlement.Settlement(admitted, charged, row))
 
     def _now(self) -> int:
         return int(self._clock() * MICROSECONDS)
@@ -134,6 +154,6 @@ class Ledger:
 class NullLedger:
     """The ledger of plain Python: everybody may call, nothing is written down."""
 
-    def open(self, call: Call, ask: Ask) -> Entry:
+    def open(self, ask: Ask, principal: Principal, call: Call, receipt: Receipt, *, server_pays: bool) -> Entry:
         """Admit."""
-        return unrecorded(call, ask)
+        return unrecorded(ask, call, receipt)

@@ -14,8 +14,8 @@ from typing import Any
 
 from app.errors import ConfigurationException
 from app.models import Usage
+from app.units import NANO
 
-NANO = 1_000_000_000
 MILLION = 1_000_000
 
 
@@ -74,11 +74,6 @@ class NoPrices:
     def cost_nano(self, model: str, usage: Usage, *, asked: str = "") -> int | None:
         """Unknown."""
         return None
-
-
-def dollars(nano: int | None) -> str | None:
-    """Nano-dollars as a decimal string of dollars; None stays unknown."""
-    return None if nano is None else format(Decimal(nano) / NANO, "f")
 
 
 @functools.lru_cache(maxsize=1024)

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from app.ledger.pricing import dollars
 from app.store.database import Database
 from app.store.tables import requests
-
-MICROSECONDS_PER_DAY = 86_400 * 1_000_000
-GROUPS = ("day", "model", "client", "api_key_source")
-PAGE_MAX = 500
+from app.units import MICROSECONDS_PER_DAY, dollars, iso
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +98,3 @@ def _row(row: Any) -> dict[str, Any]:
     moments = {name: iso(values[name]) for name in ("created_at", "settled_at") if values[name] is not None}
     client = values.pop("client_name")
     return values | moments | {"client": client, "cost_usd": dollars(row["cost_nano"])}
-
-
-def iso(moment: int) -> str:
-    """A moment (microseconds since 1970) as ISO 8601, UTC."""
-    return datetime.fromtimestamp(int(moment) / 1_000_000, UTC).isoformat()

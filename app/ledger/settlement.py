@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +15,33 @@ from app.store.tables import requests, spending
 
 SWEEP_MAX = 500
 COLUMNS = (
-    *("model_answered", "api_key_source", "api_key_fingerprint", "status", "code", "cached", "estimated"),
-    *("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "cost_nano", "price_version"),
-    *("queue_ms", "upstream_ms", "first_token_ms", "total_ms", "upstream_request_id", "settled_at"),
+    "model_answered",
+    "api_key_source",
+    "api_key_fingerprint",
+    "status",
+    "code",
+    "cached",
+    "estimated",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "cost_nano",
+    "price_version",
+    "queue_ms",
+    "upstream_ms",
+    "first_token_ms",
+    "total_ms",
+    "upstream_request_id",
+    "settled_at",
 )
 """What a settlement says of a request; all of it, each time."""
 
 _SETTLE = Statement(
     requests.update()
     .where(requests.c.id == sa.bindparam("row_id"), requests.c.status == sa.literal_column("'pending'"))
-    .values({name: sa.bindparam(f"new_{name}") for name in COLUMNS}),
-    *(f"new_{name}" for name in COLUMNS),
-    "row_id",
+    # An update's own parameters must not have the names of its columns.
+    .values({name: sa.bindparam(f"new_{name}") for name in COLUMNS})
 )
 _STILL_PENDING = (
     sa.select(requests.c.id)
@@ -45,11 +60,15 @@ _SPEND = (
 
 @dataclass(frozen=True)
 class Settlement:
-    """How one request ended. `charged_nano`: what its client's budget pays for it; `values` are those of COLUMNS."""
+    """How one request ended. `charged_nano`: what its client's budget pays for it; `row`: the values of COLUMNS."""
 
     admitted: Admitted
     charged_nano: int
-    values: Sequence[Any]
+    row: Mapping[str, Any]
+
+    def values(self) -> dict[str, Any]:
+        """What the statement that closes the row is given."""
+        return {f"new_{name}": self.row[name] for name in COLUMNS} | {"row_id": self.admitted.row_id}
 
 
 @dataclass(frozen=True)
@@ -70,7 +89,7 @@ def settle_all(connection: sa.Connection, settlements: Sequence[Settlement]) -> 
         ids = [item.admitted.row_id for item in reserved]
         still = set(connection.execute(_STILL_PENDING, {"ids": ids}).scalars())
         reserved = [item for item in reserved if item.admitted.row_id in still]
-    _SETTLE.many(connection, [(*item.values, item.admitted.row_id) for item in settlements])
+    _SETTLE.many(connection, [item.values() for item in settlements])
     spend(connection, (_spent(item.admitted, item.charged_nano) for item in reserved))
     return [None] * len(settlements)
 

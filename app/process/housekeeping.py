@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 from app.errors import ServiceException
 from app.ledger.ledger import Ledger
+from app.units import MICROSECONDS, MICROSECONDS_PER_DAY
 
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 5.0
 CHECKPOINT_SECONDS = 1.0
 """Often, as SQLite's log is fastest where it overwrites itself instead of growing."""
-MICROSECONDS_PER_DAY = 86_400 * 1_000_000
 
 
 class Housekeeping:
@@ -45,7 +45,7 @@ class Housekeeping:
             if swept := self._ledger.sweep():
                 logger.warning("settled as abandoned: %d requests of workers that are gone", swept)
             if self._retention_days:
-                before = int(self._clock() * 1_000_000) - self._retention_days * MICROSECONDS_PER_DAY
+                before = int(self._clock() * MICROSECONDS) - self._retention_days * MICROSECONDS_PER_DAY
                 while self._ledger.forget(before):
                     time.sleep(0.01)
         except ServiceException as exc:

@@ -15,8 +15,10 @@ import prometheus_client as prometheus
 from prometheus_client import multiprocess, values
 
 from app.calls.call import Call
-from app.errors import FAILURES
+from app.calls.receipt import Receipt
+from app.failures import FAILURES
 from app.models import Usage
+from app.units import NANO
 
 MEDIA_TYPE = prometheus.CONTENT_TYPE_PLAIN_0_0_4
 LIMITS = (
@@ -27,7 +29,6 @@ NONE = "-"
 SHORT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 LONG_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 REFRESH_SECONDS = 1.0
-NANO = 1_000_000_000
 
 # The moments at which series began: nobody asks for them, and they double what is sent.
 prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -77,19 +78,19 @@ class Metrics:
         with self._lock:
             self._open += 1
 
-    def answered(self, call: Call, *, route: str, status: int, timed: bool) -> None:
+    def answered(self, call: Call, *, route: str, status: int, code: str | None, timed: bool) -> None:
         """A request is over. `route` is a rule of ours, or "-"; `timed`: it is of the kind that upstream answers."""
         with self._lock:
             self._open -= 1
-        code = call.error_code if call.error_code in FAILURES else None
+        receipt, code = call.receipt or Receipt(), code if code in FAILURES else None
         origin = FAILURES[code].origin if code else NONE
         self._requests.labels(route, str(status), code or NONE, origin).inc()
         if code in LIMITS:
             self._refusals.labels(code).inc()
-        if call.cache_hit is not None:
-            self._cache.labels("hit" if call.cache_hit else "miss").inc()
+        if receipt.cache_hit is not None:
+            self._cache.labels("hit" if receipt.cache_hit else "miss").inc()
         if timed:
-            self._observe(call, route)
+            self._observe(call, receipt, route)
 
     def booked(self, usage: Usage, cost_nano: int | None, api_key_source: str | None) -> None:
         """The ledger has settled a request that upstream was asked for."""
@@ -130,14 +131,14 @@ class Metrics:
         multiprocess.MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
         return prometheus.generate_latest(everybody)
 
-    def _observe(self, call: Call, route: str) -> None:
-        timings = {name: milliseconds / 1000 for name, milliseconds in call.timings().items()}
-        self._queue.labels(route).observe(timings["queue"])
-        self._overhead.labels(route).observe(timings["overhead"])
-        if call.upstream_seconds:
-            self._upstream.labels(route).observe(timings["upstream"])
-        if call.first_token_seconds is not None:
-            self._first_token.labels(route).observe(call.first_token_seconds)
+    def _observe(self, call: Call, receipt: Receipt, route: str) -> None:
+        seconds = {name: milliseconds / 1000 for name, milliseconds in call.timings().items()}
+        self._queue.labels(route).observe(seconds["queue"])
+        self._overhead.labels(route).observe(seconds["overhead"])
+        if receipt.upstream_seconds:
+            self._upstream.labels(route).observe(seconds["upstream"])
+        if receipt.first_token_seconds is not None:
+            self._first_token.labels(route).observe(receipt.first_token_seconds)
 
     def _start_from_zero(self) -> None:
         """A series that begins with its first event hides that event from `rate()`."""

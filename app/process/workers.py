@@ -90,8 +90,7 @@ class _PunctualReader:
 
     def read(self, size: int) -> bytes:
         """Some of the body. Raises ValidationException (408) when the time is over."""
-        late = ValidationException("The request's body did not come in time", error_code="bad_request")
-        late.details["status"] = 408
+        late = ValidationException("The request's body did not come in time", error_code="bad_request", status=408)
         try:
             with gevent.Timeout(max(self._end - time.monotonic(), 0), late):
                 return bytes(self._reader.read(size))

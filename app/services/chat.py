@@ -1,4 +1,4 @@
-"""ChatService: one chat turn, from what the application knows to upstream's answer."""
+"""ChatService: one chat turn, from what the application knows to the model's answer."""
 
 from __future__ import annotations
 
@@ -6,23 +6,34 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from app.calls.call import Call
 from app.config import Config
 from app.errors import ValidationException
-from app.ledger.admission import Ask
-from app.ledger.ledger import Ledger, NullLedger
-from app.ledger.pricing import dollars
-from app.models import ChatPreview, ChatRequest, ChatResponse, Generation, Message, UpstreamResponse
+from app.ledger.accounts import NOBODY, Principal
+from app.ledger.limits import Ask
+from app.models import ChatPreview, ChatRequest, ChatResponse, Completion, Credentials, Generation, Message
 from app.services import prompt
-from app.services.cache import NullCache, ResponseCache, cache_key
-from app.services.rules import TURN_FORMS, broken_rules
-from app.services.tokens import estimate_tokens
-from app.upstreams.json import load_sound_json
-from app.upstreams.keys import KeySelector
-from app.upstreams.openai_client import OpenAIClient
-from app.upstreams.reply import Listener
+from app.services.cache import ResponseCache
+from app.services.exchange import Exchange, HeldResponse, OpenExchange
+from app.services.rules import broken_rules, read_turns
+from app.tokens import estimate_tokens
+from app.units import dollars
+from app.upstreams.dialects import native_dialect
+from app.upstreams.json import TextJoiner, load_sound_json
+
+ROUTE = "/api/v1/chat"
+
+
+class Listener(Protocol):
+    """Is told of a streamed answer while it comes."""
+
+    def started(self, model: str, api_key_source: str, *, cached: bool) -> None:
+        """Upstream, or the cache, began to answer."""
+
+    def text(self, piece: str) -> None:
+        """The next piece of text."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +45,27 @@ class Assembled:
     dropped_turns: int
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What the model answered, and the JSON in it when the request gave a schema."""
+
+    completion: Completion
+    json: Any = None
+
+
+CompletionCache = ResponseCache[Completion]
+
+
 class ChatService:
-    """Validates, assembles, calls, answers. Its collaborators come by constructor; plain Python needs none of them."""
+    """Validates, assembles, has it answered. Its collaborators come by constructor; plain Python needs none of them."""
 
     def __init__(
-        self,
-        openai_client: OpenAIClient | None = None,
-        config: Config | None = None,
-        cache: ResponseCache | NullCache | None = None,
-        ledger: Ledger | NullLedger | None = None,
+        self, exchange: Exchange | None = None, config: Config | None = None, cache: CompletionCache | None = None
     ) -> None:
         self._config = config or Config.from_env()
-        self.openai_client = openai_client or OpenAIClient(
-            self._config, keys=KeySelector(self._config.openai_api_key, in_process=True)
-        )
-        self._cache = cache or NullCache()
-        self._ledger = ledger or NullLedger()
+        self._exchange = exchange or Exchange.in_process(self._config)
+        self._cache = cache
+        self._dialect = native_dialect(self._config)
         self._headings = prompt.Headings(
             role=self._config.prompt_heading_role,
             memory=self._config.prompt_heading_memory,
@@ -61,10 +77,11 @@ class ChatService:
         request: ChatRequest,
         call: Call | None = None,
         *,
+        principal: Principal = NOBODY,
         use_cache: bool = True,
         listener: Listener | None = None,
     ) -> ChatResponse:
-        """Answer one chat turn; a `listener` hears the text while it comes.
+        """Answer one chat turn; a `listener` is told the text while it comes.
 
         Raises ValidationException when the request breaks a rule, ConfigurationException when no key may pay,
         OpenAIClientException when upstream fails, ChatServiceException when the server is busy.
@@ -72,37 +89,23 @@ class ChatService:
         call = call or Call(self._config.request_timeout)
         began = time.monotonic()
         assembled = self._assemble(request)
-        call.assemble_seconds = time.monotonic() - began
-        cache = self._cache if use_cache else NullCache()
-        with self._ledger.open(call, self._ask(request, assembled, streamed=listener is not None)) as entry:
-            response, source, cached = self._generate(request, assembled.generation, call, cache, listener)
-            entry.cached = cached
-            structured = _structured(response) if request.response_schema is not None else {}
-            answer = ChatResponse.from_openai_response(
-                response,
-                session_id=request.session_id or "",
-                response_time=round(call.elapsed_seconds, 6),
-                api_key_source=source,
-                request_id=call.request_id or None,
-                instructions=request.instructions or None,
-                cached=cached,
-                dropped_turns=assembled.dropped_turns,
-                cost_usd=dollars(entry.cost_nano()),
-                model=assembled.generation.model,
-                temperature=assembled.generation.temperature,
-            )
-        return dataclasses.replace(answer, **structured)
+        ask = _ask(request, assembled, streamed=listener is not None)
+        assemble_seconds = time.monotonic() - began
+        with self._exchange.open(
+            ask, _credentials(request), principal, call, assemble_seconds=assemble_seconds
+        ) as exchange:
+            answer = self._answer(exchange, assembled.generation, call, use_cache, listener)
+            return _response(request, assembled, answer, call, exchange)
 
     def preview(self, request: ChatRequest) -> ChatPreview:
         """What `request` would send upstream and who would pay, without calling upstream; raises as a chat turn."""
         assembled = self._assemble(request)
-        client = self.openai_client
-        key = client.keys.select(request.openai_api_key, bool(request.free_mode))
-        body = client.api.request_body(assembled.generation, stream=bool(request.stream))
+        payer = self._exchange.keys.payer(_credentials(request))
+        body = self._dialect.request_body(assembled.generation, stream=bool(request.stream))
         return ChatPreview(
-            upstream_path=client.api.PATH,
+            upstream_path=self._dialect.PATH,
             upstream_body=body.decode(),
-            api_key_source=key.source,
+            api_key_source=payer.first.source,
             tokens=assembled.tokens,
             total_tokens=sum(assembled.tokens.values()),
             tokens_estimated=True,
@@ -111,17 +114,15 @@ class ChatService:
 
     def _assemble(self, request: ChatRequest) -> Assembled:
         """Check the rules and put together what the model is asked."""
-        self._validate_request(request)
-        system = self._create_system_message(request)
-        turns = self._format_conversation_history(request.conversation_history or [])
-        user = self._create_user_message(request.user_message)
-        tokens = {name: estimate_tokens(part) for name, part in self._system_parts(request).items()}
+        turns = _checked_turns(request)
+        parts, user = self._system_parts(request), self._create_user_message(request.user_message)
+        tokens = {name: estimate_tokens(part) for name, part in parts.items()}
         limit = request.max_context_tokens or self._config.default_max_context_tokens
         spoken = estimate_tokens(user["content"])
         kept = prompt.newest_turns(turns, limit - sum(tokens.values()) - spoken) if limit else turns
         tokens |= {"history": sum(estimate_tokens(turn["content"]) for turn in kept), "user": spoken}
         generation = Generation(
-            messages=[system, *kept, user],
+            messages=[_system_message(parts), *kept, user],
             model=request.model or self._config.default_model,
             instructions=request.instructions or "",
             max_tokens=self._config.default_max_tokens if request.max_tokens is None else request.max_tokens,
@@ -131,60 +132,68 @@ class ChatService:
         )
         return Assembled(generation, tokens, len(turns) - len(kept))
 
-    def _ask(self, request: ChatRequest, assembled: Assembled, *, streamed: bool) -> Ask:
-        """What admission has to know; a request that no key may pay for is refused before it is admitted."""
-        key = self.openai_client.keys.select(request.openai_api_key, bool(request.free_mode))
-        return Ask(
-            route="/api/v1/chat",
-            model=assembled.generation.model,
-            session_id=request.session_id or "",
-            streamed=streamed,
-            prompt_tokens=sum(assembled.tokens.values()),
-            max_tokens=assembled.generation.max_tokens,
-            server_pays=bool(request.free_mode) or key.source == "default",
-        )
+    def _answer(
+        self, exchange: OpenExchange, generation: Generation, call: Call, use_cache: bool, listener: Listener | None
+    ) -> Answer:
+        if self._cache is None or not use_cache:
+            return self._complete(exchange, generation, listener)
+        return self._cached(self._cache, exchange, generation, call, listener)
 
-    def _generate(
+    def _cached(
         self,
-        request: ChatRequest,
+        cache: CompletionCache,
+        exchange: OpenExchange,
         generation: Generation,
         call: Call,
-        cache: ResponseCache | NullCache,
         listener: Listener | None,
-    ) -> tuple[UpstreamResponse, str, bool]:
-        """The answer, whose key paid for it, and whether it came from the cache."""
-        client, api_key, free_mode = self.openai_client, request.openai_api_key, bool(request.free_mode)
-        payer = client.keys.select(api_key, free_mode)
-        body = client.api.request_body(generation)
-        fetched: list[tuple[UpstreamResponse, str]] = []
+    ) -> Answer:
+        """The answer that was kept of an identical request that the same key paid for, or a new one."""
+        shape, first = self._dialect.request_body(generation), exchange.payer.first
+        new: list[Answer] = []
 
-        def fetch() -> tuple[bytes, bytes]:
-            response, _, source = client.generate_response(
-                **vars(generation), api_key=api_key, free_mode=free_mode, call=call, listener=listener
-            )
-            if request.response_schema is not None:
-                # What does not parse is a failure, and failures are not kept.
-                load_sound_json(response.output_text)
-            fetched.append((response, source))
-            return cache_key(client.keys.digest(client.keys.payer(source, api_key)), body), response.raw
+        def fetch() -> tuple[bytes, Completion]:
+            new.append(self._complete(exchange, generation, listener))
+            return cache.key(exchange.paid_with.secret.encode(), shape), new[0].completion
 
-        raw, cached = cache.get_or_fetch(cache_key(client.keys.digest(payer.secret), body), call, fetch)
-        if not cached:
-            return *fetched[0], False
-        response = client.api.parse_response(raw)
-        call.api_key_source, call.paid_with = payer.source, payer
-        call.usage, call.model_answered = response.usage, response.model
+        completion, hit = cache.get_or_fetch(
+            cache.key(first.secret.encode(), shape), call, fetch, found=exchange.note_cache
+        )
+        if not hit:
+            return new[0]
+        exchange.answer_from_cache(completion)
         if listener is not None:
-            listener.started(generation.model, payer.source, cached=True)
-            listener.text(response.output_text)
-        return response, payer.source, True
+            listener.started(generation.model, first.source, cached=True)
+            listener.text(completion.output_text)
+        return Answer(completion, _parsed(completion, generation))
+
+    def _complete(self, exchange: OpenExchange, generation: Generation, listener: Listener | None) -> Answer:
+        """Have upstream answer; with a listener upstream is asked to stream."""
+        body = self._dialect.request_body(generation, stream=listener is not None)
+        with exchange.send(self._dialect.PATH, body) as response:
+            if listener is None:
+                completion = self._dialect.parse_completion(response.read())
+            else:
+                listener.started(generation.model, exchange.paid_with.source, cached=False)
+                completion = self._follow(exchange, response, listener)
+        exchange.note(completion.usage, completion.model)
+        # What does not parse is a failure, and failures are not kept.
+        return Answer(completion, _parsed(completion, generation))
+
+    def _follow(self, exchange: OpenExchange, response: HeldResponse, listener: Listener) -> Completion:
+        """Tell the listener each piece of text of a stream; give the finished answer."""
+        reader, text = self._dialect.CompletionReader(), TextJoiner()
+        for _, event in exchange.events(response, self._dialect.read_event):
+            if piece := text.add(reader.add(event)):
+                listener.text(piece)
+            if event.is_end:
+                break
+        if rest := text.rest():
+            listener.text(rest)
+        return reader.completion()
 
     def _validate_request(self, request: ChatRequest) -> None:
         """Check every rule of the chat request; raises one ValidationException that names each broken one."""
-        errors = broken_rules(request)
-        if errors:
-            field = next(iter(errors))
-            raise ValidationException(f"These fields break a rule: {', '.join(errors)}", field, errors=errors)
+        _checked_turns(request)
 
     def _system_parts(self, request: ChatRequest) -> dict[str, str]:
         given = request.system_message or ""
@@ -197,19 +206,66 @@ class ChatService:
         )
 
     def _create_system_message(self, request: ChatRequest) -> Message:
-        return {"role": "system", "content": prompt.system_text(self._system_parts(request))}
+        return _system_message(self._system_parts(request))
 
     def _format_conversation_history(self, history: Sequence[str | Message]) -> list[Message]:
-        turns = [prompt.parse_turn(entry) for entry in history]
-        if None in turns:
-            index = turns.index(None)
-            raise ValidationException(TURN_FORMS, f"conversation_history[{index}]")
-        return [turn for turn in turns if turn]
+        turns, errors = read_turns(history)
+        for index, (message, *_) in errors.items():
+            raise ValidationException(message, f"conversation_history[{index}]")
+        return turns
 
     def _create_user_message(self, user_message: str) -> Message:
         return {"role": "user", "content": user_message}
 
 
-def _structured(response: UpstreamResponse) -> dict[str, Any]:
-    """The fields of an answer that was asked for by schema; raises `upstream_bad_response` when it is not JSON."""
-    return {"output_format": "json_schema", "response_json": load_sound_json(response.output_text)}
+def _checked_turns(request: ChatRequest) -> list[Message]:
+    """The past turns of a request that keeps all rules; raises one ValidationException that names each broken one."""
+    turns, turn_errors = read_turns(request.conversation_history or ())
+    if errors := broken_rules(request, turn_errors):
+        raise ValidationException(f"These fields break a rule: {', '.join(errors)}", next(iter(errors)), errors=errors)
+    return turns
+
+
+def _system_message(parts: dict[str, str]) -> Message:
+    return {"role": "system", "content": prompt.system_text(parts)}
+
+
+def _credentials(request: ChatRequest) -> Credentials:
+    return Credentials(request.openai_api_key or "", bool(request.free_mode))
+
+
+def _parsed(completion: Completion, generation: Generation) -> Any:
+    """The JSON of an answer that was asked for by schema; raises `upstream_bad_response` when it is none."""
+    return None if generation.response_schema is None else load_sound_json(completion.output_text)
+
+
+def _ask(request: ChatRequest, assembled: Assembled, *, streamed: bool) -> Ask:
+    return Ask(
+        route=ROUTE,
+        model=assembled.generation.model,
+        session_id=request.session_id or "",
+        streamed=streamed,
+        prompt_tokens=sum(assembled.tokens.values()),
+        max_tokens=assembled.generation.max_tokens,
+    )
+
+
+def _response(
+    request: ChatRequest, assembled: Assembled, answer: Answer, call: Call, exchange: OpenExchange
+) -> ChatResponse:
+    response = ChatResponse.from_openai_response(
+        answer.completion,
+        session_id=request.session_id or "",
+        response_time=round(call.elapsed_seconds, 6),
+        api_key_source=exchange.receipt.key_source,
+        request_id=call.request_id or None,
+        instructions=request.instructions or None,
+        cached=bool(exchange.receipt.cache_hit),
+        dropped_turns=assembled.dropped_turns,
+        cost_usd=dollars(exchange.cost_nano()),
+        model=assembled.generation.model,
+        temperature=assembled.generation.temperature,
+    )
+    if request.response_schema is None:
+        return response
+    return dataclasses.replace(response, output_format="json_schema", response_json=answer.json)

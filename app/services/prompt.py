@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.models import Message
-from app.services.tokens import estimate_tokens
+from app.tokens import estimate_tokens
 
 TURN = re.compile(r"(user|assistant):[ ]?(.*)", re.IGNORECASE | re.DOTALL)
 

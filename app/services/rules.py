@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -14,14 +14,16 @@ from app.models import (
     IMAGE_DATA_MAX_LENGTH,
     IMAGE_URL_MAX_LENGTH,
     IMAGES_MAX,
+    MALFORMED_KEY,
     MAX_TOKENS_LIMIT,
     MODEL_MAX_LENGTH,
     SESSION_ID_MAX_LENGTH,
     TEMPERATURE_MAX,
     ChatRequest,
+    Message,
+    is_well_formed,
 )
 from app.services.prompt import parse_turn
-from app.upstreams.keys import MALFORMED_KEY, is_well_formed
 
 TURN_FORMS = 'must be "user: text", "assistant: text" or {"role": …, "content": …}'
 IMAGE_URL = re.compile(r"https://[\x21-\x7e]+|data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")
@@ -35,16 +37,42 @@ RANGES = {
     "max_context_tokens": (1, MAX_TOKENS_LIMIT),
     "temperature": (0, TEMPERATURE_MAX),
 }
+Errors = dict[str, list[str]]
+
 UNWRITABLE = "must not contain NUL or lone surrogates"
 
 
-def broken_rules(request: ChatRequest) -> dict[str, Any]:
-    """Every broken rule by field name: a list of messages, or for lists a mapping of index to such a list."""
+def read_turns(history: Sequence[str | Message]) -> tuple[list[Message], Errors]:
+    """The past turns, and what is wrong with the first entries that are none, by index."""
+    turns: list[Message] = []
+    errors: Errors = {}
+    for index, entry in enumerate(history):
+        turn = parse_turn(entry)
+        if turn is None:
+            errors[str(index)] = [TURN_FORMS]
+        elif not is_writable(turn["content"]):
+            errors[str(index)] = [UNWRITABLE]
+        else:
+            turns.append(turn)
+        if len(errors) == ERRORS_MAX:
+            break
+    return turns, errors
+
+
+def broken_rules(request: ChatRequest, turn_errors: Errors) -> dict[str, Any]:
+    """Every broken rule by field name: a list of messages, or for lists a mapping of index to such a list.
+
+    `turn_errors` is what read_turns says of the conversation history.
+    """
     errors: dict[str, Any] = {}
     for name, message in _broken(request):
         errors.setdefault(name, []).append(message)
-    for name in ("conversation_history", "memory_context", "images"):
-        by_index = dict(itertools.islice(_broken_items(name, getattr(request, name) or ()), ERRORS_MAX))
+    items = {
+        "conversation_history": turn_errors,
+        "memory_context": dict(itertools.islice(_broken_texts(request.memory_context or ()), ERRORS_MAX)),
+        "images": dict(itertools.islice(_broken_images(request.images or ()), ERRORS_MAX)),
+    }
+    for name, by_index in items.items():
         if by_index:
             errors[name] = by_index
     return errors
@@ -70,13 +98,15 @@ def _broken(request: ChatRequest) -> Iterator[tuple[str, str]]:
             yield item.name, UNWRITABLE
 
 
-def _broken_items(name: str, items: Any) -> Iterator[tuple[str, list[str]]]:
-    for index, item in enumerate(items):
-        if name == "conversation_history" and parse_turn(item) is None:
-            yield str(index), [TURN_FORMS]
-        elif name == "images" and not _is_image(item):
+def _broken_texts(texts: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    return ((str(index), [UNWRITABLE]) for index, text in enumerate(texts) if not is_writable(text))
+
+
+def _broken_images(urls: Sequence[Any]) -> Iterator[tuple[str, list[str]]]:
+    for index, url in enumerate(urls):
+        if not _is_image(url):
             yield str(index), [IMAGE_FORMS]
-        elif not is_writable(item.get("content") if isinstance(item, Mapping) else item):
+        elif not is_writable(url):
             yield str(index), [UNWRITABLE]
 
 

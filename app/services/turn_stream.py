@@ -1,6 +1,8 @@
-"""BackgroundTurn: a chat turn that runs beside the greenlet or thread which writes its answer.
+"""TurnStream: a streamed chat turn, which runs beside the greenlet or thread that writes its answer.
 
-The writer must be able to send keepalives while upstream says nothing; the turn itself only ever waits.
+One of them alone could not write a keepalive while upstream says nothing, and a proxy would close the connection
+(test_stream.py). So the turn runs in a thread of its own, under gevent a greenlet, and puts what happens into a bounded
+queue: a caller that reads slowly slows down the turn, and through it upstream, not the worker's memory.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from app.calls.call import Call
 from app.errors import ChatServiceException, ServiceException
 from app.models import ChatResponse
-from app.upstreams.reply import Listener
+from app.services.chat import Listener
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class Keepalive:
 StreamEvent = Started | Text | Keepalive | ChatResponse | ServiceException
 
 
-class BackgroundTurn:
+class TurnStream:
     """Runs `run` at once; iterating gives what happens, ending with a ChatResponse or a ServiceException."""
 
     def __init__(self, run: Callable[[Listener], ChatResponse], call: Call, keepalive_seconds: float) -> None:
@@ -81,7 +83,6 @@ class BackgroundTurn:
         """Nobody listens any more: ends the call, and with it the upstream connection, unless it is over."""
         self._closed = True
         if not self._finished:
-            self._call.error_code = "client_closed_request"
             self._call.end("caller_gone")
 
     def _work(self) -> None:

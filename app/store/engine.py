@@ -20,10 +20,7 @@ def make_engine(url: sa.URL, timeout_seconds: float, *, reading: bool = False) -
     Who waits for a write stops waiting by itself (Writer.write), and what makes the tables may take long.
     """
     if url.get_backend_name() != "sqlite":
-        # Values by position, as SQLite takes them: see Statement.
-        engine = sa.create_engine(
-            url, paramstyle="format", pool_pre_ping=True, pool_size=4, max_overflow=4, pool_timeout=timeout_seconds
-        )
+        engine = sa.create_engine(url, pool_pre_ping=True, pool_size=4, max_overflow=4, pool_timeout=timeout_seconds)
         if reading:
             limit = f"SET LOCAL statement_timeout = {math.ceil(timeout_seconds * 1000)}"
             sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(limit))

@@ -1,6 +1,6 @@
-"""The Chat Completions API on the wire, for an upstream that knows only that one.
+"""The dialect of the Chat Completions API, which upstreams speak that do not know the Responses API.
 
-It offers what app/upstreams/responses.py does. Extra instructions have no field of their own here; they are in the
+Extra instructions have no field of their own here; they are in the
 system message already. Source: the OpenAI API reference, "Chat Completions".
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.models import Generation, UpstreamResponse
+from app.models import Completion, Generation
 from app.upstreams.errors import bad_response, failed_response
-from app.upstreams.json import dump_json, load_json, number, string, usage, well_formed
+from app.upstreams.json import dump_json, load_json, number_or_none, parse_usage, string_or_none, well_formed
+from app.upstreams.sse import StreamEvent
 
 PATH = "/chat/completions"
 FINISH_REASONS = {"length": "length", "content_filter": "content_filter"}
@@ -33,71 +34,78 @@ def request_body(generation: Generation, *, stream: bool = False) -> bytes:
     return dump_json(body)
 
 
-def parse_response(raw: bytes) -> UpstreamResponse:
+def parse_completion(raw: bytes) -> Completion:
     """Read a finished answer; raises `upstream_bad_response` for one without usable text."""
     document = load_json(raw)
     if not isinstance(document, dict):
         raise bad_response()
     if document.get("error"):
         raise failed_response(document["error"])
-    choice = _first_choice(document)
-    message = choice.get("message")
+    message = _first_choice(document).get("message")
     if not isinstance(message, dict):
         raise bad_response()
-    refusal = string(message.get("refusal"))
-    text = refusal or string(message.get("content"))
-    if not text:
-        raise bad_response("The AI service answered without any text")
-    finish_reason = "content_filter" if refusal else FINISH_REASONS.get(str(choice.get("finish_reason")), "stop")
-    return UpstreamResponse(
-        id=string(document.get("id")),
-        model=string(document.get("model")),
-        output_text=text,
-        finish_reason=finish_reason,
-        usage=usage(document.get("usage")),
-        output_format="text",
-        created_at=number(document.get("created")),
-        temperature=None,
-        raw=raw,
+    refusal = string_or_none(message.get("refusal"))
+    return _completion(document, refusal or string_or_none(message.get("content")), is_refusal=bool(refusal))
+
+
+def read_event(data: bytes) -> StreamEvent:
+    """Say what one chunk means; raises `upstream_bad_response` for what is none of this API."""
+    if data.strip() == b"[DONE]":
+        return StreamEvent(is_end=True)
+    chunk = load_json(data)
+    if not isinstance(chunk, dict):
+        raise bad_response()
+    delta = _first_choice(chunk).get("delta")
+    text = (delta.get("content") or delta.get("refusal")) if isinstance(delta, dict) else None
+    return StreamEvent(
+        text=text if isinstance(text, str) else "",
+        written=well_formed(text) if isinstance(text, str) else "",
+        usage=parse_usage(chunk.get("usage")),
+        model=string_or_none(chunk.get("model")),
+        document=chunk,
+        is_end=bool(chunk.get("error")),
     )
 
 
-class EventReader:
+class CompletionReader:
     """Joins the chunks of a stream to the finished answer that they never send whole."""
 
     def __init__(self) -> None:
         self._text: list[str] = []
-        self._document: dict[str, Any] = {"choices": [{"index": 0}]}
+        self._document: dict[str, Any] = {}
 
-    def read(self, data: bytes) -> str | UpstreamResponse | None:
-        """Read one chunk: a piece of text, the finished answer at `[DONE]`, or None."""
-        if data.strip() == b"[DONE]":
-            return self._finished()
-        chunk = load_json(data)
-        if not isinstance(chunk, dict):
-            raise bad_response()
+    def add(self, event: StreamEvent) -> str:
+        """Give the piece of text in a chunk; raises `upstream_failed` for one that tells an error."""
+        chunk = event.document
         if chunk.get("error"):
             raise failed_response(chunk["error"])
-        for name in ("id", "model", "created", "usage"):
-            if chunk.get(name):
-                self._document[name] = chunk[name]
-        choice = _first_choice(chunk)
-        if choice.get("finish_reason"):
-            self._document["choices"][0]["finish_reason"] = choice["finish_reason"]
-        delta = choice.get("delta")
-        text = (delta.get("content") or delta.get("refusal")) if isinstance(delta, dict) else None
-        if not isinstance(text, str):
-            return None
-        self._text.append(text)
-        return text
+        self._document |= {name: chunk[name] for name in ("id", "model", "created", "usage") if chunk.get(name)}
+        if _first_choice(chunk).get("finish_reason"):
+            self._document["choices"] = chunk["choices"]
+        self._text.append(event.text)
+        return event.text
 
-    def _finished(self) -> UpstreamResponse:
-        """Only a stream that named its finish reason is finished: `[DONE]` alone may follow a failure."""
-        choice = self._document["choices"][0]
-        if "finish_reason" not in choice:
+    def completion(self) -> Completion:
+        """The finished answer. Only a stream that named its finish reason is one: `[DONE]` may follow a failure."""
+        if "choices" not in self._document:
             raise bad_response()
-        choice["message"] = {"role": "assistant", "content": well_formed("".join(self._text))}
-        return parse_response(dump_json(self._document))
+        return _completion(self._document, well_formed("".join(self._text)))
+
+
+def _completion(document: Mapping[str, Any], text: str | None, *, is_refusal: bool = False) -> Completion:
+    if not text:
+        raise bad_response("The AI service answered without any text")
+    reason = str(_first_choice(document).get("finish_reason"))
+    return Completion(
+        id=string_or_none(document.get("id")),
+        model=string_or_none(document.get("model")),
+        output_text=text,
+        finish_reason="content_filter" if is_refusal else FINISH_REASONS.get(reason, "stop"),
+        usage=parse_usage(document.get("usage")),
+        output_format="text",
+        created_at=number_or_none(document.get("created")),
+        temperature=None,
+    )
 
 
 def _messages(generation: Generation) -> list[Any]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from app.errors import OpenAIClientException
+from app.errors import Fields, OpenAIClientException
 from app.models import ApiKey
 from app.upstreams.keys import rejected_key
 from app.upstreams.retry import parse_retry_after
@@ -26,7 +26,7 @@ def from_status(
 ) -> OpenAIClientException:
     """Map an upstream answer that is not a success. `error` is its `error` object, `{}` when it had none."""
     mapped = _mapped(status, headers, error, key)
-    mapped.details["upstream_headers"] = {
+    mapped.upstream_headers = {
         name: value
         for name, value in headers.items()
         if PASSED_HEADERS.fullmatch(name) and CODE_PATTERN.fullmatch(value)
@@ -42,13 +42,14 @@ def _mapped(status: int, headers: Mapping[str, str], error: Mapping[str, Any], k
     if status == 429 and code == "insufficient_quota":
         return _quota_exhausted(own)
     if status == 429:
-        details = {"retry_after": parse_retry_after(headers.get("retry-after")) or 1}
-        return OpenAIClientException("The AI service limits the rate of requests", "upstream_rate_limited", details)
+        wait = parse_retry_after(headers.get("retry-after")) or 1
+        message = "The AI service limits the rate of requests"
+        return OpenAIClientException(message, "upstream_rate_limited", retry_after=wait)
     if status in {400, 404, 422}:
         return _rejected_request(status, code, error.get("param"))
     if status in {503, 529}:
-        details = {"retry_after": parse_retry_after(headers.get("retry-after")) or 1}
-        return OpenAIClientException("The AI service is overloaded", "upstream_unavailable", details)
+        wait = parse_retry_after(headers.get("retry-after")) or 1
+        return OpenAIClientException("The AI service is overloaded", "upstream_unavailable", retry_after=wait)
     if 300 <= status < 400:
         return bad_response("The AI service answered with a redirect, which is not followed")
     return OpenAIClientException("The AI service failed to answer", "upstream_error")
@@ -82,9 +83,10 @@ def connection_error() -> OpenAIClientException:
 
 def failed_response(error: Any) -> OpenAIClientException:
     """Upstream finished with status `failed`; its error code is passed on as `upstream_code`."""
-    code = safe_code(error.get("code")) if isinstance(error, Mapping) else None
-    details = {"upstream_code": code} if code else None
-    return OpenAIClientException("The AI service could not complete the answer", "upstream_failed", details)
+    fields: Fields = {}
+    if isinstance(error, Mapping) and (code := safe_code(error.get("code"))):
+        fields["upstream_code"] = code
+    return OpenAIClientException("The AI service could not complete the answer", "upstream_failed", **fields)
 
 
 def safe_code(value: Any) -> str | None:
@@ -103,11 +105,11 @@ def _quota_exhausted(own: bool) -> OpenAIClientException:
 
 
 def _rejected_request(status: int, code: str | None, param: Any) -> OpenAIClientException:
-    details: dict[str, Any] = {"status": status}
+    fields: Fields = {"status": status}
     if isinstance(param, str) and PARAM_PATTERN.fullmatch(param):
-        details["param"] = param
+        fields["param"] = param
     if code == "model_not_found":
-        return OpenAIClientException("The AI service does not know this model", "model_not_found", details)
+        return OpenAIClientException("The AI service does not know this model", "model_not_found", **fields)
     if code:
-        details["upstream_code"] = code
-    return OpenAIClientException("The AI service rejected the request", "upstream_rejected_request", details)
+        fields["upstream_code"] = code
+    return OpenAIClientException("The AI service rejected the request", "upstream_rejected_request", **fields)

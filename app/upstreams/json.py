@@ -55,37 +55,37 @@ class TextJoiner:
         return well_formed(self._held)
 
 
-def count(value: Any) -> int:
+def token_count(value: Any) -> int:
     """A number of tokens; 0 for anything else."""
     return value if type(value) is int and 0 <= value < 2**53 else 0
 
 
-def usage(value: Any) -> Usage | None:
-    """Tokens from the `usage` of either API; None when there is none."""
+def parse_usage(value: Any) -> Usage | None:
+    """Tokens from the `usage` of any of upstream's APIs; None when there is none."""
     if not isinstance(value, dict):
         return None
-    sent = count(value.get("input_tokens")) or count(value.get("prompt_tokens"))
-    written = count(value.get("output_tokens")) or count(value.get("completion_tokens"))
+    sent = token_count(value.get("input_tokens")) or token_count(value.get("prompt_tokens"))
+    written = token_count(value.get("output_tokens")) or token_count(value.get("completion_tokens"))
     sent_details = value.get("input_tokens_details") or value.get("prompt_tokens_details")
     written_details = value.get("output_tokens_details") or value.get("completion_tokens_details")
     return Usage(
         sent,
         written,
-        count(value.get("total_tokens")) or sent + written,
+        token_count(value.get("total_tokens")) or sent + written,
         min(sent, _detail(sent_details, "cached_tokens")),
         min(written, _detail(written_details, "reasoning_tokens")),
     )
 
 
 def _detail(details: Any, name: str) -> int:
-    return count(details.get(name)) if isinstance(details, dict) else 0
+    return token_count(details.get(name)) if isinstance(details, dict) else 0
 
 
-def number(value: Any) -> float | None:
+def number_or_none(value: Any) -> float | None:
     """A finite number that JSON can carry; None for anything else."""
     return value if type(value) in {int, float} and abs(value) < 2**53 and math.isfinite(value) else None
 
 
-def string(value: Any) -> str | None:
+def string_or_none(value: Any) -> str | None:
     """A string without lone surrogates; None for anything else."""
     return well_formed(value) if isinstance(value, str) else None

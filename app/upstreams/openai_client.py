@@ -1,4 +1,4 @@
-"""OpenAIClient: the one way from this server to an OpenAI-compatible upstream.
+"""OpenAIClient: one OpenAI-compatible upstream, asked for one answer with one key.
 
 It speaks OpenAI's API without the SDK, which would take 40 MB and half a second of each worker, and ten times as long
 for a request (docs/performance). Who has a Response of the SDK can still hand it to ChatResponse.
@@ -9,20 +9,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from app.calls.call import Call
-from app.calls.watchdog import Watchdog
 from app.config import Config
-from app.models import ApiKey, Generation, Message, UpstreamResponse
-from app.upstreams import chat_completions, responses, retry
-from app.upstreams.connection import ConnectionLost, CouldNotConnect
-from app.upstreams.errors import bad_response, connection_error, error_object, from_status, request_id
-from app.upstreams.keys import KeySelector, is_well_formed
-from app.upstreams.reply import Listener, Reply
-from app.upstreams.slots import Slots
-from app.upstreams.transport import Answer, AnswerUnusable, Transport
+from app.errors import ServiceException
+from app.models import ApiKey, Completion, Credentials, Generation, Message, is_well_formed
+from app.upstreams import retry, routing
+from app.upstreams.dialects import native_dialect
+from app.upstreams.errors import connection_error, error_object, from_status, request_id
+from app.upstreams.keys import KeySelector
+from app.upstreams.retry import AttemptFailed
+from app.upstreams.routing import UpstreamRequest
+from app.upstreams.transport import ConnectionLost, CouldNotConnect, Response, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -35,39 +34,42 @@ HEADERS = {
 """What every request to upstream says of itself; nothing of the process's environment is among it."""
 
 
-@dataclass(frozen=True)
-class _Request:
-    path: str
-    body: bytes | None
-    headers: Mapping[str, str]
-
-
 class OpenAIClient:
-    """Talks to upstream with one set of connections per worker: create it after the fork."""
+    """`transport` holds the connections of one worker: make it after the fork.
+
+    Plain Python needs no arguments: the settings are those of the environment then.
+    """
 
     def __init__(
-        self,
-        config: Config | None = None,
-        *,
-        keys: KeySelector | None = None,
-        slots: Slots | None = None,
-        watchdog: Watchdog | None = None,
+        self, config: Config | None = None, *, transport: Transport | None = None, keys: KeySelector | None = None
     ) -> None:
-        config = config or Config.from_env()
-        self._config = config
-        self.api = chat_completions if config.upstream_api == "chat_completions" else responses
-        self.keys = keys or KeySelector(config.openai_api_key)
-        self.slots = slots or Slots(config.max_concurrent_requests, config.max_queue_seconds)
-        self.watchdog = watchdog or Watchdog()
-        self._transport = Transport(config.openai_base_url, config.max_concurrent_requests)
-        self._server_headers = {
-            name: value
-            for name, value in [
-                ("OpenAI-Organization", config.openai_org_id),
-                ("OpenAI-Project", config.openai_project_id),
-            ]
-            if value
-        }
+        self._config = config or Config.from_env()
+        self._transport = transport or Transport(self._config.openai_base_url, self._config.max_concurrent_requests)
+        self._keys = keys or KeySelector(self._config.openai_api_key)
+
+    def send(self, request: UpstreamRequest, key: ApiKey, call: Call) -> Response:
+        """Make one attempt to have `request` answered; the response is a success (2xx) and has to be closed.
+
+        Raises AttemptFailed for everything else.
+        """
+        headers = {**HEADERS, **key.headers, "Authorization": f"Bearer {key.secret}"}
+        try:
+            call.remaining_seconds()
+            response = self._transport.send(request.path, headers, request.body, call)
+        except CouldNotConnect as exc:
+            raise _unconnected(call, max_retries=retry.MAX_RETRIES) from exc
+        except ConnectionLost as exc:
+            raise _unconnected(call, may_cost=True) from exc
+        except ServiceException as exc:
+            # The call ended before anything was sent.
+            raise AttemptFailed(exc) from exc
+        if 200 <= response.status < 300:
+            return response
+        raise _refused(response, key)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
 
     def generate_response(
         self,
@@ -81,16 +83,13 @@ class OpenAIClient:
         *,
         response_schema: Mapping[str, Any] | None = None,
         images: Sequence[str] = (),
-        call: Call | None = None,
-        listener: Listener | None = None,
-    ) -> tuple[UpstreamResponse, float, str]:
-        """Send `messages` to the model; give the answer, the seconds it took and the key's source.
+    ) -> tuple[Completion, float, str]:
+        """The seed's way in for plain Python: the answer to `messages`, the seconds it took, and the key's source.
 
-        With a `listener` upstream is asked to stream, and the listener hears each piece of text as it comes.
+        A request to the server takes the way of app/services/exchange.py instead, with admission, slot and ledger row.
         Raises ServiceException subclasses, by docs/api, "Errors".
         """
-        call = call or Call(self._config.request_timeout)
-        began = time.monotonic()
+        call, dialect = Call(self._config.request_timeout), native_dialect(self._config)
         generation = Generation(
             messages=messages,
             model=model or self._config.default_model,
@@ -100,103 +99,42 @@ class OpenAIClient:
             response_schema=response_schema,
             images=images,
         )
-        body = self.api.request_body(generation, stream=listener is not None)
-        reply, key = self.send(self.api.PATH, body, call, api_key=api_key, free_mode=free_mode)
-        with reply:
-            if listener is None:
-                response = self.api.parse_response(reply.read())
-            else:
-                listener.started(generation.model, key.source, cached=False)
-                response = reply.follow(self.api.EventReader(), listener)
-        call.usage, call.model_answered = response.usage, response.model
-        return response, time.monotonic() - began, key.source
-
-    def send(
-        self,
-        path: str,
-        body: bytes | None,
-        call: Call,
-        *,
-        api_key: str | None,
-        free_mode: bool,
-        headers: Mapping[str, str] | None = None,
-    ) -> tuple[Reply, ApiKey]:
-        """Take a slot, choose the key, call upstream with retries; the slot is held until the reply is closed.
-
-        Every request to upstream takes this way. Without a body it is a GET.
-        """
-        # A request that no key may pay for is refused at once: it must not wait for a slot first.
-        self._select_api_key(api_key, free_mode)
-        request = _Request(path, body, headers or {})
-        self.watchdog.add(call)
-        try:
-            self.slots.acquire(call)
-            try:
-                answer, key = self.keys.pay(
-                    api_key,
-                    free_mode,
-                    lambda key: retry.until_answered(lambda: self._attempt(request, key, call), call),
-                )
-            except BaseException:
-                self.slots.release()
-                raise
-        except BaseException:
-            self.watchdog.discard(call)
-            raise
-        call.upstream_request_id = request_id(answer.headers)
-        call.api_key_source, call.paid_with = key.source, key
-        return Reply(answer, call, self._release), key
-
-    def _release(self, call: Call) -> None:
-        """The reply to `call` is closed."""
-        self.slots.release()
-        self.watchdog.discard(call)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._transport.close()
+        plan = routing.make_plan(self._keys.payer(Credentials(api_key or "", free_mode)), self)
+        request = UpstreamRequest(dialect.PATH, dialect.request_body(generation))
+        began = time.monotonic()
+        response, key = routing.follow(plan, self._keys, call, lambda attempt: self.send(request, attempt.key, call))
+        with response:
+            completion = dialect.parse_completion(response.read())
+        return completion, time.monotonic() - began, key.source
 
     def _select_api_key(self, api_key: str | None = None, free_mode: bool = False) -> tuple[str, str]:
         """The key that is tried first and its source; raises when none may be."""
-        key = self.keys.select(api_key, free_mode)
+        key = self._keys.payer(Credentials(api_key or "", free_mode)).first
         return key.secret, key.source
 
     def _validate_api_key(self, api_key: str) -> bool:
         """Tell whether a key is well-formed. Whether upstream accepts it shows when it is used: nothing probes."""
         return is_well_formed(api_key)
 
-    def _attempt(self, request: _Request, key: ApiKey, call: Call) -> Answer:
-        """One answer of success; raises OpenAIClientException or retry.Retriable for everything else."""
-        own = self._server_headers if key.source == "default" else {}
-        headers = {**HEADERS, **request.headers, **own, "Authorization": f"Bearer {key.secret}"}
-        began = time.monotonic()
-        # Known before the answer: who leaves before it comes has spent this key's money all the same.
-        call.paid_with = key
-        try:
-            call.remaining_seconds()
-            answer = self._transport.send(request.path, headers, request.body, call)
-            if 200 <= answer.status < 300:
-                return answer
-            raise self._refused(answer, key, call)
-        except CouldNotConnect as exc:
-            call.remaining_seconds()
-            raise retry.Retriable(connection_error(), retry.MAX_RETRIES) from exc
-        except ConnectionLost as exc:
-            # A connection that the end of its call cut is lost, too.
-            call.remaining_seconds()
-            raise connection_error() from exc
-        finally:
-            call.upstream_seconds += time.monotonic() - began
 
-    def _refused(self, answer: Answer, key: ApiKey, call: Call) -> Exception:
-        """What an answer that is not a success means."""
-        call.upstream_request_id, call.sent = request_id(answer.headers), False
-        with answer:
-            try:
-                body = b"".join(answer)
-            except AnswerUnusable:
-                return bad_response()
-        error = from_status(answer.status, answer.headers, error_object(body), key)
-        if error.error_code == "server_credentials_rejected":
-            logger.error("upstream rejects the server's key (HTTP %d); check OPENAI_API_KEY", answer.status)
-        return retry.retriable(error, answer.status)
+def _unconnected(call: Call, *, may_cost: bool = False, max_retries: int = 0) -> AttemptFailed:
+    """The failure of an attempt without an answer: a connection that the end of its call cut is lost, too."""
+    try:
+        call.remaining_seconds()
+    except ServiceException as ended:
+        return AttemptFailed(ended, may_cost=may_cost)
+    return AttemptFailed(connection_error(), may_cost=may_cost, max_retries=max_retries)
+
+
+def _refused(response: Response, key: ApiKey) -> AttemptFailed:
+    """The failure of an attempt that upstream answered without success."""
+    upstream_request_id = request_id(response.headers)
+    with response:
+        try:
+            body = response.read()
+        except ServiceException as exc:
+            return AttemptFailed(exc, upstream_request_id=upstream_request_id)
+    error = from_status(response.status, response.headers, error_object(body), key)
+    if error.error_code == "server_credentials_rejected":
+        logger.error("upstream rejects the server's key (HTTP %d); check OPENAI_API_KEY", response.status)
+    return retry.refused(error, response.status, upstream_request_id)

@@ -1,4 +1,4 @@
-"""The Responses API on the wire: the request body we send, the finished answer and the events we accept.
+"""The dialect of the Responses API: the request body we send, the finished answer and the events we accept.
 
 Source: the OpenAI API reference, "Responses"; servers that leave fields out of their answers are understood too.
 """
@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from app.models import Generation, Message, UpstreamResponse
+from app.models import Completion, Generation, Message
 from app.upstreams.errors import bad_response, failed_response
-from app.upstreams.json import dump_json, load_json, number, string, usage, well_formed
+from app.upstreams.json import dump_json, load_json, number_or_none, parse_usage, string_or_none, well_formed
+from app.upstreams.sse import StreamEvent
 
 PATH = "/responses"
+TEXT_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
+LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.incomplete", "error"})
 
 
 def request_body(generation: Generation, *, stream: bool = False) -> bytes:
@@ -33,36 +36,54 @@ def _item(message: Message) -> dict[str, str]:
     return {"type": "message", **message} if message["role"] == "assistant" else message
 
 
-def parse_response(raw: bytes) -> UpstreamResponse:
+def parse_completion(raw: bytes) -> Completion:
     """Read a finished answer.
 
     Raises OpenAIClientException: `upstream_failed` for status `failed`, `upstream_bad_response` for anything that is
     not an answer with usable text.
     """
-    return _response(load_json(raw), raw)
+    return _completion(load_json(raw))
 
 
-class EventReader:
-    """Reads the events of a stream."""
+def read_event(data: bytes) -> StreamEvent:
+    """Say what one event means; raises `upstream_bad_response` for what is none of this API."""
+    if data.strip() == b"[DONE]":
+        return StreamEvent(is_end=True)
+    event = load_json(data)
+    if not isinstance(event, dict):
+        raise bad_response()
+    kind, delta, response = event.get("type"), event.get("delta"), event.get("response")
+    written = well_formed(delta) if isinstance(delta, str) else ""
+    told = response if isinstance(response, dict) else event
+    return StreamEvent(
+        text=delta if isinstance(delta, str) and kind in TEXT_EVENTS else "",
+        written=written,
+        usage=parse_usage(told.get("usage")),
+        model=string_or_none(told.get("model")),
+        document=event,
+        is_end=kind in LAST_EVENTS or (kind is None and bool(event.get("error"))),
+    )
 
-    def read(self, data: bytes) -> str | UpstreamResponse | None:
-        """Read one event: a piece of text, the finished answer, or None for what we need not know.
 
-        Raises as parse_response does, also for the events `error` and `response.failed`.
-        """
-        event = load_json(data)
-        if not isinstance(event, dict):
-            raise bad_response()
-        kind, document = event.get("type"), event.get("response")
-        if kind in {"response.output_text.delta", "response.refusal.delta"}:
-            return event["delta"] if isinstance(event.get("delta"), str) else None
-        if kind in {"response.completed", "response.incomplete"}:
-            return _response(document, dump_json(document))
+class CompletionReader:
+    """Reads the finished answer from the last event of a stream, which holds it whole."""
+
+    def __init__(self) -> None:
+        self._last: Mapping[str, Any] = {}
+
+    def add(self, event: StreamEvent) -> str:
+        """Give the piece of text in an event; raises `upstream_failed` for `error` and `response.failed`."""
+        kind, response = event.document.get("type"), event.document.get("response")
         if kind == "response.failed":
-            raise failed_response(document.get("error") if isinstance(document, dict) else None)
-        if kind == "error" or (kind is None and "error" in event):
-            raise failed_response(event.get("error") or event)
-        return None
+            raise failed_response(response.get("error") if isinstance(response, dict) else None)
+        if kind == "error" or (kind is None and "error" in event.document):
+            raise failed_response(event.document.get("error") or event.document)
+        self._last = event.document
+        return event.text
+
+    def completion(self) -> Completion:
+        """The finished answer; raises as parse_completion does."""
+        return _completion(self._last.get("response"))
 
 
 def _input(generation: Generation) -> list[Any]:
@@ -74,7 +95,7 @@ def _input(generation: Generation) -> list[Any]:
     return [*before, {"role": user["role"], "content": parts}]
 
 
-def _response(document: Any, raw: bytes) -> UpstreamResponse:
+def _completion(document: Any) -> Completion:
     if not isinstance(document, dict):
         raise bad_response()
     status = document.get("status", "completed")
@@ -84,16 +105,15 @@ def _response(document: Any, raw: bytes) -> UpstreamResponse:
     text = "".join(_text(part) for part in parts)
     if not text:
         raise bad_response("The AI service answered without any text")
-    return UpstreamResponse(
-        id=string(document.get("id")),
-        model=string(document.get("model")),
+    return Completion(
+        id=string_or_none(document.get("id")),
+        model=string_or_none(document.get("model")),
         output_text=text,
         finish_reason=_finish_reason(document, parts),
-        usage=usage(document.get("usage")),
+        usage=parse_usage(document.get("usage")),
         output_format=_output_format(document.get("text")),
-        created_at=number(document.get("created_at")),
-        temperature=number(document.get("temperature")),
-        raw=raw,
+        created_at=number_or_none(document.get("created_at")),
+        temperature=number_or_none(document.get("temperature")),
     )
 
 
@@ -124,4 +144,4 @@ def _finish_reason(document: Mapping[str, Any], parts: Sequence[Mapping[str, Any
 
 def _output_format(text: Any) -> str:
     kind = text.get("format") if isinstance(text, dict) else None
-    return (string(kind.get("type")) if isinstance(kind, dict) else None) or "text"
+    return (string_or_none(kind.get("type")) if isinstance(kind, dict) else None) or "text"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from app.calls.call import Call
-from app.errors import OpenAIClientException
+from app.errors import ServiceException
 
 logger = logging.getLogger(__name__)
 
@@ -21,43 +21,60 @@ BACKOFF_BASE_SECONDS = 0.25
 BACKOFF_CAP_SECONDS = 4.0
 RETRY_AFTER_CAP_SECONDS = 120
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-class Retriable(Exception):
-    """Carries an error that another attempt may cure, how many attempts, and the pause upstream asked for."""
+class AttemptFailed(Exception):
+    """One attempt to get an answer from upstream failed.
 
-    def __init__(self, error: OpenAIClientException, max_retries: int, pause_seconds: float | None = None) -> None:
+    `error` is what the caller is told if no other attempt succeeds; `max_retries`: how often the same may be tried
+    again, after `pause_seconds` if upstream asked for that. `may_cost`: upstream may have worked for it.
+    """
+
+    def __init__(
+        self,
+        error: ServiceException,
+        *,
+        may_cost: bool = False,
+        max_retries: int = 0,
+        pause_seconds: float | None = None,
+        upstream_request_id: str | None = None,
+    ) -> None:
         super().__init__(error.error_code)
         self.error = error
+        self.may_cost = may_cost
         self.max_retries = max_retries
         self.pause_seconds = pause_seconds
+        self.upstream_request_id = upstream_request_id
 
 
-def retriable(error: OpenAIClientException, status: int) -> Exception:
-    """`error` itself, or what says that upstream may be asked again after an answer of `status`."""
+def refused(error: ServiceException, status: int, upstream_request_id: str | None) -> AttemptFailed:
+    """The failure of an attempt that upstream answered with `status`."""
     if error.error_code == "upstream_rate_limited":
-        return Retriable(error, MAX_RATE_LIMIT_RETRIES, error.retry_after)
-    if status in RETRIED_STATUSES:
-        return Retriable(error, MAX_RETRIES)
-    return error
+        retries, pause = MAX_RATE_LIMIT_RETRIES, error.retry_after
+    else:
+        retries, pause = MAX_RETRIES if status in RETRIED_STATUSES else 0, None
+    return AttemptFailed(error, max_retries=retries, pause_seconds=pause, upstream_request_id=upstream_request_id)
 
 
-def until_answered(attempt: Callable[[], Answer], call: Call) -> Answer:
-    """Call `attempt` again while it raises Retriable, within the deadline of `call`; then raise its error."""
-    attempts = 0
+def until_answered(attempt: Callable[[], Result], call: Call) -> Result:
+    """Call `attempt` until it succeeds, as often as its failures allow and the deadline of `call` has room for.
+
+    Raises AttemptFailed, the last one, or what ended the call meanwhile.
+    """
+    retries = 0
     while True:
         try:
             return attempt()
-        except Retriable as failure:
-            if attempts >= failure.max_retries or not _paused(failure, attempts, call):
-                raise failure.error from failure.__cause__
-        attempts += 1
+        except AttemptFailed as failure:
+            if retries >= failure.max_retries or not _paused(failure, retries, call):
+                raise
+        retries += 1
 
 
-def _paused(failure: Retriable, attempts: int, call: Call) -> bool:
+def _paused(failure: AttemptFailed, retries: int, call: Call) -> bool:
     """Wait before the next attempt; False when the wait would not fit into the deadline."""
-    pause = backoff_seconds(attempts) if failure.pause_seconds is None else failure.pause_seconds
+    pause = backoff_seconds(retries) if failure.pause_seconds is None else failure.pause_seconds
     if pause >= call.remaining_seconds():
         return False
     logger.warning(
@@ -68,12 +85,12 @@ def _paused(failure: Retriable, attempts: int, call: Call) -> bool:
     return True
 
 
-def backoff_seconds(attempts: int) -> float:
+def backoff_seconds(retries: int) -> float:
     """Full jitter: evenly between 0 and an exponentially growing bound.
 
     Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
-    return random.uniform(0, min(BACKOFF_CAP_SECONDS, BACKOFF_BASE_SECONDS * 2**attempts))
+    return random.uniform(0, min(BACKOFF_CAP_SECONDS, BACKOFF_BASE_SECONDS * 2**retries))
 
 
 def parse_retry_after(header: str | None) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 
 from app.calls.call import Call
@@ -35,9 +34,7 @@ class Slots:
                 self._free -= 1
                 return
             self._waiting.append(call)
-        queued = time.monotonic()
         call.wait(self._max_queue_seconds)
-        call.queue_seconds += time.monotonic() - queued
         with self._lock:
             granted = call not in self._waiting
             if not granted:

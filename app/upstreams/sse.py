@@ -6,9 +6,11 @@ Source: WHATWG HTML, "Server-sent events", 9.2.5 and 9.2.6.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from app.models import Usage
 from app.upstreams.errors import bad_response
 
 EVENT_MAX_BYTES = 8 * 1024 * 1024
@@ -31,6 +33,19 @@ class Event:
         """True for what no event stream holds: a body of another kind, split where it has blank lines."""
         lines = [line for line in LINE_END.split(self.raw.removeprefix(BOM)) if line]
         return not all(line.partition(b":")[0] in FIELDS for line in lines)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """What an event means, whatever its API. `text` is the next piece of the answer, `written` all that upstream wrote
+    in it, `document` the event itself; `is_end`: upstream says that the stream is over."""
+
+    text: str = ""
+    written: str = ""
+    usage: Usage | None = None
+    model: str | None = None
+    document: Mapping[str, Any] = field(default_factory=dict)
+    is_end: bool = False
 
 
 def split_events(pieces: Iterable[bytes]) -> Iterator[Event]:

@@ -1,82 +1,84 @@
-"""Who may use which route, decided on the matched route; a route that is not listed here is closed to all."""
+"""Who may use which route, and who calls.
+
+Each blueprint declares the access to its routes; what declares nothing is closed. The caller is found once, from its
+token, before any of the body is read: without this, anybody could have the server read megabytes, and a client's token
+would be looked up in every place that needs to know it (test_access.py).
+"""
 
 from __future__ import annotations
 
+import enum
 import ipaddress
+from typing import cast
 
-from flask import Flask, current_app, g, request
+from flask import Flask, g, request
 
 from app.config import Config
-from app.errors import ChatServiceException, ServiceException
-from app.ledger.accounts import is_token
-from app.ledger.admission import unauthorized
+from app.errors import ChatServiceException
+from app.ledger.accounts import NOBODY, Accounts, Principal, unauthorized
+from app.models import TOKEN_PREFIX
+from app.web.services import service
 
-PUBLIC = {
-    *("health.livez", "health.readyz", "health.root", "api-docs.openapi_json"),
-    *("docs.page", "docs.start", "docs.asset"),
-}
-CLIENT = {"usage.report", "usage.one_request", "chat.preview"}
-ADMITTED = {
-    *("chat.chat", "openai.responses", "openai.chat_completions", "openai.embeddings"),
-    *("openai.models", "openai.model"),
-}
-"""These identify their caller in the transaction that admits the request."""
-ADMIN = {
-    *("system.info", "system.status", "system.cpu", "system.memory", "system.disk"),
-    "metrics.metrics",
-}
 FORWARDED_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
 
 
-def register_access(app: Flask, config: Config) -> None:
-    """Decide before any view runs. Unknown addresses and methods are answered as such, not as forbidden."""
+class Access(enum.Enum):
+    """Who may use a route. Where tokens are required, all but PUBLIC need one that is valid."""
+
+    PUBLIC = "everybody"
+    CLIENT = "a client"
+    ADMITTED = "a client, confirmed in the transaction that admits the request"
+    ADMIN = "an admin; without tokens, a local caller"
+
+
+def register_access(app: Flask, config: Config, declared: dict[str, Access]) -> None:
+    """Decide before any view runs. `declared` says the access by endpoint; it is filled while blueprints register.
+
+    Unknown addresses and methods are answered as such, not as forbidden.
+    """
 
     @app.before_request
     def decide() -> None:
-        endpoint = request.endpoint
-        if endpoint is None or endpoint in PUBLIC:
+        if request.endpoint is None:
             return
-        if endpoint in ADMITTED:
-            # Who cannot be a client learns nothing else, such as what is wrong with the body.
-            if (config.token_required or g.call.token) and not is_token(g.call.token):
-                raise unauthorized()
-            return
-        if endpoint in ADMIN:
-            return _admin_only(config)
-        if endpoint not in CLIENT:
+        access = declared.get(request.endpoint)
+        if access is None:
             raise ChatServiceException("This route is closed", "forbidden")
-        _identify(required=config.token_required)
+        if access is Access.PUBLIC:
+            return
+        g.principal = _find_principal(config, remembered=access is Access.ADMITTED)
+        if access is Access.ADMIN:
+            _check_admin(config, g.principal)
 
 
-def unless_unknown(error: ServiceException) -> ServiceException:
-    """`error`, or `unauthorized` when the request brings a token that opens nothing: that is heard first of all.
-
-    Admission looks at the token itself, so the database is asked here only about what was refused before.
-    """
-    if request.endpoint not in ADMITTED or not g.call.token or g.call.token_checked:
-        return error
-    try:
-        known = current_app.extensions["accounts"].identify(g.call.token)
-    except ServiceException as exc:
-        return exc
-    return error if known else unauthorized()
+def principal() -> Principal:
+    """Who calls, in a view that is not public."""
+    return cast(Principal, g.principal)
 
 
-def _admin_only(config: Config) -> None:
+def bearer(authorization: str) -> tuple[str, str]:
+    """The token of ours and the key of the caller's own in an `Authorization` header; each is empty when it is not."""
+    scheme, _, credential = authorization.partition(" ")
+    credential = credential.strip() if scheme.lower() == "bearer" else ""
+    return (credential, "") if credential.startswith(TOKEN_PREFIX) else ("", credential)
+
+
+def _find_principal(config: Config, *, remembered: bool) -> Principal:
+    token, _ = bearer(request.headers.get("Authorization", ""))
+    if token:
+        return service(Accounts).principal(token, remembered=remembered)
+    if config.token_required:
+        raise unauthorized()
+    return NOBODY
+
+
+def _check_admin(config: Config, caller: Principal) -> None:
     """Admin tokens; without tokens, loopback peers and whoever SYSTEM_API_PUBLIC lets in."""
-    _identify(required=config.token_required)
-    if g.account is not None and not g.account.admin:
+    if caller.account is not None and not caller.account.admin:
         raise ChatServiceException("This route needs an admin token", "forbidden")
-    if g.account is None and not config.system_api_public and not _is_loopback():
+    if caller.account is None and not config.system_api_public and not _is_loopback():
         message = "The system routes answer local callers only; SYSTEM_API_PUBLIC=true opens them"
         raise ChatServiceException(message, "system_routes_private")
-
-
-def _identify(*, required: bool) -> None:
-    """Find the client behind the token, for views that are not admitted."""
-    g.account = current_app.extensions["accounts"].identify(g.call.token) if g.call.token else None
-    if g.account is None and (required or g.call.token):
-        raise unauthorized()
 
 
 def _is_loopback() -> bool:

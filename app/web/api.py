@@ -1,13 +1,18 @@
-"""ServerApi: flask-smorest's Api with our specification settings and our error format."""
+"""ServerApi: flask-smorest's Api with our specification settings; registers blueprints with what they declare.
+
+flask-smorest's two methods that begin with an underscore are overridden because nothing public leaves out or replaces
+what they put into the specification: the headers of paginated answers, and its own error responses.
+"""
 
 from __future__ import annotations
 
-from flask import Flask, Response
+from flask import Flask
 from flask_smorest import Api
-from werkzeug.exceptions import HTTPException
 
 from app import __version__
-from app.web.problems import PROBLEM_MEDIA_TYPE, handle_http_exception
+from app.web.access import Access
+from app.web.problems import PROBLEM, ErrorDialect
+from app.web.strict import StrictBlueprint
 from schemas.problem import ProblemSchema
 
 DESCRIPTION = """A self-hosted chat server over OpenAI-compatible models.
@@ -17,7 +22,10 @@ stable. Every answer carries `X-Request-ID`; every 429 and 503 carries `Retry-Af
 
 
 class ServerApi(Api):
-    """Serves the specification at /openapi.json."""
+    """Serves the specification at /openapi.json.
+
+    `access` by endpoint and `errors` by address are what the registered blueprints declare.
+    """
 
     ERROR_SCHEMA = ProblemSchema
 
@@ -29,15 +37,21 @@ class ServerApi(Api):
             "OPENAPI_URL_PREFIX": "/",
             "OPENAPI_JSON_PATH": "openapi.json",
         }
+        self.access = {"api-docs.openapi_json": Access.PUBLIC}
+        self.errors: dict[str, ErrorDialect] = {}
         super().__init__(app, spec_kwargs={"info": {"description": DESCRIPTION}})
 
-    def handle_http_exception(self, error: HTTPException) -> Response:
-        """Answer framework errors as problems."""
-        return handle_http_exception(error)
+    def register(self, *blueprints: StrictBlueprint) -> None:
+        """Register blueprints and what they declare; only those with a description are in the specification."""
+        for blueprint in blueprints:
+            self.access.update(blueprint.access)
+            if blueprint.url_prefix:
+                self.errors[f"{blueprint.url_prefix}/"] = blueprint.errors
+            (self.register_blueprint if blueprint.description else self._app.register_blueprint)(blueprint)
 
     def _register_responses(self) -> None:
         """Describe what flask-smorest refers to by name: other problems, and broken rules."""
-        content = {PROBLEM_MEDIA_TYPE: {"schema": ProblemSchema}}
+        content = {PROBLEM.media_type: {"schema": PROBLEM.schema}}
         for name, description in [("DEFAULT_ERROR", "Any other problem"), ("UNPROCESSABLE_ENTITY", "A broken rule")]:
             self.spec.components.response(name, {"description": description, "content": content}, lazy=True)
 

@@ -10,15 +10,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
-from flask import Flask, current_app
+from flask import Flask
 from flask.cli import AppGroup
 
 from app.errors import ServiceException
-from app.ledger.accounts import Account, Accounts, Limits, parse_budget
-from app.ledger.pricing import dollars
-from app.ledger.reports import GROUPS, Period, UsageReports, iso
+from app.ledger.accounts import Account, Accounts, Limits
+from app.ledger.budgets import parse_budget
+from app.ledger.reports import Period, UsageReports
+from app.models import USAGE_GROUPS
+from app.units import MICROSECONDS, dollars, iso
+from app.web.services import service
 
-MICROSECONDS = 1_000_000
 UNITS = {"h": 3600, "d": 86_400, "w": 604_800}
 
 clients = AppGroup("clients", help="Manage the applications that may call, and their tokens.")
@@ -75,14 +77,14 @@ def add(
             admin=admin,
             expires_at=int((time.time() + expires) * MICROSECONDS) if expires else None,
         )
-        _print_token(_accounts().add(name, limits))
+        _print_token(service(Accounts).add(name, limits))
 
 
 @clients.command("list")
 def list_clients() -> None:
     """List the clients."""
     with _told():
-        _table([_described(account) for account in _accounts().all()])
+        _table([_described(account) for account in service(Accounts).all()])
 
 
 @clients.command("show")
@@ -90,7 +92,7 @@ def list_clients() -> None:
 def show(name: str) -> None:
     """Show one client."""
     with _told():
-        for field, value in _described(_accounts().show(name)).items():
+        for field, value in _described(service(Accounts).show(name)).items():
             click.echo(f"{field:12} {value}")
 
 
@@ -99,7 +101,7 @@ def show(name: str) -> None:
 def rotate(name: str) -> None:
     """Give a client a new token; the old one ends now."""
     with _told():
-        _print_token(_accounts().rotate(name))
+        _print_token(service(Accounts).rotate(name))
 
 
 @clients.command("revoke")
@@ -107,7 +109,7 @@ def rotate(name: str) -> None:
 def revoke(name: str) -> None:
     """End a client's token; its ledger stays."""
     with _told():
-        _accounts().revoke(name)
+        service(Accounts).revoke(name)
         click.echo(f"{name}: token revoked")
 
 
@@ -116,19 +118,18 @@ def revoke(name: str) -> None:
 def delete(name: str) -> None:
     """Remove a client; its ledger rows keep its name."""
     with _told():
-        _accounts().delete(name)
+        service(Accounts).delete(name)
         click.echo(f"{name}: deleted")
 
 
 @usage.command("report")
 @click.option("--since", type=Span(), default="7d", show_default=True, help="How far back, as 12h, 7d or 4w.")
-@click.option("--by", type=click.Choice(GROUPS), default="client", show_default=True)
+@click.option("--by", type=click.Choice(USAGE_GROUPS), default="client", show_default=True)
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values instead of a table.")
 def report(since: int, by: str, as_csv: bool) -> None:
     """Sum up requests, tokens and cost."""
     with _told():
-        reports: UsageReports = current_app.extensions["usage"]
-        totals = reports.totals(by, Period(since=int((time.time() - since) * MICROSECONDS)))
+        totals = service(UsageReports).totals(by, Period(since=int((time.time() - since) * MICROSECONDS)))
         rows = [{by: row.pop("key") or "-", **row, "cost_usd": row["cost_usd"] or "unknown"} for row in totals]
         if as_csv:
             writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [by])
@@ -148,11 +149,6 @@ class _told:
         if isinstance(exc, ServiceException):
             field = getattr(exc, "field", None)
             raise click.ClickException(f"{field} {exc.message}" if field else exc.message) from None
-
-
-def _accounts() -> Accounts:
-    accounts: Accounts = current_app.extensions["accounts"]
-    return accounts
 
 
 def _print_token(token: str) -> None:

@@ -1,34 +1,39 @@
-"""The native event stream: start, delta, then exactly one done or error (docs/api, "Streaming")."""
+"""Event streams on their way to the caller: the native one, and upstream's own with what we have to add.
+
+Native: start, delta, then exactly one done or error (docs/api, "Streaming"). Passed through: every event as upstream
+sent it, one error event where the stream breaks off, and timings and cost in comments behind it.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from flask import Response, current_app, g
+from flask import Response, current_app
 
 from app.calls.call import Call
+from app.config import Config
 from app.errors import ServiceException
 from app.models import ChatRequest, ChatResponse
-from app.services.turn_stream import BackgroundTurn, Keepalive, Started, StreamEvent, Text
-from app.web.problems import problem
+from app.services.chat import Listener
+from app.services.passthrough import PassedResponse
+from app.services.turn_stream import Keepalive, Started, StreamEvent, Text, TurnStream
+from app.web.problems import openai_error, problem
+from app.web.services import service
 from schemas.chat import ChatResponseSchema
 
 HEADERS = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
+CHAT_RESPONSE = ChatResponseSchema()
 
 
-def stream_chat(request: ChatRequest, *, use_cache: bool) -> Response:
-    """Answer `request` as an event stream.
+def stream_turn(request: ChatRequest, run: Callable[[Listener], ChatResponse], call: Call) -> Response:
+    """Answer a chat turn, which `run` gives, as an event stream.
 
     The first event decides: a failure that comes before it is raised, and so answered with an ordinary status.
     """
-    service, call = current_app.extensions["chat_service"], g.call
-    turn = BackgroundTurn(
-        lambda listener: service.process_chat_request(request, call, use_cache=use_cache, listener=listener),
-        call,
-        current_app.extensions["config"].keepalive_seconds,
-    )
+    turn = TurnStream(run, call, service(Config).keepalive_seconds)
     events = iter(turn)
     first = next(events)
     if isinstance(first, ServiceException):
@@ -47,6 +52,24 @@ def stream_chat(request: ChatRequest, *, use_cache: bool) -> Response:
     return response
 
 
+def stream_passed(passed: PassedResponse, events: Iterator[bytes], call: Call) -> Response:
+    """Answer with upstream's own stream."""
+
+    def encoded() -> Iterator[bytes]:
+        try:
+            yield from events
+        except ServiceException as exc:
+            error = openai_error(exc)
+            members = {"sequence_number": 0} | error["error"] | {"type": "error"} | error
+            yield _event("error", json.dumps(members, ensure_ascii=False, separators=(",", ":")))
+        yield f": server-timing {call.server_timing()}\n".encode()
+        yield f": cost-usd {passed.cost_usd() or 'unknown'}\n\n".encode()
+
+    response = Response(encoded(), mimetype="text/event-stream", headers=HEADERS | dict(passed.headers))
+    response.call_on_close(passed.close)
+    return response
+
+
 def _encode(event: StreamEvent, call: Call, session_id: str, dumps: Any) -> Iterator[bytes]:
     if isinstance(event, Keepalive):
         yield b": keepalive\n\n"
@@ -56,12 +79,10 @@ def _encode(event: StreamEvent, call: Call, session_id: str, dumps: Any) -> Iter
         ids = {"request_id": call.request_id, "session_id": session_id}
         yield _event("start", dumps(ids | {"model": event.model, "api_key_source": event.api_key_source}))
     elif isinstance(event, ChatResponse):
-        done = ChatResponseSchema().dump(event) | {"server_timing": call.timings()}
-        yield _event("done", dumps(done))
+        yield _event("done", dumps(CHAT_RESPONSE.dump(event) | {"server_timing": call.timings()}))
         yield f": server-timing {call.server_timing()}\n\n".encode()
     elif event.error_code != "client_closed_request":
-        call.error_code = event.error_code
-        yield _event("error", dumps(problem(event, session_id=session_id, request_id=call.request_id)))
+        yield _event("error", dumps(problem(event, session_id, call.request_id)))
         yield f": server-timing {call.server_timing()}\n\n".encode()
 
 

@@ -1,4 +1,4 @@
-"""What every request gets, whatever its route: a request id, a call with a deadline, safe headers, one log line."""
+"""What every request gets, whatever its route: a call with id and deadline, safe headers, one log line."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from typing import Any, cast
 
 from flask import Flask, Response, g, request
 
 from app.calls.call import Call, Calls
+from app.calls.receipt import Receipt
 from app.config import Config
-from app.ledger.accounts import PREFIX as TOKEN_PREFIX
 from app.process.metrics import Metrics
 
 logger = logging.getLogger("app.request")
@@ -33,32 +34,32 @@ def register_middleware(app: Flask, config: Config, metrics: Metrics, calls: Cal
     @app.before_request
     def open_call() -> None:
         given = request.headers.get("X-Request-ID", "")
-        g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        caller = request.environ.get("gunicorn.socket")
-        token = issued_token(request.headers.get("Authorization", ""))
-        g.call = Call(config.request_timeout, request_id=g.request_id, token=token, caller=caller)
-        g.call.front_seconds = seconds_in_front(request.headers.get("X-Request-Start", ""))
+        g.call = Call(
+            config.request_timeout,
+            request_id=given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex,
+            caller=request.environ.get("gunicorn.socket"),
+            front_seconds=seconds_in_front(request.headers.get("X-Request-Start", "")),
+        )
         metrics.opened()
         calls.add(g.call)
 
     @app.after_request
     def finish(response: Response) -> Response:
-        response.headers.setdefault("X-Request-ID", g.request_id)
+        opened = call()
+        response.headers.setdefault("X-Request-ID", opened.request_id)
         if request.blueprint in TIMED_BLUEPRINTS:
-            response.headers["Server-Timing"] = g.call.server_timing()
+            response.headers["Server-Timing"] = opened.server_timing()
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
-        if g.call.upstream_request_id:
-            response.headers["X-Upstream-Request-ID"] = g.call.upstream_request_id
-        response.call_on_close(LogLine(g.call, response.status_code, metrics, calls))
+        if opened.receipt and opened.receipt.upstream_request_id:
+            response.headers["X-Upstream-Request-ID"] = opened.receipt.upstream_request_id
+        response.call_on_close(LogLine(opened, response.status_code, metrics, calls))
         return response
 
 
-def issued_token(authorization: str) -> str:
-    """The token of ours that a request brings as its bearer credential; empty when it brings none."""
-    scheme, _, credential = authorization.partition(" ")
-    credential = credential.strip()
-    return credential if scheme.lower() == "bearer" and credential.startswith(TOKEN_PREFIX) else ""
+def call() -> Call:
+    """The call of the request that is being handled."""
+    return cast(Call, g.call)
 
 
 def seconds_in_front(header: str, *, now: Callable[[], float] = time.time) -> float:
@@ -86,27 +87,37 @@ class LogLine:
         self._calls = calls
         self._route, self._status = str(request.url_rule or "-"), status
         self._timed = request.blueprint in TIMED_BLUEPRINTS
-        self._fields = {
-            "request_id": call.request_id,
-            "peer": request.remote_addr or "-",
-            "method": request.method,
-            "route": self._route,
-            "status": status,
-        }
+        self._peer, self._method = request.remote_addr or "-", request.method
+        self._code: str | None = g.get("error_code")
 
     def __call__(self) -> None:
-        call = self._call
-        fields = self._fields | {
-            "code": call.error_code or "-",
-            "total_ms": round(call.elapsed_seconds * 1000, 1),
-            "queue_ms": round(call.queue_seconds * 1000, 1),
-            "upstream_ms": round(call.upstream_seconds * 1000, 1),
-            "input_tokens": call.usage.input_tokens if call.usage else 0,
-            "output_tokens": call.usage.output_tokens if call.usage else 0,
-            "api_key_source": call.api_key_source or "-",
-            "upstream_request_id": call.upstream_request_id or "-",
-        }
-        self._metrics.answered(call, route=self._route, status=self._status, timed=self._timed)
+        code = self._code or _code_of_a_stream(self._call)
+        fields = self._fields(self._call.receipt or Receipt(), code)
+        self._metrics.answered(self._call, route=self._route, status=self._status, code=code, timed=self._timed)
         level = logging.ERROR if self._status == 500 else logging.INFO
         logger.log(level, "request %s", " ".join(f"{k}={v}" for k, v in fields.items()), extra=fields)
-        self._calls.discard(call)
+        self._calls.discard(self._call)
+
+    def _fields(self, receipt: Receipt, code: str | None) -> dict[str, Any]:
+        return {
+            "request_id": self._call.request_id,
+            "peer": self._peer,
+            "method": self._method,
+            "route": self._route,
+            "status": self._status,
+            "code": code or "-",
+            "total_ms": round(self._call.elapsed_seconds * 1000, 1),
+            "queue_ms": round(receipt.queue_seconds * 1000, 1),
+            "upstream_ms": round(receipt.upstream_seconds * 1000, 1),
+            "input_tokens": receipt.usage.input_tokens if receipt.usage else 0,
+            "output_tokens": receipt.usage.output_tokens if receipt.usage else 0,
+            "api_key_source": receipt.key_source or "-",
+            "upstream_request_id": receipt.upstream_request_id or "-",
+        }
+
+
+def _code_of_a_stream(call: Call) -> str | None:
+    """The error code of an answer that failed after it had begun: what the receipt says, or that the caller left."""
+    if call.receipt is not None and call.receipt.code:
+        return call.receipt.code
+    return "client_closed_request" if call.ended == "caller_gone" else None

@@ -1,24 +1,29 @@
-"""Error handlers: every failure, of ours or of the framework, becomes one problem document (RFC 9457)."""
+"""Every failure's shape on the wire, and the handlers that answer with it.
+
+There are two error dialects: problem documents (RFC 9457) and, on OpenAI's own routes, OpenAI's shape. A blueprint
+declares its own.
+"""
 
 from __future__ import annotations
 
 import http
 import itertools
 import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import marshmallow
 from flask import Flask, Response, current_app, g, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import BadRequest, HTTPException
 
 from app.errors import ERRORS_MAX, ChatServiceException, ServiceException, ValidationException
-from app.services.passthrough import openai_error
-from app.web.access import unless_unknown
+from schemas.openai import OpenAIErrorSchema
+from schemas.problem import ProblemSchema
 
 logger = logging.getLogger(__name__)
 
-PROBLEM_MEDIA_TYPE = "application/problem+json"
-OPENAI_DOOR = "/v1/"
 NATIVE_FIELDS = {
     "model": "model",
     "temperature": "temperature",
@@ -36,63 +41,20 @@ HTTP_ERRORS = {
     422: ("validation_error", "The request breaks a rule"),
     500: ("internal_error", "The server failed to handle the request"),
 }
+OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
-def register_error_handlers(app: Flask) -> None:
-    """Register on the app, not on a blueprint: a blueprint's handlers never see an unknown address."""
-    app.register_error_handler(ServiceException, handle_service_exception)
-    app.register_error_handler(HTTPException, handle_http_exception)
-    app.register_error_handler(ParseException, handle_bad_framing)
-    app.register_error_handler(Exception, handle_bug)
+@dataclass(frozen=True)
+class ErrorDialect:
+    """How a blueprint tells a failure: `document` is given the error, the session id and the request id."""
+
+    media_type: str
+    schema: type[marshmallow.Schema]
+    document: Callable[[ServiceException, str, str], dict[str, Any]]
+    passes_upstream_headers: bool = False
 
 
-def handle_service_exception(error: ServiceException) -> Response:
-    """Answer one of our own exceptions."""
-    error = unless_unknown(error)
-    g.call.error_code = error.error_code
-    if request.path.startswith(OPENAI_DOOR):
-        response = Response(current_app.json.dumps(openai_error(error)), error.status, mimetype="application/json")
-        response.headers.update(error.details.get("upstream_headers", {}))
-    else:
-        document = problem(error, session_id=g.get("session_id", ""), request_id=g.request_id)
-        response = Response(current_app.json.dumps(document), error.status, mimetype=PROBLEM_MEDIA_TYPE)
-    if error.retry_after is not None:
-        response.headers["Retry-After"] = str(error.retry_after)
-    for name, value in error.details.get("headers", {}).items():
-        response.headers[name] = value
-    if error.error_code in {"api_key_required", "unauthorized"}:
-        response.headers["WWW-Authenticate"] = 'Bearer realm="llm-server"'
-    return response
-
-
-def handle_http_exception(error: HTTPException) -> Response:
-    """Answer what Flask, flask-smorest or webargs refused; their text is not passed on."""
-    status = error.code or 500
-    code, message = HTTP_ERRORS.get(status, ("bad_request", "The request cannot be handled"))
-    if status >= 500:
-        translated: ServiceException = ChatServiceException(message, "internal_error")
-    else:
-        translated = ValidationException(message, error_code=code)
-        translated.details["status"] = status
-    response = handle_service_exception(translated)
-    for name, value in error.get_headers():
-        if name in {"Allow", "Retry-After"}:
-            response.headers[name] = value
-    return response
-
-
-def handle_bad_framing(error: ParseException) -> Response:
-    """Answer a request whose chunked body gunicorn cannot read; it closes the connection afterwards."""
-    return handle_http_exception(BadRequest())
-
-
-def handle_bug(error: Exception) -> Response:
-    """Answer an exception nobody expected; the log gets its type and place."""
-    logger.error("unhandled exception", exc_info=error)
-    return handle_service_exception(ChatServiceException(HTTP_ERRORS[500][1], "internal_error"))
-
-
-def problem(error: ServiceException, *, session_id: str, request_id: str) -> dict[str, Any]:
+def problem(error: ServiceException, session_id: str, request_id: str) -> dict[str, Any]:
     """The problem document of `error`, with the seed's fields beside RFC 9457's."""
     document = {
         "type": "about:blank",
@@ -109,11 +71,80 @@ def problem(error: ServiceException, *, session_id: str, request_id: str) -> dic
     }
     if isinstance(error, ValidationException) and error.errors:
         document["errors"] = {error.location: _shortened(error.errors)}
-    if error.details.get("param") in NATIVE_FIELDS:
-        document["param"] = NATIVE_FIELDS[error.details["param"]]
-    if "upstream_code" in error.details:
-        document["upstream_code"] = error.details["upstream_code"]
+    if error.param in NATIVE_FIELDS:
+        document["param"] = NATIVE_FIELDS[error.param]
+    if error.upstream_code is not None:
+        document["upstream_code"] = error.upstream_code
     return document
+
+
+def openai_error(error: ServiceException, session_id: str = "", request_id: str = "") -> dict[str, Any]:
+    """A failure in OpenAI's shape; the SDKs choose their exception by status."""
+    kind = OPENAI_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    param = error.param
+    if isinstance(error, ValidationException):
+        param = error.field or next(iter(error.errors), None)
+    return {"error": {"message": error.error_message, "type": kind, "param": param, "code": error.error_code}}
+
+
+PROBLEM = ErrorDialect("application/problem+json", ProblemSchema, problem)
+OPENAI = ErrorDialect("application/json", OpenAIErrorSchema, openai_error, passes_upstream_headers=True)
+
+
+def register_error_handlers(app: Flask, declared: Mapping[str, ErrorDialect]) -> None:
+    """Register on the app, not on a blueprint: a blueprint's handlers never see an unknown address.
+
+    `declared` says the error dialect by the address below which a blueprint lies; it is filled while they register.
+    """
+
+    def answer(error: ServiceException) -> Response:
+        return _answer(error, _dialect(declared))
+
+    def answer_http(error: HTTPException) -> Response:
+        response = answer(_translated(error))
+        for name, value in error.get_headers():
+            if name in {"Allow", "Retry-After"}:
+                response.headers[name] = value
+        return response
+
+    def answer_bug(error: Exception) -> Response:
+        logger.error("unhandled exception", exc_info=error)
+        return answer(ChatServiceException(HTTP_ERRORS[500][1], "internal_error"))
+
+    app.register_error_handler(ServiceException, answer)
+    app.register_error_handler(HTTPException, answer_http)
+    # A chunked body that gunicorn cannot read; it closes the connection afterwards.
+    app.register_error_handler(ParseException, lambda error: answer_http(BadRequest()))
+    app.register_error_handler(Exception, answer_bug)
+
+
+def _dialect(declared: Mapping[str, ErrorDialect]) -> ErrorDialect:
+    """The dialect of the blueprint below whose address the request is, whether it has a route there or not."""
+    return next((dialect for prefix, dialect in declared.items() if request.path.startswith(prefix)), PROBLEM)
+
+
+def _answer(error: ServiceException, dialect: ErrorDialect) -> Response:
+    g.error_code = error.error_code
+    document = dialect.document(error, g.get("session_id", ""), g.call.request_id)
+    response = Response(current_app.json.dumps(document), error.status, mimetype=dialect.media_type)
+    if dialect.passes_upstream_headers:
+        response.headers.update(error.upstream_headers)
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
+    for name, value in error.headers.items():
+        response.headers[name] = value
+    if error.error_code in {"api_key_required", "unauthorized"}:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="llm-server"'
+    return response
+
+
+def _translated(error: HTTPException) -> ServiceException:
+    """What Flask, flask-smorest or webargs refused; their text is not passed on."""
+    status = error.code or 500
+    code, message = HTTP_ERRORS.get(status, ("bad_request", "The request cannot be handled"))
+    if status >= 500:
+        return ChatServiceException(message, "internal_error")
+    return ValidationException(message, error_code=code, status=status)
 
 
 def _shortened(errors: Any) -> Any:

@@ -1,22 +1,26 @@
-"""StrictBlueprint: flask-smorest's blueprint with a parser that takes only what the API says it takes."""
+"""StrictBlueprint: flask-smorest's blueprint with declared access and errors, and a parser that takes only what the API
+says it takes."""
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import flask
 import marshmallow
 from flask_smorest import Blueprint
+from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from app.errors import FAILURES, ValidationException
+from app.errors import ValidationException
+from app.failures import FAILURES
 from app.models import SESSION_ID_MAX_LENGTH
 from app.services.rules import is_writable
-from app.web.problems import PROBLEM_MEDIA_TYPE
-from schemas.problem import ProblemSchema
+from app.web.access import Access
+from app.web.problems import PROBLEM, ErrorDialect
+
+View = TypeVar("View", bound=Callable[..., Any])
 
 EVENT: dict[str, Any] = {
     "type": "object",
@@ -27,93 +31,120 @@ EVENT_STREAM: dict[str, Any] = {"schema": EVENT, "content_type": "text/event-str
 """What is documented beside the JSON answer of a route that can stream."""
 
 CHAT_PROBLEMS = (
-    *("invalid_json", "validation_error", "unsupported_media_type", "request_too_large"),
-    *("api_key_required", "api_key_rejected", "insufficient_quota", "upstream_rate_limited"),
-    *("model_not_found", "upstream_rejected_request", "internal_error"),
-    *("server_busy", "server_shutting_down", "no_api_key_available", "server_credentials_rejected"),
-    *("server_quota_exhausted", "upstream_unavailable", "upstream_timeout", "upstream_error"),
-    *("upstream_failed", "upstream_bad_response", "upstream_connection_error"),
-    *("unauthorized", "model_not_allowed", "model_price_unknown", "free_mode_not_allowed"),
-    *("rate_limited", "concurrency_limited", "budget_exceeded", "store_unavailable"),
+    "invalid_json",
+    "validation_error",
+    "unsupported_media_type",
+    "request_too_large",
+    "api_key_required",
+    "api_key_rejected",
+    "insufficient_quota",
+    "upstream_rate_limited",
+    "model_not_found",
+    "upstream_rejected_request",
+    "internal_error",
+    "server_busy",
+    "server_shutting_down",
+    "no_api_key_available",
+    "server_credentials_rejected",
+    "server_quota_exhausted",
+    "upstream_unavailable",
+    "upstream_timeout",
+    "upstream_error",
+    "upstream_failed",
+    "upstream_bad_response",
+    "upstream_connection_error",
+    "unauthorized",
+    "model_not_allowed",
+    "model_price_unknown",
+    "free_mode_not_allowed",
+    "rate_limited",
+    "concurrency_limited",
+    "budget_exceeded",
+    "store_unavailable",
 )
+ADMIN_PROBLEMS = ("unauthorized", "forbidden", "system_routes_private", "store_unavailable", "internal_error")
 
 
-class StrictParser:
-    """Reads what a view's `arguments` ask for, in place of webargs, or says clearly what is wrong with it.
+class StrictParser(FlaskParser):
+    """Reads what a view's `arguments` ask for, or says clearly what is wrong with it.
 
     A JSON body has to be UTF-8 `application/json` without content encoding, and holds nothing unknown.
     """
 
-    DEFAULT_VALIDATION_STATUS = 422
+    def load_json(self, req: flask.Request, schema: marshmallow.Schema) -> Any:
+        """The body; 415 and 400 tell what is wrong with it, before its fields are looked at."""
+        require_json(req)
+        try:
+            body = json.loads(whole_body(req).decode())
+        except (ValueError, RecursionError):
+            raise ValidationException("The body is not JSON that can be read", error_code="invalid_json") from None
+        _remember_session_id(body)
+        return body
 
-    def use_args(self, schema: marshmallow.Schema, *, location: str) -> Callable[[Any], Any]:
-        """Give a view what it asks for as its next argument; flask-smorest calls this."""
-        read = {"json": _json_body, "headers": _headers, "query": _query}[location]
-        unknown: Literal["raise", "exclude"] = "raise" if location == "json" else "exclude"
+    def load_headers(self, req: flask.Request, schema: marshmallow.Schema) -> dict[str, str]:
+        """The headers that the schema names."""
+        names = [field.data_key or name for name, field in schema.fields.items()]
+        return {name: req.headers[name] for name in names if name in req.headers}
 
-        def decorator(view: Callable[..., Any]) -> Callable[..., Any]:
-            @functools.wraps(view)
-            def wrapper(*args: Any, **path: Any) -> Any:
-                try:
-                    loaded = schema.load(read(schema), unknown=unknown)
-                except marshmallow.ValidationError as error:
-                    errors = error.normalized_messages()  # type: ignore[no-untyped-call]
-                    raise ValidationException("The request breaks a rule", errors=errors, location=location) from None
-                return view(*args, loaded, **path)
+    def load_querystring(self, req: flask.Request, schema: marshmallow.Schema) -> dict[str, str]:
+        """The query; of a name that is given twice the first value."""
+        return req.args.to_dict()
 
-            return wrapper
-
-        return decorator
+    def handle_error(self, error: marshmallow.ValidationError, req: flask.Request, *_: Any, **__: Any) -> NoReturn:
+        """Name the broken rules by location and field."""
+        ((location, errors),) = error.normalized_messages().items()  # type: ignore[no-untyped-call]
+        raise ValidationException("The request breaks a rule", errors=errors, location=location) from None
 
 
 class StrictBlueprint(Blueprint):
-    """A blueprint whose views are documented with every problem they can answer."""
+    """A blueprint that declares who may use its routes and how it tells a failure.
+
+    `access` holds for all its routes; a route that names its own, `@blp.get("/x", access=…)`, has that. Views are
+    documented with every problem they can answer.
+    """
 
     ARGUMENTS_PARSER = StrictParser()
 
-    def arguments(self, schema: type[marshmallow.Schema], **options: Any) -> Callable[[Any], Any]:
-        """As flask-smorest's, with one schema object for all requests: making one takes longer than using it."""
-        return cast(Callable[[Any], Any], super().arguments(schema(), **options))
-
-    def problems(
+    def __init__(
         self,
-        *codes: str,
-        schema: type[marshmallow.Schema] = ProblemSchema,
-        content_type: str = PROBLEM_MEDIA_TYPE,
-    ) -> Callable[[Any], Any]:
-        """Document the error codes of a view, grouped by status."""
+        name: str,
+        import_name: str,
+        *,
+        access: Access | None = None,
+        errors: ErrorDialect = PROBLEM,
+        **options: Any,
+    ) -> None:
+        self.access: dict[str, Access] = {}
+        self.errors = errors
+        self._access = access
+        super().__init__(name, import_name, **options)
 
+    def route(self, rule: str, *, access: Access | None = None, **options: Any) -> Callable[[View], View]:
+        """As flask-smorest's, with the access to this route where it is not the blueprint's."""
+        decorator = super().route(rule, **options)
+        declared = access or self._access
+
+        def declare(view: View) -> View:
+            if declared is not None:
+                self.access[f"{self.name}.{view.__name__}"] = declared
+            return cast(View, decorator(view))
+
+        return declare
+
+    def arguments(self, schema: type[marshmallow.Schema], **options: Any) -> Callable[[View], View]:
+        """As flask-smorest's, with one schema object for all requests: making one takes longer than using it."""
+        return cast(Callable[[View], View], super().arguments(schema(), **options))
+
+    def problems(self, *codes: str) -> Callable[[View], View]:
+        """Document the error codes of a view, grouped by status."""
         by_status: dict[int, list[str]] = {}
         for code in codes:
             by_status.setdefault(FAILURES[code].status, []).append(f"`{code}`")
+        content = {self.errors.media_type: {"schema": self.errors.schema}}
         responses = {
-            str(status): {
-                "description": " or ".join(names),
-                "content": {content_type: {"schema": schema}},
-            }
-            for status, names in by_status.items()
+            str(status): {"description": " or ".join(names), "content": content} for status, names in by_status.items()
         }
-        return cast(Callable[[Any], Any], self.doc(responses=responses))
-
-
-def _json_body(schema: marshmallow.Schema) -> Any:
-    require_json(flask.request)
-    try:
-        body = json.loads(whole_body(flask.request).decode())
-    except (ValueError, RecursionError):
-        raise ValidationException("The body is not JSON that can be read", error_code="invalid_json") from None
-    _remember_session_id(body)
-    return body
-
-
-def _headers(schema: marshmallow.Schema) -> dict[str, str]:
-    given = flask.request.headers
-    names = [field.data_key or name for name, field in schema.fields.items()]
-    return {name: given[name] for name in names if name in given}
-
-
-def _query(schema: marshmallow.Schema) -> dict[str, str]:
-    return flask.request.args.to_dict()
+        return cast(Callable[[View], View], self.doc(responses=responses))
 
 
 def require_json(req: flask.Request) -> None:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from flask import Flask
 
-from app.ledger.accounts import Limits
-from app.web.access import ADMIN, ADMITTED, CLIENT, PUBLIC
-from tests.records import settled
+from app.ledger.accounts import Accounts, Limits
+from app.store.database import Database
+from app.store.tables import clients
+from app.web.access import Access
+from app.web.services import service
+from blueprints import chat, docs, health, metrics, openai, system, usage
+from tests.records import connected, settled
+
+DECLARED = {"api-docs.openapi_json": Access.PUBLIC}
+for module in (chat, docs, health, metrics, openai, system, usage):
+    DECLARED.update(module.blp.access)
+PUBLIC, ADMIN = ({name for name, access in DECLARED.items() if access is of} for of in (Access.PUBLIC, Access.ADMIN))
 
 LOCAL, ELSEWHERE = "127.0.0.1", "203.0.113.9"
 BODIES: dict[str, dict[str, Any]] = {
@@ -49,10 +58,9 @@ def walk(app: Flask, token: str = "", peer: str = LOCAL) -> dict[str, set[int]]:
     return statuses
 
 
-def test_every_route_is_listed(app: Flask) -> None:
-    """Once, and no list names a route that is not there."""
-    listed = [*PUBLIC, *CLIENT, *ADMITTED, *ADMIN]
-    assert sorted(listed) == sorted({rule.endpoint for rule in app.url_map.iter_rules()})
+def test_every_route_declares_its_access(app: Flask) -> None:
+    """In its blueprint, and no declaration names a route that is not there."""
+    assert sorted(DECLARED) == sorted({rule.endpoint for rule in app.url_map.iter_rules()})
 
 
 @pytest.mark.parametrize("peer", [LOCAL, ELSEWHERE])
@@ -67,7 +75,7 @@ def test_without_a_token(app: Flask, peer: str) -> None:
 
 def test_with_a_clients_token(app: Flask) -> None:
     """All but what is an admin's."""
-    token = app.extensions["accounts"].add("web", Limits())
+    token = service(Accounts, app).add("web", Limits())
     for endpoint, statuses in walk(app, token, ELSEWHERE).items():
         if endpoint in ADMIN:
             assert statuses == {403}, endpoint
@@ -79,7 +87,7 @@ def test_with_a_clients_token(app: Flask) -> None:
 
 def test_with_an_admins_token(app: Flask) -> None:
     """Everything, from everywhere."""
-    token = app.extensions["accounts"].add("root", Limits(admin=True))
+    token = service(Accounts, app).add("root", Limits(admin=True))
     for endpoint, statuses in walk(app, token, ELSEWHERE).items():
         assert statuses <= ({404} if endpoint == "usage.one_request" else {200, 302, 308}), endpoint
 
@@ -95,10 +103,10 @@ def test_in_open_mode(make_app: Callable[..., Flask]) -> None:
                 assert statuses <= {200, 302, 308, 404}, endpoint
 
 
-def test_a_route_that_is_not_listed_is_closed(app: Flask) -> None:
+def test_a_route_that_declares_nothing_is_closed(app: Flask) -> None:
     """To admins as well: somebody has to decide first."""
     app.add_url_rule("/new", "new", lambda: "secret")
-    admin = app.extensions["accounts"].add("root", Limits(admin=True))
+    admin = service(Accounts, app).add("root", Limits(admin=True))
     for headers in ({}, {"Authorization": f"Bearer {admin}"}):
         answer = app.test_client().get("/new", headers=headers)
         assert (answer.status_code, answer.get_json()["code"]) == (403, "forbidden")
@@ -133,7 +141,7 @@ def test_a_token_that_opens_nothing_is_heard_first(
 ) -> None:
     """Before the missing key or what is wrong with the body, on both routes; a client hears of those."""
     app = make_app(auth_mode=mode)
-    accounts = app.extensions["accounts"]
+    accounts = service(Accounts, app)
     tokens = [accounts.add(name, Limits()) for name in ("web", "revoked", "removed")]
     tokens.append(accounts.add("expired", Limits(expires_at=1)))
     accounts.revoke("revoked")
@@ -150,22 +158,60 @@ def test_a_token_that_opens_nothing_is_heard_first(
     assert [answer(token) for token in tokens[1:]] == [(401, "unauthorized")] * 3
 
 
-def test_a_good_request_asks_for_its_client_once(app: Flask) -> None:
-    """In the transaction that admits it, and so do those that admission refuses."""
-    accounts = app.extensions["accounts"]
-    token = accounts.add("web", Limits(models="gpt-4o"))
-    reads = []
-    sa.event.listen(app.extensions["database"]._reading, "before_cursor_execute", lambda *found: reads.append(found[2]))
+def test_a_client_is_looked_up_once_before_its_requests_are_read(app: Flask) -> None:
+    """Once in a second, whatever becomes of the requests: admission looks again in its own transaction."""
+    token = service(Accounts, app).add("web", Limits(models="gpt-4o"))
+    looked_up = []
+    service(Accounts, app)._database = Watched(service(Database, app), looked_up)
     headers = {"Authorization": f"Bearer {token}"}
-    for model, status in (("gpt-4o", 200), ("o1", 403)):
+    for model, status in (("gpt-4o", 200), ("o1", 403), ("gpt-4o", 200)):
         answer = app.test_client().post("/api/v1/chat", json=BODIES["chat.chat"] | {"model": model}, headers=headers)
         assert answer.status_code == status
-    assert not [statement for statement in reads if "FROM clients" in statement]
+    assert app.test_client().post("/api/v1/chat", data="{", headers=headers).status_code == 415
+    assert len(looked_up) == 1
+
+
+class Watched:
+    """A database that notes who reads it."""
+
+    def __init__(self, database: Database, reads: list[Any]) -> None:
+        self._database = database
+        self._reads = reads
+
+    def read(self, work: Any) -> Any:
+        self._reads.append(work)
+        return self._database.read(work)
+
+
+@pytest.mark.parametrize("path", ["/api/v1/chat", "/api/v1/chat/preview", "/v1/responses", "/v1/embeddings"])
+def test_who_calls_is_known_before_the_body_is_read(app: Flask, path: str) -> None:
+    """A body is not touched where the token opens nothing."""
+    for headers in ({}, {"Authorization": "Bearer llms_unknown"}):
+        body = io.BytesIO(b'{"user_message": "x"}')
+        answer = app.test_client().post(
+            path, input_stream=body, content_length=21, content_type="application/json", headers=headers
+        )
+        assert (answer.status_code, body.tell()) == (401, 0)
+
+
+def test_a_client_that_was_remembered_is_confirmed_by_admission(app: Flask, database_url: str) -> None:
+    """A token that another process has just revoked opens nothing, although this worker still remembers it."""
+    token = service(Accounts, app).add("web", Limits())
+    headers = {"Authorization": f"Bearer {token}"}
+
+    def status() -> int:
+        return app.test_client().post("/api/v1/chat", json=BODIES["chat.chat"], headers=headers).status_code
+
+    assert status() == 200
+    with connected(database_url) as connection:
+        connection.execute(clients.update().values(revoked_at=1))
+    assert status() == 401
+    assert len(settled(database_url)) == 1
 
 
 def test_usage_is_each_clients_own(app: Flask, database_url: str) -> None:
     """Another client's request is not found, and neither counted nor listed; an admin sees all."""
-    accounts, client = app.extensions["accounts"], app.test_client()
+    accounts, client = service(Accounts, app), app.test_client()
     tokens = {name: accounts.add(name, Limits(admin=name == "root")) for name in ("web", "app", "root")}
     bearers = {name: {"Authorization": f"Bearer {token}"} for name, token in tokens.items()}
     for name in ("web", "app"):

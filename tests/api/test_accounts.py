@@ -12,14 +12,11 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from app.ledger.accounts import (
-    Accounts,
-    Limits,
-    is_token,
-    new_token,
-)
+from app.ledger.accounts import Accounts, Limits
+from app.ledger.tokens import is_token, new_token
 from app.store.database import Database
 from app.store.tables import clients
+from app.web.services import service
 from tests.conftest import CALLER_KEY, EVERY_STORE
 from tests.records import connected, settled
 from tests.upstream import Upstream
@@ -54,13 +51,13 @@ class TestTokens:
 
     def test_only_a_keyed_digest_is_stored(self, app: Flask, database_url: str) -> None:
         """The database tells neither the token nor a digest that could be made without the key."""
-        token = app.extensions["accounts"].add("web", Limits())
+        token = service(Accounts, app).add("web", Limits())
         with connected(database_url) as connection:
             (row,) = connection.execute(clients.select()).all()
         assert token not in str(row)
         assert token[5:32] not in str(row)
-        other = Accounts(app.extensions["database"], b"another key")
-        assert row.token_digest == app.extensions["accounts"].digest(token) != other.digest(token)
+        other = Accounts(service(Database, app), b"another key")
+        assert row.token_digest == service(Accounts, app).digest(token) != other.digest(token)
 
 
 @EVERY_STORE
@@ -69,7 +66,7 @@ class TestAuthentication:
 
     def test_a_token_is_required(self, app: Flask, upstream: Upstream) -> None:
         """401 with what to send; the same answer whatever is wrong."""
-        token = app.extensions["accounts"].add("web", Limits())
+        token = service(Accounts, app).add("web", Limits())
         answers = [chat(app, wrong) for wrong in (new_token(), "llms_x", token[:-1] + "_", CALLER_KEY)]
         answers.append(app.test_client().post("/api/v1/chat", json=TURN))
         answers.append(app.test_client().post("/v1/responses", data=b"{", headers=bearer("llms_x")))
@@ -86,7 +83,7 @@ class TestAuthentication:
     ) -> None:
         """And a wrong one is refused: its caller meant something by it."""
         app = make_app(auth_mode="open")
-        token = app.extensions["accounts"].add("web", Limits())
+        token = service(Accounts, app).add("web", Limits())
         assert app.test_client().post("/api/v1/chat", json=TURN).status_code == 200
         assert chat(app, token).status_code == 200
         assert chat(app, new_token()).status_code == 401
@@ -95,13 +92,13 @@ class TestAuthentication:
     def test_expired(self, app: Flask) -> None:
         """From its moment on."""
         now = int(time.time() * 1_000_000)
-        accounts = app.extensions["accounts"]
+        accounts = service(Accounts, app)
         assert chat(app, accounts.add("over", Limits(expires_at=now))).status_code == 401
         assert chat(app, accounts.add("not-yet", Limits(expires_at=now + 60_000_000))).status_code == 200
 
     def test_revoked_rotated_deleted(self, app: Flask, database_url: str) -> None:
         """At once; the ledger keeps the name."""
-        accounts = app.extensions["accounts"]
+        accounts = service(Accounts, app)
         first = accounts.add("web", Limits())
         assert chat(app, first).status_code == 200
         second = accounts.rotate("web")
@@ -117,7 +114,7 @@ class TestAuthentication:
 
     def test_the_token_beside_the_callers_own_key(self, app: Flask, upstream: Upstream) -> None:
         """On the door the key then comes in a header of its own; the token never reaches upstream."""
-        token = app.extensions["accounts"].add("web", Limits(free_mode=False))
+        token = service(Accounts, app).add("web", Limits(free_mode=False))
         headers = bearer(token) | {"X-OpenAI-Api-Key": CALLER_KEY}
         answer = app.test_client().post("/v1/responses", json={"input": [{"content": "x"}]}, headers=headers)
         assert answer.status_code == 200
@@ -189,7 +186,7 @@ class TestCommands:
         """A table, and the same as CSV."""
         assert run(app, "usage report") == "nothing yet\n"
         for name, calls in (("web", 2), ("app", 1)):
-            token = app.extensions["accounts"].add(name, Limits())
+            token = service(Accounts, app).add(name, Limits())
             for _ in range(calls):
                 assert chat(app, token).status_code == 200
         settled(database_url)

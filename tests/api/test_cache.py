@@ -14,6 +14,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.calls.call import Call
+from app.upstreams.slots import Slots
+from app.web.services import service
 from tests.conftest import CALLER_KEY
 from tests.unit.test_cache import NOT_SHAPING, SHAPING
 from tests.unit.test_keys import refuse
@@ -79,7 +81,7 @@ def test_a_hit_takes_no_slot(make_app: Callable[..., Flask], upstream: Upstream)
     app = make_app(cache_enabled=True, max_concurrent_requests=1, max_queue_seconds=0)
     client = app.test_client()
     assert not hits(client)
-    app.extensions["chat_service"].openai_client.slots.acquire(Call(10))
+    service(Slots, app).acquire(Call(10))
     assert hits(client)
     assert ask(client, user_message="other").get_json()["code"] == "server_busy"
 

@@ -11,12 +11,12 @@ from tests.unit.test_documents import both
 
 
 @both
-def test_every_route_is_listed(app: Flask, readme: Path) -> None:
+def test_every_route_is_listed(app: Flask, page: Path) -> None:
     """Each route stands there as method and path, and no other does."""
-    listed = set(re.findall(r"`((?:GET|POST|PUT|DELETE|PATCH) /\S*)`", readme.read_text()))
+    listed = re.findall(r"`((?:GET|POST|PUT|DELETE|PATCH) /\S*)`", page.read_text())
     routes = {
         f"{method} {rule.rule}"
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
-    assert listed == routes
+    assert sorted(listed) == sorted(routes)

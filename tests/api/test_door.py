@@ -10,6 +10,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.upstreams.slots import Slots
+from app.web.services import service
 from tests.conftest import CALLER_KEY, SERVER_KEY
 from tests.streams import chunk, completed, completion_events, delta, event, response_events, stream
 from tests.streams import typed as typed_event
@@ -77,7 +79,7 @@ def test_whose_key_pays(
 ) -> None:
     """The same key rules as on the native route, told by headers."""
     upstream.default = reply(200, {"id": "x"})
-    client = make_app(openai_free_mode=door_free_mode).test_client()
+    client = make_app(openai_door_free_mode=door_free_mode).test_client()
     assert client.post(RESPONSES, json={}, headers=headers).status_code == status
     assert [received.key for received in upstream.received] == keys
 
@@ -174,7 +176,7 @@ def test_a_fault_in_a_stream_is_one_error_event(
     assert (data["type"], data["code"], data["error"]["code"]) == ("error", code, code)
     assert b"[DONE]" not in answer.data
     assert b"response.completed" not in answer.data
-    assert app.extensions["openai_client"].slots.in_use == 0
+    assert service(Slots, app).in_use == 0
 
 
 @pytest.mark.parametrize(
@@ -214,11 +216,11 @@ def test_the_door_takes_slots_and_waits_for_them(make_app: Callable[..., Flask],
         from app.calls.call import Call
 
         held = Call(5)
-        app.extensions["openai_client"].slots.acquire(held)
+        service(Slots, app).acquire(held)
     answer = app.test_client().post(RESPONSES, json={}, headers=OWN)
     assert (answer.status_code, answer.get_json()["error"]["code"]) == (503, "server_busy")
     assert answer.headers["Retry-After"] == "1"
-    app.extensions["openai_client"].slots.release()
+    service(Slots, app).release()
     assert app.test_client().post(RESPONSES, json={}, headers=OWN).status_code == 200
 
 

@@ -19,6 +19,8 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
+from app.upstreams.slots import Slots
+from app.web.services import service
 from tests.conftest import CALLER_KEY, SERVER_KEY
 from tests.upstream import (
     Answer,
@@ -165,7 +167,7 @@ def chat(app: Flask, payer: dict[str, Any], message: str = "hi") -> TestResponse
 
 def slots_in_use(app: Flask) -> int:
     """The in-flight gauge."""
-    return app.extensions["chat_service"].openai_client.slots.in_use
+    return service(Slots, app).in_use
 
 
 def check_good_request(app: Flask, payer: dict[str, Any]) -> None:
@@ -438,7 +440,7 @@ service = ChatService(config=Config(openai_api_key="sk-server-0123456789", opena
 ask()
 before = resident_mb("VmRSS")
 outcomes = [(ask(), resident_mb("VmHWM") - before, ask()) for _ in range(int(sys.argv[2]))]
-print(json.dumps([outcomes, service.openai_client.slots.in_use]))
+print(json.dumps([outcomes, service._exchange.slots.in_use]))
 """
 
 

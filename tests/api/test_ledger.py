@@ -14,11 +14,15 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.calls.call import Call
-from app.ledger.accounts import Limits
-from app.ledger.admission import Ask
+from app.calls.receipt import Receipt
+from app.ledger.accounts import NOBODY, Accounts, Limits
+from app.ledger.entry import Entry
 from app.ledger.ledger import Ledger, owner_name
+from app.ledger.limits import Ask
 from app.models import ApiKey, Usage
+from app.store.database import Database
 from app.store.tables import requests
+from app.web.services import service
 from tests.conftest import CALLER_KEY, EVERY_STORE, SERVER_KEY
 from tests.records import connected, rows, settled, spent
 from tests.streams import chunk, completion_events, delta, read_events, response_events, stream
@@ -212,7 +216,7 @@ def test_the_deadline(
 def test_refused_requests_leave_no_row(make_app: Callable[..., Flask], upstream: Upstream, database_url: str) -> None:
     """Nothing is written, reserved or sent for what is not accepted."""
     app = make_app(auth_mode="token")
-    client, accounts = app.test_client(), app.extensions["accounts"]
+    client, accounts = app.test_client(), service(Accounts, app)
     tokens = {
         "model": accounts.add("model", Limits(models="o1*")),
         "key": accounts.add("key", Limits(free_mode=False)),
@@ -322,34 +326,32 @@ def _counts(number: int) -> bytes:
     return f'"input_tokens": {number}, "output_tokens": {2 * number}'.encode()
 
 
-ASK = Ask(route=CHAT, model=MODEL, prompt_tokens=1000, max_tokens=1000, server_pays=True)
+ASK = Ask(route=CHAT, model=MODEL, prompt_tokens=1000, max_tokens=1000)
 WORST = 1000 * 150 + 1000 * 600
 
 
-def opened(app: Flask, token: str = "") -> tuple[Any, Call]:
+def opened(app: Flask, token: str = "") -> tuple[Entry, Receipt]:
     """A request that is admitted and goes on."""
-    call = Call(5, request_id="r-1", token=token)
-    return app.extensions["ledger"].open(call, ASK), call
+    call, receipt = Call(5, request_id="r-1"), Receipt()
+    principal = service(Accounts, app).principal(token) if token else NOBODY
+    return service(Ledger, app).open(ASK, principal, call, receipt, server_pays=True), receipt
 
 
 def budgeted(app: Flask) -> str:
     """The token of a client with a budget."""
     limits = Limits(budget_nano=10 * WORST, budget_period="day")
-    token: str = app.extensions["accounts"].add("web", limits)
+    token: str = service(Accounts, app).add("web", limits)
     return token
 
 
 def test_a_row_is_settled_once(make_app: Callable[..., Flask], database_url: str) -> None:
     """Only the first ending counts, and the reservation becomes what was spent."""
     app = make_app()
-    entry, call = opened(app, budgeted(app))
+    entry, receipt = opened(app, budgeted(app))
     assert spent(database_url) == (0, WORST)
     assert rows(database_url)[0]["status"] == "pending"
-    call.paid_with, call.usage, call.sent = ApiKey(SERVER_KEY, "default"), Usage(11, 7, 18), True
-    entry.settle("ok")
-    entry.settle("error", "internal_error")
-    with entry:
-        pass
+    receipt.key, receipt.usage, receipt.may_cost = ApiKey(SERVER_KEY, "default"), Usage(11, 7, 18), True
+    assert [entry.settle("ok"), entry.settle("error", "internal_error")] == [True, False]
     assert [row["status"] for row in settled(database_url)] == ["ok"]
     assert spent(database_url) == (COST, 0)
 
@@ -370,7 +372,7 @@ def test_the_sweep(make_app: Callable[..., Flask], database_url: str, why: str) 
     """What a dead worker left is abandoned, once, and its reservation spent; what is alive stays."""
     app = make_app()
     token = budgeted(app)
-    ledger: Ledger = app.extensions["ledger"]
+    ledger: Ledger = service(Ledger, app)
     opened(app, token)
     opened(app, token)
     host, pid, _ = owner_name().rsplit(":", 2)
@@ -391,9 +393,9 @@ def test_a_late_settlement_does_not_count_after_the_sweep(make_app: Callable[...
     entry, _ = opened(app, budgeted(app))
     with connected(database_url) as connection:
         connection.execute(requests.update().values(lease_until=1))
-    assert app.extensions["ledger"].sweep() == 1
+    assert service(Ledger, app).sweep() == 1
     entry.settle("ok")
-    app.extensions["database"].flush(5)
+    service(Database, app).flush(5)
     assert [row["status"] for row in rows(database_url)] == ["abandoned"]
     assert spent(database_url) == (WORST, 0)
 
@@ -404,13 +406,13 @@ def test_retention(make_app: Callable[..., Flask], database_url: str) -> None:
     for _ in range(2):
         opened(app)[0].settle("ok")
     opened(app)
-    app.extensions["database"].flush(5)
+    service(Database, app).flush(5)
     with connected(database_url) as connection:
         old = [dict(row._mapping) | {"id": None} for row in connection.execute(requests.select().limit(1))]
         copies = [{name: value for name, value in old[0].items() if name != "id"} | {"created_at": 5}] * 700
         connection.execute(requests.insert(), copies)
         connection.execute(requests.update().where(requests.c.status == "pending").values(created_at=5))
-    assert [app.extensions["ledger"].forget(6) for _ in range(3)] == [500, 200, 0]
+    assert [service(Ledger, app).forget(6) for _ in range(3)] == [500, 200, 0]
     assert len(rows(database_url)) == 3
 
 

@@ -11,6 +11,10 @@ from flask import Flask
 
 from app.calls.call import Call
 from app.errors import ConfigurationException
+from app.models import ChatRequest
+from app.services.chat import ChatService
+from app.upstreams.slots import Slots
+from app.web.services import service
 from tests.unit.test_limiter import wait_until
 from tests.upstream import Upstream, delayed, echo, error_document, reply, reset, silence
 
@@ -38,11 +42,10 @@ def test_busy_server(make_app: Callable[..., Flask], upstream: Upstream, threads
 def test_a_request_nobody_pays_for_does_not_wait(make_app: Callable[..., Flask], upstream: Upstream) -> None:
     """What is refused anyway is refused at once, however busy the server is."""
     app = make_app(max_concurrent_requests=1, max_queue_seconds=5)
-    llm = app.extensions["chat_service"].openai_client
-    llm.slots.acquire(Call(10))
+    service(Slots, app).acquire(Call(10))
     began = time.monotonic()
     with pytest.raises(ConfigurationException):
-        llm.generate_response([{"role": "user", "content": "hi"}])
+        service(ChatService, app).process_chat_request(ChatRequest(user_message="hi"))
     for body, status in [({"user_message": "hi"}, 401), ({"user_message": "", "free_mode": True}, 422)]:
         assert app.test_client().post(CHAT, json=body).status_code == status
     assert time.monotonic() - began < 1
@@ -63,4 +66,4 @@ def test_slots_come_back_whatever_happens(
     statuses = set(threads.map(chat, range(80)))
     assert statuses >= {200, 502, 503, 504}
     assert upstream.most_in_flight <= 4
-    assert app.extensions["chat_service"].openai_client.slots.in_use == 0
+    assert service(Slots, app).in_use == 0

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from app.ledger.accounts import Limits
+from app.ledger.accounts import Accounts, Limits
+from app.web.services import service
 from tests.conftest import CALLER_KEY, EVERY_STORE
 from tests.records import settled, spent
 from tests.upstream import Upstream, text
@@ -57,7 +58,7 @@ def assert_limited(answer: Any, code: str, quota: int, window: int) -> int:
 )
 def test_models(app: Flask, upstream: Upstream, patterns: str, model: str, allowed: bool) -> None:
     """By pattern, on both routes; what is not allowed never reaches upstream."""
-    token = app.extensions["accounts"].add("web", Limits(models=patterns))
+    token = service(Accounts, app).add("web", Limits(models=patterns))
     answer = chat(app, token, model=model)
     door = app.test_client().post(
         "/v1/responses",
@@ -71,7 +72,7 @@ def test_models(app: Flask, upstream: Upstream, patterns: str, model: str, allow
 
 def test_a_client_without_free_mode(app: Flask, upstream: Upstream) -> None:
     """It has to bring its own key."""
-    token = app.extensions["accounts"].add("web", Limits(free_mode=False))
+    token = service(Accounts, app).add("web", Limits(free_mode=False))
     refused = chat(app, token)
     assert (refused.status_code, refused.get_json()["code"]) == (403, "free_mode_not_allowed")
     assert chat(app, token, free_mode=False, openai_api_key=CALLER_KEY).status_code == 200
@@ -80,7 +81,7 @@ def test_a_client_without_free_mode(app: Flask, upstream: Upstream) -> None:
 
 def test_requests_per_minute(app: Flask, upstream: Upstream, database_url: str) -> None:
     """Each client has its own; refused requests count for nothing."""
-    accounts = app.extensions["accounts"]
+    accounts = service(Accounts, app)
     web, other = (
         accounts.add("web", Limits(requests_per_minute=3)),
         accounts.add("other", Limits(requests_per_minute=1)),
@@ -97,7 +98,7 @@ def test_the_minute_slides(app: Flask, database_url: str) -> None:
     from app.store.tables import requests
     from tests.records import connected
 
-    token = app.extensions["accounts"].add("web", Limits(requests_per_minute=2))
+    token = service(Accounts, app).add("web", Limits(requests_per_minute=2))
     assert [chat(app, token).status_code for _ in range(2)] == [200, 200]
     settled(database_url)
     with connected(database_url) as connection:
@@ -111,7 +112,7 @@ def test_the_minute_slides(app: Flask, database_url: str) -> None:
 def test_a_budget(app: Flask, upstream: Upstream, database_url: str) -> None:
     """The worst case must fit; what is left of it after the answer can be used again."""
     budget = 100 * 600 + 50 * 150
-    token = app.extensions["accounts"].add("web", Limits(budget_nano=budget, budget_period="total"))
+    token = service(Accounts, app).add("web", Limits(budget_nano=budget, budget_period="total"))
     upstream.default = text("x")
     assert chat(app, token).status_code == 200
     settled(database_url)

@@ -14,8 +14,9 @@ import yaml
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.errors import FAILURES
-from app.ledger.accounts import Limits
+from app.failures import FAILURES
+from app.ledger.accounts import Accounts, Limits
+from app.web.services import service
 from tests.prometheus import Samples, samples, value
 from tests.server import ROOT
 from tests.streams import response_events, stream
@@ -93,7 +94,7 @@ def test_the_cache_is_counted(make_app: Callable[..., Flask]) -> None:
 def test_refusals_are_counted_by_limit(make_app: Callable[..., Flask], upstream: Upstream) -> None:
     """The limit that refused is named; a series is there before its first refusal."""
     app = make_app(auth_mode="token")
-    token = app.extensions["accounts"].add("a-client", Limits(requests_per_minute=1, admin=True))
+    token = service(Accounts, app).add("a-client", Limits(requests_per_minute=1, admin=True))
     client, bearer = app.test_client(), {"Authorization": f"Bearer {token}"}
     for status in (200, 429):
         body = {"user_message": "hi", "free_mode": True}
@@ -108,7 +109,7 @@ def test_refusals_are_counted_by_limit(make_app: Callable[..., Flask], upstream:
 def test_only_an_admin_may_read_them(make_app: Callable[..., Flask]) -> None:
     """In token mode a client's token is not enough, and loopback is not either."""
     app = make_app(auth_mode="token")
-    tokens = {admin: app.extensions["accounts"].add(f"client-{admin}", Limits(admin=admin)) for admin in (True, False)}
+    tokens = {admin: service(Accounts, app).add(f"client-{admin}", Limits(admin=admin)) for admin in (True, False)}
     client = app.test_client()
     assert client.get("/metrics").status_code == 401
     assert client.get("/metrics", headers={"Authorization": f"Bearer {tokens[False]}"}).status_code == 403
@@ -125,7 +126,7 @@ def test_open_mode_answers_loopback_only(client: FlaskClient) -> None:
 def test_no_label_comes_from_a_request(make_app: Callable[..., Flask], upstream: Upstream) -> None:
     """Whatever callers vary, series are not added, and none of their words is in a label."""
     app = make_app(auth_mode="token")
-    accounts, client = app.extensions["accounts"], app.test_client()
+    accounts, client = service(Accounts, app), app.test_client()
     admin = {"Authorization": f"Bearer {accounts.add('admin', Limits(admin=True))}"}
     upstream.default = text("hi", model="answering-canary")
 

@@ -11,9 +11,11 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.calls.call import Calls
 from app.ledger.ledger import Ledger
 from app.process.quick_stop import LIMIT_SECONDS, SIGNALS, QuickStop
 from app.store.database import Database
+from app.web.services import service
 from tests.records import rows
 from tests.streams import completed, stream
 from tests.upstream import Upstream
@@ -40,8 +42,8 @@ def _handlers() -> Iterator[None]:
 def seconds_to_leave(app: Flask, database: Database, *numbers: signal.Signals) -> float:
     """Start, raise signals, and give the time until the process would have ended with status 0."""
     left: list[int] = []
-    ledger: Ledger = app.extensions["ledger"]
-    QuickStop(app.extensions["calls"], ledger, database, leave=left.append).start()
+    ledger: Ledger = service(Ledger, app)
+    QuickStop(service(Calls, app), ledger, database, leave=left.append).start()
     began = time.monotonic()
     for number in numbers:
         signal.raise_signal(number)
@@ -54,7 +56,7 @@ def seconds_to_leave(app: Flask, database: Database, *numbers: signal.Signals) -
 @pytest.mark.parametrize("number", SIGNALS)
 def test_an_idle_worker_leaves_at_once(app: Flask, number: signal.Signals) -> None:
     """There is nothing to wait for."""
-    assert seconds_to_leave(app, app.extensions["database"], number) < 0.5
+    assert seconds_to_leave(app, service(Database, app), number) < 0.5
 
 
 def test_a_stuck_worker_leaves_in_time(app: Flask, database_url: str) -> None:
@@ -66,7 +68,7 @@ def test_a_stuck_worker_leaves_in_time(app: Flask, database_url: str) -> None:
 
 def test_who_comes_too_late(app: Flask, client: FlaskClient, upstream: Upstream, database_url: str) -> None:
     """Both routes say so; such a request has no row and never reaches upstream. The process is still alive."""
-    app.extensions["calls"].end("shutting_down")
+    service(Calls, app).end("shutting_down")
     native = client.post("/api/v1/chat", json={"user_message": "hi", "free_mode": True})
     streamed = client.post("/api/v1/chat", json={"user_message": "hi", "free_mode": True, "stream": True})
     door = client.post("/v1/responses", json={}, headers={"X-Free-Mode": "true"})
@@ -79,7 +81,7 @@ def test_who_comes_too_late(app: Flask, client: FlaskClient, upstream: Upstream,
     assert live.status_code == 200
     for answer in (native, streamed, door, live):
         answer.close()
-    assert len(app.extensions["calls"]) == 0
+    assert len(service(Calls, app)) == 0
 
 
 def test_a_finished_stream_stays_finished(make_app: Callable[..., Flask], upstream: Upstream) -> None:
@@ -91,7 +93,7 @@ def test_a_finished_stream_stays_finished(make_app: Callable[..., Flask], upstre
     seen = b""
     while b"response.completed" not in seen:
         seen += next(pieces)
-    app.extensions["calls"].end("shutting_down")
+    service(Calls, app).end("shutting_down")
     rest = b"".join(pieces)
     assert b"error" not in rest
     assert b"server-timing" in rest

@@ -13,8 +13,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.config import Config
+from app.ledger.accounts import Accounts
 from app.logging import log_config
 from app.models import ChatRequest
+from app.services.chat import ChatService
+from app.services.exchange import Exchange
+from app.web.services import KEY, service
 from tests.sweep import (
     ANSWER,
     CALLER_KEY,
@@ -75,9 +79,9 @@ def test_in_process(
     assert hits(logged) == []
     assert hits("".join(capfd.readouterr())) == []
     assert ("status=200" in logged or '"status": 200' in logged) == (level in {"DEBUG", "INFO"})
-    service = app.extensions["chat_service"]
-    assert "caller's key" not in hits(str(vars(service._cache)))
-    assert hits(str(vars(service.openai_client.keys)["_refused"])) == []
+    assert "caller's key" not in hits(str(vars(service(ChatService, app)._cache)))
+    assert hits(str(vars(service(Exchange, app).keys)["_refused"])) == []
+    assert hits(str(vars(service(Accounts, app))["_known"])) == []
 
 
 class FakeBug:
@@ -100,7 +104,7 @@ def test_a_bug_shows_its_place_and_not_its_text(
     settings = {"log_level": "DEBUG", "log_format": log_format, "log_file": str(tmp_path / "app.log")}
     logging.config.dictConfig(log_config(Config(openai_api_key=SERVER_KEY, **settings)))
     app = make_app(**settings)
-    app.extensions["chat_service"] = FakeBug()
+    app.extensions[KEY][ChatService] = FakeBug()
     answer = app.test_client().post(CHAT, json=PROMPT | {"openai_api_key": CALLER_KEY})
     assert (answer.status_code, answer.get_json()["code"]) == (500, "internal_error")
     logged = (tmp_path / "app.log").read_text()

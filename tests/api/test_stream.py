@@ -10,6 +10,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.upstreams.slots import Slots
+from app.web.services import service
 from tests.conftest import CALLER_KEY
 from tests.streams import HEAD, chunk, completed, completion_events, delta, event, read_events, response_events, stream
 from tests.streams import typed as typed_event
@@ -23,7 +25,7 @@ def ask(client: FlaskClient, **fields: Any) -> Any:
 
 
 def slots_in_use(app: Flask) -> int:
-    return int(app.extensions["openai_client"].slots.in_use)
+    return int(service(Slots, app).in_use)
 
 
 def test_a_good_stream(client: FlaskClient, upstream: Upstream) -> None:

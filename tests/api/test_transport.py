@@ -15,7 +15,9 @@ import trustme
 from flask import Flask
 from werkzeug.test import TestResponse
 
+from app.upstreams.slots import Slots
 from app.upstreams.transport import MAX_RESPONSE_BYTES
+from app.web.services import service
 from tests.conftest import CALLER_KEY
 from tests.upstream import Received, Upstream, delayed, echo, pieces, reply, response_document, silence, text
 
@@ -77,7 +79,7 @@ def test_deadline_over_tls(make_app: Callable[..., Flask], secure: Upstream) -> 
         assert outcome(chat(app)) == "upstream_timeout"
         assert time.monotonic() - began < 1.3
     assert outcome(chat(app)) == "hi"
-    assert app.extensions["chat_service"].openai_client.slots.in_use == 0
+    assert service(Slots, app).in_use == 0
 
 
 def test_unknown_authority(make_app: Callable[..., Flask], secure: Upstream) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from app.ledger.accounts import Limits
+from app.ledger.accounts import Accounts, Limits
+from app.web.services import service
 from tests.process.test_input import raw_chat, send_raw
 from tests.server import Server
 from tests.sweep import (
@@ -72,7 +73,7 @@ def test_tokens_and_records(
 ) -> None:
     """A client's token is nowhere but with its client; the database holds no key, prompt or answer either."""
     server = start_server(OPENAI_API_KEY=SERVER_KEY, AUTH_MODE="token", LOG_LEVEL="DEBUG", REQUEST_TIMEOUT=0.3)
-    token = make_app().extensions["accounts"].add("web", Limits())
+    token = service(Accounts, make_app()).add("web", Limits())
     bearer = {"Authorization": f"Bearer {token}"}
     typo = {"Authorization": f"Bearer {token[:-1]}{'a' if token[-1] != 'a' else 'b'}"}
     for fault, headers in itertools.product(FAULTS.values(), (bearer, typo)):

@@ -11,14 +11,8 @@ import pytest
 
 from app.config import Config
 from app.errors import ConfigurationException, ValidationException
-from app.ledger.accounts import (
-    digest_key,
-    is_token,
-    new_token,
-    parse_budget,
-    period_end,
-    period_start,
-)
+from app.ledger.budgets import parse_budget, period_end, period_start
+from app.ledger.tokens import digest_key, is_token, new_token
 from tests.conftest import SERVER_KEY
 
 

@@ -8,8 +8,8 @@ from app.calls.call import Call
 from app.errors import ServiceException
 from app.models import ChatResponse
 from app.process.readiness import Readiness
-from app.services.turn_stream import MAX_WAITING_EVENTS, BackgroundTurn, Keepalive, Text
-from app.upstreams.openai_client import Listener
+from app.services.chat import Listener
+from app.services.turn_stream import MAX_WAITING_EVENTS, Keepalive, Text, TurnStream
 
 
 def test_a_bug_is_an_internal_error() -> None:
@@ -18,7 +18,7 @@ def test_a_bug_is_an_internal_error() -> None:
     def run(listener: Listener) -> ChatResponse:
         raise ZeroDivisionError("secret")
 
-    (event,) = BackgroundTurn(run, Call(5), 1.0)
+    (event,) = TurnStream(run, Call(5), 1.0)
     assert isinstance(event, ServiceException)
     assert (event.error_code, "secret" in event.message) == ("internal_error", False)
 
@@ -33,7 +33,7 @@ def test_a_reader_that_leaves_ends_a_turn_that_says_too_much() -> None:
             said.append(number)
         raise ZeroDivisionError
 
-    turn = BackgroundTurn(run, call, 5.0)
+    turn = TurnStream(run, call, 5.0)
     events = iter(turn)
     assert isinstance(next(events), Text)
     turn.close()
@@ -50,7 +50,7 @@ def test_silence_is_a_keepalive() -> None:
         time.sleep(0.15)
         raise ServiceException("over", "internal_error")
 
-    *waiting, last = BackgroundTurn(run, Call(5), 0.02)
+    *waiting, last = TurnStream(run, Call(5), 0.02)
     assert waiting
     assert all(isinstance(event, Keepalive) for event in waiting)
     assert isinstance(last, ServiceException)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,24 +13,24 @@ import pytest
 from app.calls.call import Call
 from app.config import Config
 from app.errors import OpenAIClientException
-from app.models import ChatRequest
-from app.services.cache import ResponseCache, cache_key
+from app.models import ChatRequest, Completion
+from app.services.cache import ResponseCache
 from app.services.chat import ChatService
-from app.upstreams.openai_client import OpenAIClient
+from app.services.exchange import Exchange
 from tests.conftest import CALLER_KEY, SERVER_KEY
 from tests.unit.test_keys import FakeClock
 from tests.upstream import Upstream
 
 
-def service(upstream: Upstream, max_size: int = 10, clock: Callable[[], float] = time.monotonic) -> ChatService:
+def make_service(upstream: Upstream, max_size: int = 10, clock: Callable[[], float] = time.monotonic) -> ChatService:
     """A service with a cache of 60 s."""
     config = Config(openai_api_key=SERVER_KEY, openai_base_url=upstream.base_url)
-    return ChatService(OpenAIClient(config), config, ResponseCache(max_size, 60, clock=clock))
+    return ChatService(Exchange.in_process(config), config, ResponseCache(max_size, 60, clock=clock))
 
 
-def cached(service: ChatService, message: str) -> bool:
+def cached(chat: ChatService, message: str) -> bool:
     """Tell whether a request with this message is answered from the cache."""
-    return service.process_chat_request(ChatRequest(user_message=message, free_mode=True)).cached
+    return chat.process_chat_request(ChatRequest(user_message=message, free_mode=True)).cached
 
 
 # Every field that shapes the answer, changed; an empty list or "" means the same as leaving it out.
@@ -63,7 +64,7 @@ NOT_SHAPING: dict[str, Any] = {
 def test_an_answer_is_kept_for_its_time(upstream: Upstream) -> None:
     """Until the time is up, and not renewed by being read."""
     clock = FakeClock()
-    chat = service(upstream, clock=clock)
+    chat = make_service(upstream, clock=clock)
     seen = []
     for seconds in (0, 30, 29, 2, 59, 2):
         clock.now += seconds
@@ -73,20 +74,22 @@ def test_an_answer_is_kept_for_its_time(upstream: Upstream) -> None:
 
 def test_the_size_is_bounded(upstream: Upstream) -> None:
     """One answer more than fits pushes out the least recently used."""
-    chat = service(upstream, max_size=2)
+    chat = make_service(upstream, max_size=2)
     assert [cached(chat, message) for message in "abacacb"] == [False, False, True, False, True, True, False]
 
 
-def test_only_bytes_are_kept(upstream: Upstream) -> None:
-    """The cache holds digests and upstream's bytes: no key, no object that a request could change."""
-    cache = ResponseCache(10, 60)
+def test_only_what_cannot_change_is_kept(upstream: Upstream) -> None:
+    """The cache holds digests and frozen completions: no key, no object that a request could change."""
+    cache = ResponseCache[Completion](10, 60)
     config = Config(openai_api_key=SERVER_KEY, openai_base_url=upstream.base_url)
-    ChatService(OpenAIClient(config), config, cache).process_chat_request(
+    ChatService(Exchange.in_process(config), config, cache).process_chat_request(
         ChatRequest(user_message="hi", openai_api_key=CALLER_KEY)
     )
     ((key, answer),) = cache._answers.items()
-    assert (type(key), len(key), type(answer)) == (bytes, 32, bytes)
-    assert CALLER_KEY.encode() not in key + answer
+    assert (type(key), len(key), type(answer)) == (bytes, 32, Completion)
+    assert hash(answer) == hash(dataclasses.replace(answer))
+    assert CALLER_KEY.encode() not in key
+    assert CALLER_KEY not in repr(answer)
 
 
 def test_every_field_of_a_request_is_one_or_the_other() -> None:
@@ -97,12 +100,14 @@ def test_every_field_of_a_request_is_one_or_the_other() -> None:
 def test_parts_of_a_key_cannot_run_together() -> None:
     """Each part stands behind its length."""
     lists: list[list[bytes]] = [[b"ab", b"c"], [b"a", b"bc"], [b"abc"], [b"abc", b""], [b"", b"abc"], []]
-    assert len({cache_key(*parts) for parts in lists}) == len(lists)
+    cache = ResponseCache[bytes](1, 1)
+    assert len({cache.key(*parts) for parts in lists}) == len(lists)
+    assert cache.key(*lists[0]) != ResponseCache[bytes](1, 1).key(*lists[0])
 
 
 def test_a_follower_waits_no_longer_than_its_deadline(threads: ThreadPoolExecutor) -> None:
     """Who waits for another's call still has a deadline of its own; the leader is not disturbed."""
-    cache = ResponseCache(10, 60)
+    cache = ResponseCache[bytes](10, 60)
 
     def slow() -> tuple[bytes, bytes]:
         time.sleep(0.6)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.errors import OpenAIClientException
-from app.upstreams.chat_completions import EventReader, parse_response
+from app.upstreams.chat_completions import CompletionReader, parse_completion, read_event
 
 
 def document(**message: Any) -> bytes:
@@ -17,7 +17,7 @@ def document(**message: Any) -> bytes:
 
 def test_a_refusal_is_an_answer() -> None:
     """With a finish reason that says so."""
-    response = parse_response(document(refusal="No."))
+    response = parse_completion(document(refusal="No."))
     assert (response.output_text, response.finish_reason, response.output_format) == ("No.", "content_filter", "text")
 
 
@@ -36,7 +36,7 @@ def test_a_refusal_is_an_answer() -> None:
 def test_what_is_no_answer(raw: bytes, code: str) -> None:
     """Never a 200 with an empty text."""
     with pytest.raises(OpenAIClientException) as caught:
-        parse_response(raw)
+        parse_completion(raw)
     assert caught.value.error_code == code
 
 
@@ -44,15 +44,18 @@ def test_what_is_no_answer(raw: bytes, code: str) -> None:
 def test_chunks_that_say_nothing(data: bytes, code: str | None) -> None:
     """A list is no chunk; an empty error is none."""
     if code is None:
-        assert EventReader().read(data) is None
+        event = read_event(data)
+        assert (CompletionReader().add(event), event.is_end) == ("", False)
         return
     with pytest.raises(OpenAIClientException) as caught:
-        EventReader().read(data)
+        read_event(data)
     assert caught.value.error_code == code
 
 
 def test_a_chunk_with_an_error() -> None:
     """It ends the stream as upstream's failure."""
+    event = read_event(b'{"error": {"code": "server_error", "message": "secret"}}')
+    assert event.is_end
     with pytest.raises(OpenAIClientException) as caught:
-        EventReader().read(b'{"error": {"code": "server_error", "message": "secret"}}')
-    assert caught.value.details == {"upstream_code": "server_error"}
+        CompletionReader().add(event)
+    assert caught.value.upstream_code == "server_error"

@@ -12,16 +12,17 @@ import pytest
 from dotenv import dotenv_values
 
 from app.config import Config
-from app.errors import FAILURES
+from app.failures import FAILURES
 from schemas.chat import ChatRequestSchema, ChatResponseSchema
 from schemas.problem import ProblemSchema
 from tests.server import ROOT
 
 READMES = [ROOT / "README.md", ROOT / "README.ko.md"]
+REFERENCES = [ROOT / "docs" / "reference.md", ROOT / "docs" / "reference.ko.md"]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 API = ROOT / "docs" / "api" / "README.md"
 
-both = pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
+both = pytest.mark.parametrize("page", REFERENCES, ids=lambda path: path.name)
 
 
 def rows(path: Path, pattern: str) -> dict[str, list[str]]:
@@ -38,9 +39,9 @@ def shown(value: Any) -> str:
 
 
 @both
-def test_every_setting_is_listed_with_its_default(readme: Path) -> None:
-    """The settings table has every setting, no other, in the order of the code, with the default of the code."""
-    listed = {name: cells[0] for name, cells in rows(readme, "[A-Z_]+").items()}
+def test_every_setting_is_listed_with_its_default(page: Path) -> None:
+    """The settings tables have every setting, no other, in the order of the code, with the default of the code."""
+    listed = {name: cells[0] for name, cells in rows(page, "[A-Z_]+").items()}
     assert list(listed) == [item.name.upper() for item in fields(Config)]
     for item in fields(Config):
         default = listed[item.name.upper()]
@@ -51,16 +52,25 @@ def test_every_setting_is_listed_with_its_default(readme: Path) -> None:
 
 
 @both
-def test_every_error_code_is_listed(readme: Path) -> None:
+def test_every_error_code_is_listed(page: Path) -> None:
     """The error table has every code with its status and who failed."""
-    listed = {code: (cells[0], cells[1]) for code, cells in rows(readme, "[a-z_]+").items() if cells[0].isdigit()}
+    listed = {code: (cells[0], cells[1]) for code, cells in rows(page, "[a-z_]+").items() if cells[0].isdigit()}
     assert listed == {code: (str(failure.status), failure.origin) for code, failure in FAILURES.items()}
 
 
 def test_retryable_is_listed() -> None:
     """The table says which failures another try may cure."""
-    listed = {code: cells[2] for code, cells in rows(READMES[0], "[a-z_]+").items() if cells[0].isdigit()}
+    listed = {code: cells[2] for code, cells in rows(REFERENCES[0], "[a-z_]+").items() if cells[0].isdigit()}
     assert listed == {code: "yes" if failure.retryable else "no" for code, failure in FAILURES.items()}
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
+def test_a_readme_is_short_and_names_what_exists(readme: Path) -> None:
+    """At most 220 lines; each setting and route that it names is in the reference."""
+    text, reference = readme.read_text(), REFERENCES[0].read_text()
+    assert len(text.splitlines()) <= 220
+    named = re.findall(r"`((?:GET|POST) /[^`\s]*)`", text) + re.findall(r"`([A-Z]+(?:_[A-Z]+)+)\b[^`]*`", text)
+    assert [name for name in named if f"`{name}`" not in reference] == []
 
 
 def test_the_example_environment_is_the_default_one(tmp_path: Path) -> None:
@@ -103,7 +113,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_documents_name_files_that_exist(document: Path) -> None:
     """Paths of our own in backticks are there."""
-    ours = r"`((?:app|blueprints|schemas|tests|docs|examples|deploy|bench|locks)/[\w./-]+)`"
+    ours = r"`((?:app|blueprints|schemas|tests|docs|examples|deploy|bench)/[\w./-]+)`"
     missing = [path for path in re.findall(ours, document.read_text()) if not (ROOT / path).exists()]
     assert missing == []
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.models import ChatRequest
-from app.services.rules import broken_rules
+from app.services.rules import broken_rules, read_turns
 from schemas.chat import ChatRequestSchema
 
 
@@ -27,5 +27,8 @@ def test_many_bad_entries_take_no_time() -> None:
     errors = ChatRequestSchema().validate({"user_message": "hi", "memory_context": entries})
     assert (len(errors["memory_context"]), entries.read) == (50, 50)
     entries = Watched(["x"] * 1000)
-    errors = broken_rules(ChatRequest(user_message="hi", conversation_history=entries))
-    assert (len(errors["conversation_history"]), entries.read) == (50, 50)
+    _, errors = read_turns(entries)
+    assert (len(errors), entries.read) == (50, 50)
+    entries = Watched(["\ud800"] * 1000)
+    errors = broken_rules(ChatRequest(user_message="hi", memory_context=entries), {})
+    assert (len(errors["memory_context"]), entries.read) == (50, 50)

@@ -8,6 +8,7 @@ import pytest
 
 from app.config import Config
 from app.errors import ConfigurationException, OpenAIClientException, ValidationException
+from app.models import ApiKey, Credentials
 from app.upstreams.keys import KeySelector
 from app.upstreams.openai_client import OpenAIClient
 from tests.conftest import CALLER_KEY, SERVER_KEY
@@ -75,19 +76,16 @@ def test_a_refused_key_is_remembered_for_ten_minutes(upstream: Upstream) -> None
 def test_remembered_keys_are_digests() -> None:
     """The memory of refused keys holds no key, and its digests differ from process to process."""
     keys, others = KeySelector(SERVER_KEY), KeySelector(SERVER_KEY)
-
-    def refused(key: object) -> None:
-        raise OpenAIClientException("no", "api_key_rejected")
-
+    keys.remember_refused(ApiKey(CALLER_KEY, "user_provided"))
     with pytest.raises(OpenAIClientException):
-        keys.pay(CALLER_KEY, False, refused)
+        keys.payer(Credentials(CALLER_KEY))
     assert CALLER_KEY.encode() not in b"".join(keys._refused)
-    assert CALLER_KEY not in repr(keys.select(OTHER_KEY, False)) + repr(vars(keys))
-    assert keys.digest(CALLER_KEY) != others.digest(CALLER_KEY)
+    assert CALLER_KEY not in repr(keys.payer(Credentials(OTHER_KEY, True))) + repr(Credentials(CALLER_KEY))
+    assert keys._digest(CALLER_KEY) != others._digest(CALLER_KEY)
 
 
 def test_selector_refuses_a_malformed_key_by_itself() -> None:
     """Plain Python gets the same rule as the API."""
     with pytest.raises(ValidationException) as caught:
-        KeySelector(SERVER_KEY).select("sk-0123456789\r\nX-Evil: 1", True)
+        KeySelector(SERVER_KEY).payer(Credentials("sk-0123456789\r\nX-Evil: 1", True))
     assert caught.value.field == "openai_api_key"

@@ -55,7 +55,7 @@ def test_slots_are_counted() -> None:
 
 @pytest.mark.parametrize("max_queue_seconds", [0, 0.2])
 def test_the_wait_is_bounded(max_queue_seconds: float) -> None:
-    """A call waits as long as it may and is refused then; the wait is on its account."""
+    """A call waits as long as it may and is refused then."""
     slots, call = Slots(1, max_queue_seconds), Call(10)
     slots.acquire(Call(10))
     began = time.monotonic()
@@ -64,7 +64,6 @@ def test_the_wait_is_bounded(max_queue_seconds: float) -> None:
     waited = time.monotonic() - began
     assert (caught.value.error_code, caught.value.status, caught.value.retry_after) == ("server_busy", 503, 1)
     assert max_queue_seconds <= waited < max_queue_seconds + 0.2
-    assert call.queue_seconds == pytest.approx(waited, abs=0.05)
     slots.release()
     assert (slots.in_use, outcome(slots, Call(1))) == (0, "granted")
 

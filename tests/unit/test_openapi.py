@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import FAILURES
+from app.failures import FAILURES
 from tests.server import ROOT
 
 COMMITTED = ROOT / "openapi.json"

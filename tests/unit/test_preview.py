@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.services.tokens import estimate_tokens
+from app.tokens import estimate_tokens
 from app.web.middleware import seconds_in_front
 
 

@@ -24,7 +24,7 @@ from app.models import ChatRequest, ChatResponse, Usage
 from app.process.system import SystemInfoCollector
 from app.services.chat import ChatService
 from app.upstreams.openai_client import OpenAIClient
-from app.upstreams.responses import parse_response
+from app.upstreams.responses import parse_completion
 from tests.conftest import CALLER_KEY, SERVER_KEY
 from tests.upstream import Upstream, error_document, reply, response_document
 
@@ -228,7 +228,7 @@ class TestChatResponse:
 
     def test_from_our_response(self) -> None:
         """From what OpenAIClient gives."""
-        response = parse_response(text_document("hello"))
+        response = parse_completion(text_document("hello"))
         answer = ChatResponse.from_openai_response(response, "s-1", 1.5, api_key_source="default")
         assert vars(answer) == self.WANTED
 
@@ -245,13 +245,13 @@ class TestChatResponse:
     def test_incomplete(self, reason: str | None, wanted: str) -> None:
         """Both kinds say why an incomplete answer ends."""
         changes = {"status": "incomplete", "incomplete_details": {"reason": reason} if reason else None}
-        for response in (sdk_response("half", changes), parse_response(text_document("half", changes))):
+        for response in (sdk_response("half", changes), parse_completion(text_document("half", changes))):
             assert ChatResponse.from_openai_response(response).finish_reason == wanted
 
     def test_what_upstream_leaves_out(self) -> None:
         """The request's model and temperature stand in; tokens are 0; the time is now, in UTC."""
         sparse = {"text": None, "temperature": None, "usage": None}
-        ours = parse_response(text_document("hi", sparse | {"created_at": None, "model": None}))
+        ours = parse_completion(text_document("hi", sparse | {"created_at": None, "model": None}))
         for response in (sdk_response("hi", sparse), ours):
             answer = ChatResponse.from_openai_response(response, model="gpt-4o", temperature=0.0)
             assert (answer.temperature, answer.total_tokens_used, answer.output_format) == (0.0, 0, "text")

@@ -1,0 +1,244 @@
+"""The error codes: what each means on the wire, and in words.
+
+They are stable: a caller's program may depend on them. docs/reference.md lists them from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What one error code means on the wire, and in words: `meaning` in English and `ko` in Korean.
+
+    `retry_after` is in whole seconds. `docs/generate.py` makes the documents' table from these.
+    """
+
+    status: int
+    origin: str
+    meaning: str
+    ko: str
+    retryable: bool = False
+    retry_after: int | None = None
+
+
+FAILURES: Mapping[str, Failure] = {
+    "bad_request": Failure(
+        400,
+        "client",
+        "The request is not acceptable HTTP (414, 417 or 431 where those fit), or its body did not arrive within "
+        "30 seconds (408).",
+        "HTTP로 받아들일 수 없는 요청(경우에 따라 414, 417, 431)이거나, 본문이 30초 안에 오지 않음(408).",
+    ),
+    "invalid_json": Failure(400, "client", "The body is not JSON in UTF-8.", "본문이 UTF-8 JSON이 아님."),
+    "validation_error": Failure(
+        422,
+        "client",
+        "A field breaks a rule. `errors` names each such field.",
+        "규칙을 어긴 필드가 있음. `errors`에 모두 표시.",
+    ),
+    "api_key_required": Failure(
+        401,
+        "client",
+        "The request has no API key of the caller's and does not ask for free mode.",
+        "요청에 호출자의 API 키가 없고 무료 모드도 아님.",
+    ),
+    "api_key_rejected": Failure(
+        401,
+        "client",
+        "The upstream refuses the caller's key, or refused it within the last ten minutes.",
+        "업스트림이 호출자의 키를 거절했거나, 최근 10분 안에 거절한 적이 있음.",
+    ),
+    "unauthorized": Failure(
+        401,
+        "client",
+        "The client's token is missing, unknown, expired or revoked.",
+        "클라이언트의 토큰이 없거나, 모르는 토큰이거나, 만료 또는 폐기됨.",
+    ),
+    "forbidden": Failure(403, "client", "This needs an admin's token.", "관리자 토큰이 필요함."),
+    "model_not_allowed": Failure(
+        403, "client", "The client may not use this model.", "이 클라이언트가 쓸 수 없는 모델."
+    ),
+    "model_price_unknown": Failure(
+        403,
+        "client",
+        "The client has a budget, and the price of the model is not known.",
+        "예산이 있는 클라이언트인데 모델의 가격을 알 수 없음.",
+    ),
+    "free_mode_not_allowed": Failure(
+        403, "client", "The client has to bring its own API key.", "클라이언트가 자기 API 키를 보내야 함."
+    ),
+    "rate_limited": Failure(
+        429,
+        "client",
+        "The client made more requests in 60 seconds than it may.",
+        "클라이언트가 60초 동안 허용된 요청 수를 넘음.",
+        retryable=True,
+        retry_after=1,
+    ),
+    "concurrency_limited": Failure(
+        429,
+        "client",
+        "The client has more requests in flight than it may.",
+        "클라이언트가 동시에 허용된 요청 수를 넘음.",
+        retryable=True,
+        retry_after=1,
+    ),
+    "budget_exceeded": Failure(
+        429,
+        "client",
+        "The rest of the client's budget does not cover the highest possible cost of the request. `Retry-After` says "
+        "when the budget renews.",
+        "클라이언트의 남은 예산으로 요청의 최대 비용을 감당할 수 없음. `Retry-After`는 예산이 갱신되는 때.",
+        retry_after=60,
+    ),
+    "store_unavailable": Failure(
+        503,
+        "server",
+        "The database does not answer, so no request can be admitted.",
+        "데이터베이스가 응답하지 않아 요청을 받아들일 수 없음.",
+        retryable=True,
+        retry_after=1,
+    ),
+    "system_routes_private": Failure(
+        403,
+        "client",
+        "A system route or `/metrics` was called from another machine or through a proxy.",
+        "시스템 경로나 `/metrics`를 다른 장비에서 또는 프록시를 거쳐 호출함.",
+    ),
+    "not_found": Failure(404, "client", "There is no such route, or no such record.", "없는 경로이거나 없는 기록."),
+    "method_not_allowed": Failure(
+        405,
+        "client",
+        "The route does not have this method. `Allow` lists the methods it has.",
+        "이 경로가 지원하지 않는 메서드. 지원하는 메서드는 `Allow`에 표시.",
+    ),
+    "request_too_large": Failure(
+        413, "client", "The body is larger than `MAX_REQUEST_BYTES`.", "본문이 `MAX_REQUEST_BYTES`보다 큼."
+    ),
+    "unsupported_media_type": Failure(
+        415,
+        "client",
+        "The body is not `application/json` in UTF-8, or it has a content encoding.",
+        "본문이 UTF-8 `application/json`이 아니거나 압축되어 있음.",
+    ),
+    "client_closed_request": Failure(
+        499,
+        "client",
+        "The caller left before the answer. This status appears in the log only.",
+        "응답 전에 호출자가 연결을 끊음. 로그에만 남는 상태.",
+    ),
+    "internal_error": Failure(
+        500,
+        "server",
+        "The server has a bug. The log names its type and place.",
+        "서버의 버그. 종류와 위치가 로그에 남음.",
+    ),
+    "not_ready": Failure(
+        503,
+        "server",
+        "`/readyz`: the database cannot be written, or the local model does not answer yet.",
+        "`/readyz`: 데이터베이스에 쓸 수 없거나 로컬 모델이 아직 응답하지 않음.",
+        retryable=True,
+        retry_after=1,
+    ),
+    "server_busy": Failure(
+        503,
+        "server",
+        "No slot became free within `MAX_QUEUE_SECONDS`.",
+        "`MAX_QUEUE_SECONDS` 안에 빈 슬롯이 나지 않음.",
+        retryable=True,
+        retry_after=1,
+    ),
+    "server_shutting_down": Failure(
+        503,
+        "server",
+        "The server was stopped before the answer was complete. `/readyz`: the server drains before a stop.",
+        "응답이 끝나기 전에 서버가 중지됨. `/readyz`: 서버가 종료를 준비하는 중.",
+        retryable=True,
+        retry_after=1,
+    ),
+    "no_api_key_available": Failure(
+        503,
+        "server",
+        "The request asks for free mode, but the server has no API key.",
+        "무료 모드 요청이지만 서버에 API 키가 없음.",
+        retry_after=60,
+    ),
+    "server_credentials_rejected": Failure(
+        503, "server", "The upstream refuses the server's key.", "업스트림이 서버의 키를 거절함.", retry_after=60
+    ),
+    "server_quota_exhausted": Failure(
+        503, "server", "The quota of the server's key is used up.", "서버 키의 할당량을 모두 씀.", retry_after=60
+    ),
+    "insufficient_quota": Failure(
+        429, "client", "The quota of the caller's key is used up.", "호출자 키의 할당량을 모두 씀.", retry_after=60
+    ),
+    "upstream_rate_limited": Failure(
+        429,
+        "upstream",
+        "The upstream limits the rate. `Retry-After` is the upstream's value, limited to 1 to 120.",
+        "업스트림의 요청 속도 제한. `Retry-After`는 업스트림이 준 값(1~120).",
+        retryable=True,
+        retry_after=1,
+    ),
+    "upstream_rejected_request": Failure(
+        400,
+        "client",
+        "The upstream refuses the request. The status is the upstream's: 400, 404 or 422.",
+        "업스트림이 요청을 거절함. 상태는 업스트림이 준 400, 404, 422 중 하나.",
+    ),
+    "model_not_found": Failure(
+        404,
+        "client",
+        "The upstream does not know the model. The status is the upstream's: 400, 404 or 422.",
+        "업스트림이 모르는 모델. 상태는 업스트림이 준 400, 404, 422 중 하나.",
+    ),
+    "upstream_error": Failure(
+        502,
+        "upstream",
+        "The upstream answered with a server error, after retries as well.",
+        "재시도한 뒤에도 업스트림이 서버 오류로 응답함.",
+        retryable=True,
+    ),
+    "upstream_failed": Failure(
+        502,
+        "upstream",
+        "The upstream gave up on the answer (status `failed`).",
+        "업스트림이 답변을 끝내지 못함(상태 `failed`).",
+        retryable=True,
+    ),
+    "upstream_bad_response": Failure(
+        502,
+        "upstream",
+        "The upstream's answer cannot be used: bad JSON, no text, not the JSON that `response_schema` asks for, a "
+        "redirect, or too large.",
+        "업스트림의 응답을 쓸 수 없음: 깨진 JSON, 빈 텍스트, `response_schema`로 요청한 JSON이 아닌 답변, 리디렉션, "
+        "너무 큰 응답.",
+        retryable=True,
+    ),
+    "upstream_connection_error": Failure(
+        502,
+        "upstream",
+        "The upstream could not be reached, or the connection broke.",
+        "업스트림에 연결하지 못했거나 연결이 끊김.",
+        retryable=True,
+    ),
+    "upstream_unavailable": Failure(
+        503,
+        "upstream",
+        "The upstream is overloaded (503 or 529), after retries as well.",
+        "재시도한 뒤에도 업스트림이 과부하 상태(503 또는 529).",
+        retryable=True,
+        retry_after=1,
+    ),
+    "upstream_timeout": Failure(
+        504,
+        "upstream",
+        "There was no complete answer within `REQUEST_TIMEOUT`.",
+        "`REQUEST_TIMEOUT` 안에 응답이 끝나지 않음.",
+        retryable=True,
+    ),
+}

@@ -1,0 +1,174 @@
+"""What a client may do, and how much of it it has used: models, free mode, rate, concurrency, budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from app.calls.call import Call
+from app.errors import ChatServiceException
+from app.ledger.accounts import Account, Principal
+from app.ledger.budgets import period_end, period_start
+from app.store.statement import Statement
+from app.store.tables import requests, spending
+from app.units import MICROSECONDS
+
+RATE_WINDOW_SECONDS = 60
+LONGEST_RETRY_SECONDS = 86_400
+
+_CLIENT = requests.c.client_id == sa.bindparam("of_client")
+_PENDING = requests.c.status == sa.literal_column("'pending'")
+_PERIOD = (spending.c.client_id == sa.bindparam("of_client")) & (spending.c.period_start == sa.bindparam("of_period"))
+_RECENT = Statement(
+    sa.select(sa.func.count().label("made"), sa.func.min(requests.c.created_at).label("oldest")).where(
+        _CLIENT, requests.c.created_at > sa.bindparam("since")
+    )
+)
+_LEASED = Statement(
+    sa.select(sa.func.count().label("leased")).where(_CLIENT, _PENDING, requests.c.lease_until > sa.bindparam("now"))
+)
+_USED = Statement(sa.select((spending.c.spent_nano + spending.c.reserved_nano).label("used_nano")).where(_PERIOD))
+_OPEN_PERIOD = Statement(spending.insert(), ("client_id", "period_start", "spent_nano", "reserved_nano"))
+_RESERVE = Statement(
+    spending.update().where(_PERIOD).values(reserved_nano=spending.c.reserved_nano + sa.bindparam("more_nano"))
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What a request wants, as far as admission and the ledger care. `prompt_tokens` is an estimate."""
+
+    route: str
+    model: str = ""
+    session_id: str = ""
+    streamed: bool = False
+    prompt_tokens: int = 0
+    max_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """A request that asks to be admitted.
+
+    `server_pays`: the server's key may come to pay. `worst_nano`: what the request may cost the server at most
+    (nano-dollars), None when that is not known.
+    """
+
+    call: Call
+    principal: Principal
+    ask: Ask
+    server_pays: bool
+    worst_nano: int | None
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What is kept of a client's budget for one request, and of which period; None where no budget has to pay."""
+
+    nano: int = 0
+    period_start: int | None = None
+
+
+class Standing:
+    """What one client has used of its limits: as the transaction finds it, and counted on while it admits."""
+
+    def __init__(self, connection: sa.Connection, account: Account, now: int) -> None:
+        self._connection = connection
+        self._account = account
+        self._now = now
+        self._made: int | None = None
+        self._oldest = now
+        self._leased: int | None = None
+        self._used: int | None = None
+        self._period_is_open = False
+        self._reserved = 0
+
+    def admit(self, opening: Opening) -> Reservation:
+        """Check everything that the account limits; give what is reserved of its budget.
+
+        Raises ChatServiceException: 403 `model_not_allowed`, `free_mode_not_allowed` or `model_price_unknown`, 429
+        `rate_limited`, `concurrency_limited` or `budget_exceeded`. A refused request is not counted.
+        """
+        account = self._account
+        if not account.allows_model(opening.ask.model):
+            raise ChatServiceException("This client may not use this model", "model_not_allowed")
+        if opening.server_pays and not account.free_mode:
+            raise ChatServiceException("This client has to bring its own API key", "free_mode_not_allowed")
+        self._check_rate(account.requests_per_minute)
+        self._check_concurrency(account.concurrency)
+        reserved = self._check_budget(opening)
+        self._count(reserved.nano)
+        return reserved
+
+    def save(self) -> None:
+        """Write what was reserved."""
+        if not self._reserved:
+            return
+        client, period = self._account.id, self._period_start
+        if self._period_is_open:
+            _RESERVE.many(self._connection, [{"more_nano": self._reserved, "of_client": client, "of_period": period}])
+        else:
+            opened = {"client_id": client, "period_start": period, "spent_nano": 0, "reserved_nano": self._reserved}
+            _OPEN_PERIOD.many(self._connection, [opened])
+
+    @property
+    def _period_start(self) -> int:
+        assert self._account.budget_period is not None
+        return period_start(self._account.budget_period, self._now)
+
+    def _check_rate(self, limit: int | None) -> None:
+        if limit is None:
+            return
+        if self._made is None:
+            since = self._now - RATE_WINDOW_SECONDS * MICROSECONDS
+            (recent,) = _RECENT.rows(self._connection, of_client=self._account.id, since=since)
+            self._made, self._oldest = recent["made"], recent["oldest"] or self._now
+        if self._made >= limit:
+            seconds = math.ceil((self._oldest - self._now) / MICROSECONDS) + RATE_WINDOW_SECONDS
+            raise _refused("rate_limited", "Too many requests in a minute", limit, seconds, RATE_WINDOW_SECONDS)
+
+    def _check_concurrency(self, limit: int | None) -> None:
+        if limit is None:
+            return
+        if self._leased is None:
+            (found,) = _LEASED.rows(self._connection, of_client=self._account.id, now=self._now)
+            self._leased = found["leased"]
+        if self._leased >= limit:
+            raise _refused("concurrency_limited", "Too many requests at once", limit, 1, 1)
+
+    def _check_budget(self, opening: Opening) -> Reservation:
+        budget, period = self._account.budget_nano, self._account.budget_period
+        if budget is None or period is None or not opening.server_pays:
+            return Reservation()
+        if opening.worst_nano is None:
+            message = "This model has no known price, and this client has a budget"
+            raise ChatServiceException(message, "model_price_unknown")
+        began = self._period_start
+        if self._used is None:
+            found = _USED.rows(self._connection, of_client=self._account.id, of_period=began)
+            self._period_is_open, self._used = bool(found), found[0]["used_nano"] if found else 0
+        if self._used + opening.worst_nano > budget:
+            ends = period_end(period, self._now)
+            seconds = LONGEST_RETRY_SECONDS if ends is None else math.ceil((ends - self._now) / MICROSECONDS)
+            window = math.ceil((ends - began) / MICROSECONDS) if ends else LONGEST_RETRY_SECONDS
+            raise _refused("budget_exceeded", "The budget is used up", budget, seconds, window)
+        return Reservation(opening.worst_nano, began)
+
+    def _count(self, reserved: int) -> None:
+        """One more has been admitted."""
+        if self._made is not None:
+            self._made += 1
+        if self._leased is not None:
+            self._leased += 1
+        if self._used is not None:
+            self._used += reserved
+        self._reserved += reserved
+
+
+def _refused(code: str, message: str, limit: int, retry_after: int, window: int) -> ChatServiceException:
+    """A 429 with the headers of draft-ietf-httpapi-ratelimit-headers: quota, window, what is left, when to return."""
+    seconds = max(1, min(retry_after, LONGEST_RETRY_SECONDS))
+    headers = {"RateLimit-Policy": f'"{code}";q={limit};w={window}', "RateLimit": f'"{code}";r=0;t={seconds}'}
+    return ChatServiceException(message, code, retry_after=seconds, headers=headers)

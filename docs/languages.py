@@ -1,0 +1,174 @@
+"""The words of the generated pages that are not in the code, in English and in Korean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Cells = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Language:
+    """The words of one language that are not in the code."""
+
+    korean: bool
+    page: str
+    setting_columns: Cells
+    error_columns: Cells
+    route_columns: Cells
+    yes: str
+    no: str
+    secret: str
+    who: Mapping[str, str]
+
+
+SECTIONS = {
+    "server_host": ("Process", "프로세스"),
+    "openai_api_key": ("Upstream", "업스트림"),
+    "log_level": ("Log", "로그"),
+    "default_model": ("Prompt and defaults of a request", "프롬프트와 요청의 기본값"),
+    "request_timeout": ("Limits", "제한"),
+    "cache_enabled": ("Response cache", "응답 캐시"),
+    "memory_log_seconds": ("Memory", "메모리"),
+    "auth_mode": ("Access and ledger", "접근 제어와 사용 기록"),
+}
+"""The first setting of each section, and the section's heading."""
+
+ACCEPTED_KO = {
+    r"a whole number from (\S+) to (\S+)": r"\1~\2의 정수",
+    r"a number from (\S+) to (\S+)": r"\1~\2의 수",
+    r"`true` or `false`": "`true` 또는 `false`",
+    r"one of (.+)": r"\1 중 하나",
+    r"8 to 256 printable ASCII characters without spaces": "공백이 없는 인쇄 가능한 ASCII 문자 8~256자",
+    r"printable ASCII characters without spaces": "공백이 없는 인쇄 가능한 ASCII 문자",
+    r"an http\(s\) URL without credentials, query or fragment": "인증 정보, 쿼리, 프래그먼트가 없는 http(s) URL",
+    r"`sqlite:///PATH` or `postgresql\+psycopg://…`": "`sqlite:///경로` 또는 `postgresql+psycopg://…`",
+    r"any text": "모든 텍스트",
+}
+"""What parsers accept, as patterns of `accepted`, and the same in Korean."""
+
+ROUTES_KO = {
+    "chat.chat": "채팅 한 턴에 답변",
+    "chat.preview": "채팅 한 턴이 업스트림에 보낼 내용을 미리 보기",
+    "openai.responses": "OpenAI Responses API 요청을 업스트림에 그대로 전달",
+    "openai.chat_completions": "OpenAI Chat Completions 요청을 업스트림에 그대로 전달",
+    "openai.embeddings": "OpenAI 임베딩 요청을 업스트림에 그대로 전달",
+    "openai.models": "업스트림의 모델 목록",
+    "openai.model": "업스트림의 모델 하나",
+    "usage.report": "사용량: 날짜·모델·클라이언트·키 종류별 합계 또는 사용 기록",
+    "usage.one_request": "요청 하나의 사용 기록",
+    "system.info": "호스트, CPU, 메모리, 디스크, 네트워크, 프로세스, 컨테이너",
+    "system.status": "부하, 남은 메모리, 가동 시간",
+    "system.cpu": "CPU",
+    "system.memory": "메모리",
+    "system.disk": "디스크",
+    "metrics.metrics": "Prometheus가 수집하는 지표",
+    "health.livez": "프로세스가 응답하는지 확인(liveness)",
+    "health.readyz": "요청을 보내도 되는지 확인(readiness)",
+    "health.root": "서버의 이름, 상태, 버전",
+    "api-docs.openapi_json": "OpenAPI 3.1 명세",
+    "docs.page": "API 문서 페이지(Swagger UI)",
+    "docs.start": "API 문서 페이지를 시작하는 스크립트",
+    "docs.asset": "API 문서 페이지의 파일",
+}
+
+PAGES_EN = {
+    "api-docs.openapi_json": "The OpenAPI 3.1 specification",
+    "docs.page": "The API's documentation page (Swagger UI)",
+    "docs.start": "The script that starts the documentation page",
+    "docs.asset": "The files of the documentation page",
+}
+"""The routes that are not in the specification, so that their views have no summary for readers."""
+
+ENGLISH = Language(
+    korean=False,
+    page="""# Reference
+
+All settings, error codes and routes. `make docs` writes this page from the code, so do not edit it.
+
+[한국어](reference.ko.md)
+
+## Settings
+
+Settings come from environment variables or from a file `.env` in the server's directory. An environment variable wins
+over `.env`. An empty value means the default, except for `LOG_FILE`. When a value cannot be used, the server does not
+start and prints one line that names the variable. Keep the settings marked **secret** out of logs and repositories.
+
+{settings}
+
+## Error codes
+
+Every answer with a status of 400 or above is a problem document (`application/problem+json`, RFC 9457). Below `/v1/` it
+is an error in OpenAI's shape. `code` is stable and has the same values in both. `origin` tells which side failed.
+`retryable` tells whether the same request may succeed later. Every 429 and 503 carries `Retry-After` in seconds; the
+table has its default, and an answer has a better value where the server or the upstream knows one.
+[The API document](api/README.md#errors) explains the members.
+
+{errors}
+
+## Routes
+
+The second column tells who may call a route:
+
+- *everybody*: no token is needed.
+- *clients*: with `AUTH_MODE=token`, every client with a valid token. In open mode, everybody.
+- *admins*: with `AUTH_MODE=token`, clients with an admin's token. In open mode, callers on the same machine whose
+  request did not pass a proxy, or everybody when `SYSTEM_API_PUBLIC=true`.
+
+{routes}
+""",
+    setting_columns=("name", "default", "accepts", "meaning"),
+    error_columns=("code", "status", "origin", "retryable", "`Retry-After`", "meaning"),
+    route_columns=("method and path", "who may call", "summary"),
+    yes="yes",
+    no="no",
+    secret="**Secret.**",
+    who={"public": "everybody", "client": "clients", "admin": "admins"},
+)
+
+KOREAN = Language(
+    korean=True,
+    page="""# 레퍼런스
+
+모든 설정, 오류 코드, 경로입니다. `make docs`가 코드에서 만드는 문서이므로 직접 고치지 마세요.
+
+[English](reference.md)
+
+## 설정
+
+환경 변수나 서버 디렉터리의 `.env` 파일로 지정합니다. 둘 다 있으면 환경 변수가 우선합니다. 빈 값은 기본값을 뜻하지만
+`LOG_FILE`만은 예외입니다. 값이 잘못되면 서버는 변수 이름을 한 줄로 알리고 시작하지 않습니다. **비밀**로 표시한 값은
+로그나 저장소에 남기지 마세요.
+
+{settings}
+
+## 오류 코드
+
+상태가 400 이상인 응답은 모두 problem 문서(`application/problem+json`, RFC 9457)이고, `/v1/` 아래에서는 OpenAI
+형식의 오류입니다. `code` 값은 양쪽에서 같으며 바뀌지 않습니다. `origin`은 어느 쪽에서 실패했는지, `retryable`은
+같은 요청이 나중에 성공할 수 있는지를 나타냅니다. 모든 429와 503에는 초 단위의 `Retry-After`가 있습니다. 표의 값은
+기본값이며, 서버나 업스트림이 더 정확한 값을 알면 그 값을 보냅니다. 각 필드의 뜻은
+[API 문서](api/README.md#errors)(영어)에 있습니다.
+
+{errors}
+
+## 경로
+
+호출할 수 있는 사람은 다음과 같이 나뉩니다.
+
+- *누구나*: 토큰이 필요 없습니다.
+- *클라이언트*: `AUTH_MODE=token`이면 유효한 토큰을 가진 모든 클라이언트, 토큰 없이 열린 모드에서는 누구나.
+- *관리자*: `AUTH_MODE=token`이면 관리자 토큰을 가진 클라이언트. 열린 모드에서는 프록시를 거치지 않은 같은 장비의
+  호출자이며, `SYSTEM_API_PUBLIC=true`이면 누구나.
+
+{routes}
+""",
+    setting_columns=("이름", "기본값", "허용하는 값", "뜻"),
+    error_columns=("코드", "상태", "원인", "재시도", "`Retry-After`", "뜻"),
+    route_columns=("메서드와 경로", "호출할 수 있는 사람", "내용"),
+    yes="예",
+    no="아니요",
+    secret="**비밀.**",
+    who={"public": "누구나", "client": "클라이언트", "admin": "관리자"},
+)
