@@ -8,6 +8,8 @@ BENCH := .bench
 PORTKEY := $(BENCH)/portkey/node_modules
 # More than cores: a test waits for most of its time. Few enough that a test is not kept waiting by the others.
 WORKERS ?= 3
+# Where Python is told to write no bytecode, each worker would compile all tests again, which takes three seconds.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 PIP_INSTALL = $(@D)/bin/python -m pip install --disable-pip-version-check --require-hashes --only-binary :all:
 COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header
 
@@ -74,10 +76,10 @@ run: install ## Start the server; without a key it brings its own model
 	@$(BIN)/python -m app
 
 test: install-test install-model install-clients ## Run every test (7 minutes on two cores)
-	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term
+	$(PYTEST) -n $(WORKERS) --cov --cov-report=term
 
 test-fast: install-test ## Run the tests that need no process, model or Node (a minute)
-	$(BIN)/python -m pytest -n $(WORKERS) tests/unit tests/api
+	$(PYTEST) -n $(WORKERS) tests/unit tests/api
 
 bench: install-bench ## Measure this server beside its peers (half an hour); QUICK=1 ends within 3 minutes
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)
@@ -86,7 +88,7 @@ bench-growth: install install-clients $(BENCH)/plot/.installed ## Measure how th
 	@$(BIN)/python -m bench.growth
 
 soak: install-test ## Look for leaks: 10 minutes, SOAK_SECONDS=… or SOAK_REQUESTS=…
-	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(BIN)/python -m pytest -s tests/process/test_soak.py
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(PYTEST) -s tests/process/test_soak.py
 
 check: install-test ## Lint and check types
 	$(BIN)/ruff check .

@@ -6,13 +6,17 @@ import gzip
 import io
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from tests.conftest import CALLER_KEY
+from app import create_app
+from app.config import Config
+from tests.conftest import CALLER_KEY, SERVER_KEY
 from tests.upstream import Upstream
 
 CHAT = "/api/v1/chat"
@@ -22,6 +26,30 @@ PROBLEM_FIELDS = {
     *("origin", "retryable", "request_id"),
 }
 NEW_REQUEST_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Flask, Upstream]]:
+    """One app for all: what is refused leaves nothing behind in it, and making one takes longer than a test."""
+    with Upstream() as upstream:
+        store = f"sqlite:///{tmp_path_factory.mktemp('input')}/llm_server.db"
+        settings = Config(openai_api_key=SERVER_KEY, openai_base_url=upstream.base_url, database_url=store)
+        app = create_app(settings)
+        yield app, upstream
+        app.extensions["database"].close()
+
+
+@pytest.fixture
+def upstream(refusing: tuple[Flask, Upstream]) -> Upstream:
+    _, upstream = refusing
+    upstream.received.clear()
+    return upstream
+
+
+@pytest.fixture
+def client(refusing: tuple[Flask, Upstream], upstream: Upstream) -> FlaskClient:
+    app, _ = refusing
+    return app.test_client()
 
 
 def assert_problem(answer: TestResponse, status: int, code: str) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if "node_modules" not in path.parts)
+LEVELS = ("unit", "api", "process", "model")
 OURS = ("app", "blueprints", "schemas")
 
 
@@ -227,3 +228,15 @@ def test_the_tests_that_a_module_names_are_there(module: str) -> None:
 def test_tests_use_real_parts(path: Path) -> None:
     """No mocks: tests talk to real servers and to fakes written by hand."""
     assert not [name for name in imports(path.read_text()) if "mock" in name.lower()]
+
+
+def levels_of(names: Iterable[str]) -> set[int]:
+    """The levels of tests that these modules belong to; what all levels share has none."""
+    return {LEVELS.index(level) for name in names if (level := name.removeprefix("tests.").split(".")[0]) in LEVELS}
+
+
+@pytest.mark.parametrize("path", TESTS, ids=module_name)
+def test_levels_build_on_earlier_ones(path: Path) -> None:
+    """A test takes nothing from a level that needs more to run than its own; what is shared takes from none."""
+    own = levels_of([module_name(path)])
+    assert max(levels_of(imports(path.read_text())), default=-1) <= max(own, default=-1)
