@@ -38,5 +38,5 @@ def readyz() -> dict[str, str]:
 @blp.get("/api/v1/")
 @blp.response(200, RootSchema)
 def root() -> dict[str, str]:
-    """Tell who answers here"""
+    """Tell the name and version of the server"""
     return {"message": "LLM Server API", "status": "running", "version": __version__}

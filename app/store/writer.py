@@ -45,7 +45,7 @@ ServiceException is a refusal: it is raised where that item's caller waits, and 
 
 @dataclass(eq=False)
 class _Job:
-    """One item of a batch. `lasting`: nobody waits, and it is tried until it is done."""
+    """One item of a batch. `lasting`: no caller waits, and it is tried until it is done."""
 
     batch: Batch
     item: Any
@@ -102,7 +102,7 @@ class Writer:
         return job.outcome
 
     def write_later(self, batch: Batch, item: Any) -> None:
-        """Run `batch` with `item` soon, and again until it succeeds; nobody waits. Dropped beyond a bound."""
+        """Run `batch` with `item` soon, and again until it succeeds; the caller does not wait. Dropped beyond a bound."""
         if len(self._later) > LATER_MAX:
             logger.error("the database has been away too long: a settlement is dropped and will be swept")
             return
@@ -153,7 +153,7 @@ class Writer:
         try:
             while not self._closed:
                 self._wait()
-                # Settlements first: they make room for who comes next.
+                # Settlements first: they make room for the next admissions.
                 jobs = [*_first(self._later), *_first(self._awaited)]
                 if jobs and not self._commit(jobs):
                     pause(RETRY_SECONDS)

@@ -81,7 +81,7 @@ def _find_principal(config: Config, *, remembered: bool) -> Principal:
 
 
 def _check_admin(config: Config, caller: Principal) -> None:
-    """Admin tokens; without tokens, loopback peers and whoever SYSTEM_API_PUBLIC lets in."""
+    """Admin tokens; without tokens, loopback peers, or everybody with SYSTEM_API_PUBLIC."""
     if caller.account is not None and not caller.account.admin:
         raise ChatServiceException("This route needs an admin token", "forbidden")
     if caller.account is None and not config.system_api_public and not _is_loopback():
