@@ -102,7 +102,7 @@ class Writer:
         return job.outcome
 
     def write_later(self, batch: Batch, item: Any) -> None:
-        """Run `batch` with `item` soon, and again until it succeeds; the caller does not wait. Dropped beyond a bound."""
+        """Run `batch` with `item` soon, and again until it succeeds; nobody waits. Dropped beyond a bound."""
         if len(self._later) > LATER_MAX:
             logger.error("the database has been away too long: a settlement is dropped and will be swept")
             return
