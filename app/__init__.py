@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from app.config import Config
     from app.process.metrics import Metrics
 
-__version__ = "0.1.0"
-
 
 def create_app(config: Config | None = None) -> Flask:
     """Build the WSGI application from `config` (default: from the environment)."""

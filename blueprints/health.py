@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from app import __version__
 from app.process.readiness import Readiness
+from app.version import __version__
 from app.web.access import Access
 from app.web.problems import PROBLEM
 from app.web.services import service

@@ -9,7 +9,7 @@ from __future__ import annotations
 from flask import Flask
 from flask_smorest import Api
 
-from app import __version__
+from app.version import __version__
 from app.web.problems import PROBLEM
 from app.web.strict import StrictBlueprint
 from schemas.problem import ProblemSchema

@@ -23,13 +23,14 @@ def module_name(path: Path) -> str:
 
 MODULES = {module_name(path): path for room in OURS for path in sorted((ROOT / room).rglob("*.py"))}
 
-FOUNDATION = {"app.errors", "app.failures", "app.models", "app.tokens", "app.units"}
+FOUNDATION = {"app.errors", "app.failures", "app.models", "app.tokens", "app.units", "app.version"}
 BELOW_THE_WEB = {*FOUNDATION, "app.config", "app.calls", "app.ledger", "app.services", "app.store", "app.upstreams"}
 ROOMS: dict[str, set[str]] = {
     "app.errors": {"app.failures"},
     "app.models": set(),
     "app.tokens": set(),
     "app.units": set(),
+    "app.version": set(),
     "app.failures": set(),
     "app.config": FOUNDATION,
     "app.logging": FOUNDATION | {"app.config"},
@@ -39,10 +40,9 @@ ROOMS: dict[str, set[str]] = {
     "app.upstreams": FOUNDATION | {"app.config", "app.upstreams", "app.calls"},
     "app.services": FOUNDATION | {"app.config", "app.services", "app.ledger", "app.upstreams", "app.calls"},
     "schemas": FOUNDATION | {"schemas"},
-    "app.web": FOUNDATION
-    | {"app", "app.config", "app.web", "app.services", "app.ledger", "app.calls", "app.process.metrics", "schemas"},
+    "app.web": FOUNDATION | {"app.config", "app.web", "app.services", "app.ledger", "app.calls", "schemas"},
     "blueprints": FOUNDATION
-    | {"app", "blueprints", "schemas", "app.web", "app.services", "app.ledger.accounts", "app.ledger.reports"}
+    | {"blueprints", "schemas", "app.web", "app.services", "app.ledger.accounts", "app.ledger.reports"}
     | {"app.process.metrics", "app.process.readiness", "app.process.system"},
     "app.process": BELOW_THE_WEB | {"app", "app.process", "app.logging", "app.web"},
     "app": BELOW_THE_WEB | {"app.process", "app.web", "blueprints"},
