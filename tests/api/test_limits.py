@@ -7,12 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 
 from app.ledger.accounts import Accounts, Limits
+from app.store.tables import requests, spending
+from app.tokens import estimate_tokens
+from app.units import MICROSECONDS, MICROSECONDS_PER_DAY
 from app.web.services import service
 from tests.conftest import CALLER_KEY, EVERY_STORE
-from tests.records import settled, spent
+from tests.records import connected, settled, spent
 from tests.upstream import Upstream, text
 
 MODEL = "gpt-4o-mini"
@@ -95,9 +99,6 @@ def test_requests_per_minute(app: Flask, upstream: Upstream, database_url: str) 
 
 def test_the_minute_slides(app: Flask, database_url: str) -> None:
     """A request counts for 60 seconds after it came."""
-    from app.store.tables import requests
-    from tests.records import connected
-
     token = service(Accounts, app).add("web", Limits(requests_per_minute=2))
     assert [chat(app, token).status_code for _ in range(2)] == [200, 200]
     settled(database_url)
@@ -124,3 +125,54 @@ def test_a_budget(app: Flask, upstream: Upstream, database_url: str) -> None:
     assert chat(app, token, free_mode=False, openai_api_key=CALLER_KEY).status_code == 200
     unknown = chat(app, token, model="no-such-model")
     assert (unknown.status_code, unknown.get_json()["code"]) == (403, "model_price_unknown")
+
+
+def test_a_budget_renews_with_its_period(app: Flask, upstream: Upstream, database_url: str) -> None:
+    """What was spent yesterday does not count today; today has a sum of its own, which begins at midnight UTC."""
+    budget = 100 * 600 + 50 * 150
+    token = service(Accounts, app).add("web", Limits(budget_nano=budget, budget_period="day"))
+    upstream.default = text("x", usage={"input_tokens": 0, "output_tokens": 100, "total_tokens": 100})
+    today = int(time.time() * MICROSECONDS) // MICROSECONDS_PER_DAY * MICROSECONDS_PER_DAY
+    assert chat(app, token).status_code == 200
+    settled(database_url)
+    assert chat(app, token).status_code == 429
+    with connected(database_url) as connection:
+        yesterday = today - MICROSECONDS_PER_DAY
+        connection.execute(spending.update().values(period_start=spending.c.period_start - MICROSECONDS_PER_DAY))
+    assert chat(app, token).status_code == 200
+    settled(database_url)
+    with connected(database_url) as connection:
+        periods = connection.execute(sa.select(spending.c.period_start).order_by(spending.c.period_start)).scalars()
+        assert list(periods) == [yesterday, today]
+
+
+@pytest.mark.parametrize(
+    ("limit", "tokens"),
+    [
+        ({"max_output_tokens": 7}, 7),
+        ({"max_completion_tokens": 8}, 8),
+        ({"max_tokens": 9}, 9),
+        ({}, 50),
+        ({"max_tokens": 0}, 50),
+        ({"max_tokens": "9"}, 50),
+    ],
+)
+def test_what_a_passed_through_request_reserves(
+    make_app: Callable[..., Flask], upstream: Upstream, database_url: str, limit: dict[str, Any], tokens: int
+) -> None:
+    """Its prompt and the limit that it names, else DEFAULT_MAX_TOKENS, for as long as it is in flight."""
+    app = make_app(auth_mode="token", default_max_tokens=50)
+    token = service(Accounts, app).add("web", Limits(budget_nano=10**9, budget_period="total"))
+    reserved: list[int] = []
+
+    async def look(received: Any, writer: Any) -> None:
+        reserved.append(spent(database_url)[1])
+        await text("x")(received, writer)
+
+    upstream.default = look
+    headers = {"Authorization": f"Bearer {token}", "X-Free-Mode": "true"}
+    body = {"model": MODEL, "messages": []} | limit
+    assert app.test_client().post("/v1/chat/completions", json=body, headers=headers).status_code == 200
+    assert reserved == [estimate_tokens(upstream.received[0].body.decode()) * 150 + tokens * 600]
+    settled(database_url)
+    assert spent(database_url)[1] == 0

@@ -37,6 +37,26 @@ def test_bodies_pass_as_they_come(client: FlaskClient, upstream: Upstream, path:
     assert answer.headers["Server-Timing"].startswith("queue;dur=")
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_only_named_headers_of_upstream_pass(client: FlaskClient, upstream: Upstream, streamed: bool) -> None:
+    """Nothing that says whose account pays, no cookie, no address, and nothing that nobody has thought of."""
+    passed = {"OpenAI-Version": "2020-10-01", "OpenAI-Processing-Ms": "5", "X-RateLimit-Limit-Requests": "9"}
+    kept = {
+        "OpenAI-Organization": "org-ours",
+        "OpenAI-Project": "proj-ours",
+        "Set-Cookie": "session=ours",
+        "Location": "/elsewhere",
+        "X-Unheard-Of": "ours",
+    }
+    headers = passed | kept | ({"Content-Type": "text/event-stream"} if streamed else {})
+    upstream.default = reply(200, b"".join(response_events("x")) if streamed else b"{}", headers)
+    answer = client.post(RESPONSES, json={"stream": streamed}, headers=OWN)
+    assert answer.status_code == 200
+    assert answer.data.startswith(b"event: " if streamed else b"{}")
+    assert {name: answer.headers.get(name) for name in passed} == passed
+    assert [name for name in kept if name in answer.headers] == []
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/gpt-4o"])
 def test_models_are_upstreams(client: FlaskClient, upstream: Upstream, path: str) -> None:
     """GET routes pass through, with the same key rules."""

@@ -12,6 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.conftest import CALLER_KEY
+from tests.records import rows
 from tests.streams import read_events, response_events, stream
 from tests.upstream import Upstream, delayed, text
 
@@ -53,6 +54,13 @@ def test_preview_counts_tokens_by_part(client: FlaskClient) -> None:
     assert all(preview["tokens"].values())
     assert preview["total_tokens"] == sum(preview["tokens"].values())
     assert preview["tokens_estimated"] is True
+
+
+def test_a_preview_costs_nothing(client: FlaskClient, upstream: Upstream, database_url: str) -> None:
+    """Upstream is not asked, no row is written, and no slot is needed."""
+    assert client.post(f"{CHAT}/preview", json=KNOWN).status_code == 200
+    assert not upstream.received
+    assert rows(database_url) == []
 
 
 def test_preview_refuses_what_chat_refuses(client: FlaskClient) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.records import rows
 from tests.server import Server
 from tests.streams import chunk, delta, stream
-from tests.upstream import Upstream, pieces, silence
+from tests.upstream import Upstream, echo, pieces, silence
 
 NATIVE = ("/api/v1/chat", {"user_message": "hi", "free_mode": True}, delta("x"))
 DOOR = ("/v1/chat/completions", {"model": "m", "messages": []}, chunk("x"))
@@ -82,3 +83,25 @@ def test_a_caller_that_leaves_while_queued_never_reaches_upstream(server: Server
     assert (refused.status, refused.json["code"]) == (503, "server_busy")
     assert leave_after(server, upstream, holder, b"") <= WITHIN_SECONDS
     assert len(upstream.received) == 1
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
+def test_a_caller_that_leaves_while_it_waits_for_a_slot(
+    start_server: Callable[..., Server], upstream: Upstream, database_url: str, worker_class: str, streamed: bool
+) -> None:
+    """It gives its place up within a second, and upstream never hears of it when the slot is free."""
+    server = start_server(WORKER_CLASS=worker_class, MAX_CONCURRENT_REQUESTS=1, MAX_QUEUE_SECONDS=30)
+    upstream.default = silence()
+    holder = send(server, *NATIVE[:2])
+    server.wait_for(lambda: len(upstream.received) == 1, 10)
+    waiting = send(server, NATIVE[0], NATIVE[1] | {"user_message": "gone", "stream": streamed})
+    server.wait_for(lambda: len(rows(database_url)) == 2, 10)
+    waiting.close()
+    left = time.monotonic()
+    server.wait_for(lambda: rows(database_url)[1]["status"] == "cancelled", 10)
+    assert time.monotonic() - left <= WITHIN_SECONDS
+    upstream.default = echo
+    holder.close()
+    assert server.chat("third").status == 200
+    assert [received.json["input"][-1]["content"] for received in upstream.received] == ["hi", "third"]
