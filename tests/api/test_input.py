@@ -16,6 +16,8 @@ from werkzeug.test import TestResponse
 
 from app import create_app
 from app.config import Config
+from app.store.database import Database
+from app.web.services import service
 from tests.conftest import CALLER_KEY, SERVER_KEY
 from tests.upstream import Upstream
 
@@ -36,7 +38,7 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Flask, 
         settings = Config(openai_api_key=SERVER_KEY, openai_base_url=upstream.base_url, database_url=store)
         app = create_app(settings)
         yield app, upstream
-        app.extensions["database"].close()
+        service(Database, app).close()
 
 
 @pytest.fixture
