@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from app.config import Config
     from app.process.metrics import Metrics
 
-__version__ = "0.1.0"
-
 
 def create_app(config: Config | None = None) -> Flask:
     """Build the WSGI application from `config` (default: from the environment)."""
@@ -118,8 +116,8 @@ def _join_web(app: Flask, config: Config, metrics: Metrics, calls: Calls) -> Non
 
     api = ServerApi(app)
     register_middleware(app, config, metrics, calls)
-    register_access(app, config, api.access)
-    register_error_handlers(app, api.errors)
+    register_access(app, config)
+    register_error_handlers(app)
     if config.cors_origins:
         CORS(app, origins=list(config.cors_origins), expose_headers=["X-Request-ID", "Retry-After", "X-Cache"])
     api.register(chat.blp, openai.blp, usage.blp, system.blp, metrics_routes.blp, health.blp, docs.blp)

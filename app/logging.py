@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import io
 import json
 import logging
+import logging.handlers
 import os
 import re
 import sys
@@ -16,9 +17,10 @@ from urllib.parse import quote
 from pythonjsonlogger.json import JsonFormatter
 
 from app.config import Config
+from app.models import TOKEN_PREFIX
 
 REDACTED = "[redacted]"
-SECRET_PATTERNS = re.compile(r"\b(?:sk|llms)[-_][A-Za-z0-9_\-]{6,}|\b(?i:bearer)\s+\S+")
+SECRET_PATTERNS = re.compile(rf"\b(?:sk[-_]|{TOKEN_PREFIX})[A-Za-z0-9_\-]{{6,}}|\b(?i:bearer)\s+\S+")
 # What could end a line, move a terminal's cursor, or turn the direction of reading.
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 LINE = "_redacted_line"
@@ -116,18 +118,16 @@ class ProbesAreQuiet(logging.Filter):
         return getattr(record, "route", None) not in PROBES or record.levelno > logging.INFO
 
 
-class LogFile(logging.Handler):
-    """Appends whole lines, so that several workers can share the file, and follows external rotation.
+class LogFile(logging.handlers.WatchedFileHandler):
+    """The standard library's handler that follows external rotation, for several workers and for a full disk.
 
-    A full or vanished disk must not fail a request: lines that cannot be written are counted, standard error is told
-    once, and the count is logged when writing works again.
+    A disk that is full or gone must not fail a request: lines that cannot be written are counted, standard error is
+    told once, and the count is logged when writing works again.
     """
 
     def __init__(self, filename: str) -> None:
-        super().__init__()
-        self._path = os.path.abspath(filename)
-        self._descriptor: int | None = None
-        self._unfinished = False
+        # Opened with the first line: whether the file can be opened is no question of the start.
+        super().__init__(filename, delay=True)
         self._told = False
         self._pid = os.getpid()
         self.dropped = 0
@@ -136,58 +136,66 @@ class LogFile(logging.Handler):
         if self._pid != os.getpid():
             # What the master dropped before the fork is the master's to report.
             self._pid, self.dropped = os.getpid(), 0
+        before = self.dropped
         try:
-            self._write(self.format(record))
-        except Exception as exc:
-            self.dropped += 1
-            if not self._told:
-                print(f"LOG_FILE cannot be written ({_reason(exc)}); lines are dropped until it can", file=sys.stderr)
-            self._told = True
-            return
+            super().emit(record)
+        except Exception:
+            # The standard library looks after the rotation outside of its own `try`.
+            self.handleError(record)
+        if self.dropped == before:
+            self._report()
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Count a line that could not be written."""
+        self.dropped += 1
+        if not self._told:
+            reason = _reason(sys.exc_info()[1])
+            print(f"LOG_FILE cannot be written ({reason}); lines are dropped until it can", file=sys.stderr)
+        self._told = True
+
+    def _report(self) -> None:
         self._told = False
         if self.dropped:
             lost, self.dropped = self.dropped, 0
             logging.getLogger(__name__).warning("%d log lines could not be written to LOG_FILE", lost)
 
-    def close(self) -> None:
-        with self.lock or contextlib.nullcontext():
-            self._let_go()
-        super().close()
+    def _open(self) -> Any:
+        os.makedirs(os.path.dirname(self.baseFilename), exist_ok=True)
+        stream = LineAppender(self.baseFilename)
+        # Else the second line would open the file again, and a half first line would not be ended.
+        opened = os.fstat(stream.fileno())
+        self.dev, self.ino = opened.st_dev, opened.st_ino
+        return stream
 
-    def _write(self, line: str) -> None:
-        """Append one line with one system call: what several workers append does not mix then."""
-        self._follow_rotation()
-        data = f"{line}\n".encode("utf-8", "replace")
+
+class LineAppender:
+    """A file that takes each line with one system call: lines of several workers do not mix then.
+
+    A text stream of Python's would hold back what could not be written, and write it, or half of it, later.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file = io.FileIO(path, "a", opener=lambda path, flags: os.open(path, flags, 0o644))
+        self._unfinished = False
+
+    def write(self, line: str) -> None:
+        """Append. Raises OSError when it did not fit; what was written of it is ended by the next line."""
+        data = line.encode("utf-8", "replace")
         if self._unfinished:
             data = b"\n" + data
-        written = os.write(self._open(), data)
+        written = self._file.write(data)
         self._unfinished = 0 < written < len(data)
         if written < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _follow_rotation(self) -> None:
-        """Let go of a file that is no longer the one at our path."""
-        if self._descriptor is None:
-            return
-        ours = os.fstat(self._descriptor)
-        try:
-            there = os.stat(self._path)
-        except OSError:
-            there = None
-        if there is None or (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
-            self._let_go()
+    def fileno(self) -> int:
+        return self._file.fileno()
 
-    def _open(self) -> int:
-        if self._descriptor is None:
-            os.makedirs(os.path.dirname(self._path), exist_ok=True)
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            self._unfinished = False
-        return self._descriptor
+    def flush(self) -> None:
+        """Nothing is held back."""
 
-    def _let_go(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+    def close(self) -> None:
+        self._file.close()
 
 
 def log_config(config: Config) -> dict[str, Any]:
@@ -230,5 +238,5 @@ def _writable(path: str) -> bool:
         return False
 
 
-def _reason(exc: Exception) -> str:
+def _reason(exc: BaseException | None) -> str:
     return (isinstance(exc, OSError) and exc.strerror) or "it cannot be used"

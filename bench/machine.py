@@ -50,7 +50,7 @@ def versions() -> dict[str, str]:
 
 def _ours() -> str:
     """The commit, and whether something was changed since."""
-    version = re.search(r'__version__ = "([^"]+)"', (ROOT / "app" / "__init__.py").read_text())
+    version = re.search(r'__version__ = "([^"]+)"', (ROOT / "app" / "version.py").read_text())
     commit = _git("rev-parse", "--short=10", "HEAD")
     changed = " with changes" if _git("status", "--porcelain", "--", *OURS) else ""
     return f"{version.group(1) if version else ''} ({commit or 'no commit'}{changed})"

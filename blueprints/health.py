@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from app import __version__
 from app.process.readiness import Readiness
+from app.version import __version__
 from app.web.access import Access
 from app.web.problems import PROBLEM
 from app.web.services import service
@@ -38,5 +38,5 @@ def readyz() -> dict[str, str]:
 @blp.get("/api/v1/")
 @blp.response(200, RootSchema)
 def root() -> dict[str, str]:
-    """Tell who answers here"""
+    """Tell the name and version of the server"""
     return {"message": "LLM Server API", "status": "running", "version": __version__}

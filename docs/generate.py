@@ -20,8 +20,7 @@ from werkzeug.routing import Rule
 from app import create_app
 from app.config import Config, Parse
 from app.failures import FAILURES, Failure
-from app.web.access import Access
-from app.web.strict import StrictBlueprint
+from app.web.access import Access, declared_access
 from docs.languages import ACCEPTED_KO, ENGLISH, KOREAN, PAGES_EN, ROUTES_KO, SECTIONS, Cells, Language
 
 ROOT = Path(__file__).parent.parent
@@ -159,9 +158,8 @@ def english_summary(app: Flask, rule: Rule) -> str:
 
 def access(app: Flask, endpoint: str) -> str:
     """Who may call the route, as its blueprint declares it: `public`, `client` or `admin`."""
-    blueprint = app.blueprints[endpoint.partition(".")[0]]
-    declared = blueprint.access[endpoint] if isinstance(blueprint, StrictBlueprint) else Access.PUBLIC
-    return {Access.PUBLIC: "public", Access.ADMIN: "admin"}.get(declared, "client")
+    declared = declared_access(app, endpoint)
+    return "public" if declared is Access.PUBLIC else "admin" if declared is Access.ADMIN else "client"
 
 
 def env_example() -> str:

@@ -12,7 +12,7 @@ class HealthSchema(Schema):
 
 
 class RootSchema(Schema):
-    """Who answers here."""
+    """Name and version of the server."""
 
     message = fields.String(metadata={"description": "Name of the API.", "example": "LLM Server API"})
     status = fields.String(metadata={"description": "Always `running`.", "example": "running"})

@@ -110,7 +110,7 @@ class Call:
         self._event.set()
 
     def end(self, reason: EndReason) -> None:
-        """End the call: wake whoever waits for it and cut the upstream connection that works for it."""
+        """End the call: wake the code that waits for it, and cut the upstream connection that works for it."""
         if self.ended is None:
             self.ended = reason
             self.wake()

@@ -67,7 +67,7 @@ class Account(Limits):
 
 @dataclass(frozen=True)
 class Principal:
-    """Who calls: a client, with the digest of its token, or nobody in particular, as anybody may in open mode."""
+    """Who calls: a client, with the digest of its token; both are None for an unknown caller in open mode."""
 
     account: Account | None = None
     token_digest: str | None = None
@@ -155,7 +155,7 @@ class Accounts:
     def active(self, connection: sa.Connection, digests: Collection[str], *, lock: bool = False) -> dict[str, Account]:
         """The active clients by the digests of their tokens.
 
-        `lock`: until the transaction ends, nobody else admits for them.
+        `lock`: until the transaction ends, no other transaction admits for them.
         """
         now, found, find = self._now(), {}, _FIND_AND_LOCK if lock else _FIND
         for digest in sorted(digests):
@@ -184,7 +184,7 @@ class Accounts:
 
 
 def unauthorized() -> ChatServiceException:
-    """The answer to a missing, unknown, expired or revoked token; which of these it is, is nobody's business."""
+    """The answer to a missing, unknown, expired or revoked token; the answer does not tell which."""
     return ChatServiceException(f"A valid token is required: Authorization: Bearer {TOKEN_PREFIX}…", "unauthorized")
 
 

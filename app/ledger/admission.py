@@ -152,7 +152,7 @@ def _next_ids(connection: sa.Connection, wanted: int) -> Sequence[int]:
         return ()
     if connection.dialect.name == "postgresql":
         return [row["id"] for row in _NEXT_IDS.rows(connection, wanted=wanted)]
-    # Nobody else inserts before this transaction ends.
+    # No other transaction inserts before this one ends.
     (found,) = _LAST_ID.rows(connection)
     first = (found["last"] or 0) + 1
     return range(first, first + wanted)

@@ -58,5 +58,5 @@ class Entry:
 
 
 def unrecorded(ask: Ask, call: Call, receipt: Receipt) -> Entry:
-    """The entry of a request that nobody writes down: its cost is unknown."""
+    """The entry of a request that is not written down: its cost is unknown."""
     return Entry(ask, call, receipt, NoPrices(), lambda *_: None)

@@ -1,4 +1,4 @@
-"""Who works on a request: a worker's name, and whether that worker is gone."""
+"""The lease of an open row: the name of the worker that holds it, and whether that worker is gone."""
 
 from __future__ import annotations
 

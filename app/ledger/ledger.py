@@ -87,7 +87,7 @@ class Ledger:
             entry.settle("error", code)
 
     def sweep(self) -> int:
-        """Settle as `abandoned` what nobody works on any more; give the number of rows."""
+        """Settle as `abandoned` the rows that no worker works on any more; give their number."""
 
         def work(connection: sa.Connection) -> int:
             now = self._now()

@@ -71,6 +71,9 @@ class NoPrices:
 
     version = ""
 
+    def load(self) -> None:
+        """There is nothing to read."""
+
     def cost_nano(self, model: str, usage: Usage, *, asked: str = "") -> int | None:
         """Unknown."""
         return None

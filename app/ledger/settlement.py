@@ -111,7 +111,7 @@ def abandon(connection: sa.Connection, rows: Sequence[Any], now: int) -> None:
 
 
 def pending(connection: sa.Connection) -> Sequence[Any]:
-    """Some of the rows that are open; nobody else closes them meanwhile."""
+    """Some of the rows that are open; no other transaction closes them meanwhile."""
     query = requests.select().where(requests.c.status == "pending").limit(SWEEP_MAX)
     return connection.execute(query.with_for_update(skip_locked=True)).all()
 

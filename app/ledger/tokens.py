@@ -25,7 +25,7 @@ CHECKSUM_LENGTH = 6
 
 
 def new_token() -> str:
-    """A token nobody can guess, with a checksum that catches typos."""
+    """A token that cannot be guessed, with a checksum that catches typos."""
     secret = _base62(secrets.randbits(SECRET_BITS), SECRET_LENGTH)
     return TOKEN_PREFIX + secret + _checksum(secret)
 
@@ -60,7 +60,7 @@ def digest_key(config: Config) -> bytes:
 
 def _make_key(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Whoever links its file first wins, so that workers that start together read the same whole key.
+    # The first worker to link its file wins, so workers that start together read the same, complete key.
     draft = path.with_suffix(f".{os.getpid()}.{secrets.token_hex(4)}")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(secrets.token_bytes(32))

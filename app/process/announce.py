@@ -1,4 +1,4 @@
-"""Says on standard output, once the server is ready, where it is and what to paste."""
+"""Prints the server's address and an example request, once the server is ready."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import time
 
 from app.config import Config
+from app.process.address import host_and_port
 
 logger = logging.getLogger(__name__)
 
@@ -20,14 +21,14 @@ curl -s http://{address}/api/v1/chat -H 'Content-Type: application/json' -d '{bo
 BODY = '{"user_message": "What is the capital of France?", "temperature": 0, "free_mode": true}'
 
 
-def announce(config: Config, *, patience_seconds: float = 120.0) -> None:
-    """Wait until readiness answers 200, then print the address and one curl line; a JSON log gets its own kind."""
+def announce(config: Config, *, timeout_seconds: float = 120.0) -> None:
+    """Wait until readiness answers 200, then print the address and one curl line; a JSON log gets the address."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.server_host, config.server_host)
-    address = f"[{host}]:{config.server_port}" if ":" in host else f"{host}:{config.server_port}"
-    give_up = time.monotonic() + patience_seconds
+    address = host_and_port(host, config.server_port)
+    give_up = time.monotonic() + timeout_seconds
     while not _is_ready(host, config.server_port):
         if time.monotonic() > give_up:
-            logger.warning("still not ready after %d s; http://%s/readyz says why", patience_seconds, address)
+            logger.warning("still not ready after %d s; http://%s/readyz says why", timeout_seconds, address)
             return
         time.sleep(0.2)
     if config.log_format == "json":

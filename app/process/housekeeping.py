@@ -1,4 +1,4 @@
-"""Housekeeping: settles what dead workers left behind and deletes old ledger rows, beside the requests."""
+"""Housekeeping: settles the ledger rows of workers that died and deletes old rows, in a thread beside the requests."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 5.0
 CHECKPOINT_SECONDS = 1.0
-"""Often, as SQLite's log is fastest where it overwrites itself instead of growing."""
+"""Often, since SQLite writes faster when its log starts again from the beginning than when the file grows."""
 
 
 class Housekeeping:
-    """One thread per worker. Several workers may do the same at once: each row is settled or deleted once."""
+    """One thread per worker. Several workers may work at the same time: each row is settled or deleted once."""
 
     def __init__(
         self,
@@ -36,11 +36,11 @@ class Housekeeping:
         self._clock = clock
 
     def start(self) -> None:
-        """Begin, in the background."""
+        """Start the thread."""
         threading.Thread(target=self._run, name="housekeeping", daemon=True).start()
 
     def tidy(self) -> None:
-        """Do it once; while the database is away there is nothing to do."""
+        """Settle and delete once; put off while the database cannot be used."""
         try:
             if swept := self._ledger.sweep():
                 logger.warning("settled as abandoned: %d requests of workers that are gone", swept)
@@ -52,7 +52,7 @@ class Housekeeping:
             logger.warning("housekeeping put off: %s", exc.error_code)
 
     def checkpoint(self) -> None:
-        """Let the database tidy its own files."""
+        """Have SQLite move its log into its file."""
         with contextlib.suppress(ServiceException):
             self._ledger.checkpoint()
 

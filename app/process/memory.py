@@ -30,15 +30,15 @@ class MemoryWatch:
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Begin to watch, in the background."""
+        """Start the thread."""
         threading.Thread(target=self._run, name="memory-watch", daemon=True).start()
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """End the thread."""
         self._stopped.set()
 
     def check(self) -> bool:
-        """Measure once; give True when the worker has to be replaced.
+        """Measure once; True when the worker has to be replaced.
 
         Garbage is collected only above the limit: on a schedule it would stop the worker for nothing.
         """

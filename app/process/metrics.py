@@ -30,12 +30,12 @@ SHORT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 LONG_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 REFRESH_SECONDS = 1.0
 
-# The moments at which series began: nobody asks for them, and they double what is sent.
+# The moments at which series began are not needed, and they double what is sent.
 prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """Counts requests and what they cost; `gauges` are read when somebody asks, and every second under gunicorn."""
+    """Counts requests and what they cost; `gauges` are read for each answer, and every second under gunicorn."""
 
     def __init__(self, gauges: Mapping[str, Callable[[], float]] | None = None) -> None:
         self._registry = registry = prometheus.CollectorRegistry()
@@ -125,7 +125,7 @@ class Metrics:
     def render(self) -> bytes:
         """Everything, over all workers, in the text format 0.0.4."""
         self.refresh()
-        if not values.ValueClass._multiprocess:
+        if not _is_shared():
             return prometheus.generate_latest(self._registry)
         everybody = prometheus.CollectorRegistry()
         multiprocess.MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
@@ -150,3 +150,11 @@ class Metrics:
             self._tokens.labels(direction)
         for source in ("default", "user_provided"):
             self._cost.labels(source)
+
+
+def _is_shared() -> bool:
+    """Whether the values are in files that all workers read.
+
+    prometheus-client decides so once, when it is imported, and has no public way to ask.
+    """
+    return values.ValueClass is not values.MutexValue

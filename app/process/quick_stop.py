@@ -1,4 +1,13 @@
-"""QuickStop: a worker's end within two seconds that tells every caller and leaves no row of the ledger open."""
+"""QuickStop: a worker's end within two seconds that tells every caller and leaves no row of the ledger open.
+
+It begins with SIGINT (Ctrl-C) or SIGQUIT, or when a graceful stop takes too long (`WorkerSignals` in lifecycle.py).
+gunicorn's own handler would leave the process at once: callers would see a closed connection and try again, though
+upstream works on and bills the first call, and the ledger row of each call would stay open, its cost unknown, until
+another worker sweeps it. Here the calls are ended first, so that each request gives an answer and settles its row:
+`test_a_quick_stop_loses_no_bill`. Two things can hold this up, and neither may: a call that does not end, and a
+database that does not answer. So a timer of the kernel ends the process in any case:
+`test_a_stuck_worker_leaves_in_time`.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +16,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from app.calls.call import Calls
-from app.ledger.ledger import Ledger
-from app.store.database import Database
+if TYPE_CHECKING:
+    # For types only: gunicorn's master imports this module (see lifecycle.py).
+    from app.calls.call import Calls
+    from app.ledger.ledger import Ledger
+    from app.store.database import Database
 
 ANSWER_SECONDS = 1.0
 FLUSH_SECONDS = 0.5
@@ -20,7 +32,7 @@ SIGNALS = (signal.SIGINT, signal.SIGQUIT)
 
 
 class QuickStop:
-    """One thread per worker, asleep until it is wanted; `leave` ends the process."""
+    """One thread per worker, which waits until a quick stop is wanted; `leave` ends the process."""
 
     def __init__(
         self, calls: Calls, ledger: Ledger, database: Database, *, leave: Callable[[int], object] = os._exit
@@ -32,15 +44,15 @@ class QuickStop:
         self._wanted = threading.Event()
 
     def start(self) -> None:
-        """Be ready for the signals."""
+        """Start the thread and handle the signals."""
         threading.Thread(target=self._run, name="quick-stop", daemon=True).start()
         for number in SIGNALS:
             signal.signal(number, self.begin)
 
     def begin(self, signum: int, frame: object) -> None:
-        """Leave soon, whatever happens meanwhile.
+        """Have the thread end the worker, and the kernel's timer, should the thread not come to its end.
 
-        A signal handler: it may run in gevent's hub, where nothing can be started and nothing waited for.
+        This is a signal handler: it may run in gevent's hub, where nothing can be started and nothing waited for.
         """
         # A second signal must neither begin again nor put the timer off.
         for number in (*SIGNALS, signal.SIGTERM):

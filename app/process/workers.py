@@ -1,4 +1,8 @@
-"""gunicorn's workers with our manners: what they refuse is a problem document, too, and slow peers do not hold them."""
+"""gunicorn's workers, changed in two ways: what they refuse is a problem document, and slow peers do not hold them.
+
+This is the one module that builds on the inside of gunicorn's workers. `tests/unit/test_private_parts.py` notices when
+gunicorn changes what is used here.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,17 @@ import os
 import socket
 import struct
 import time
-from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
 import gevent
 from gunicorn import util
+from gunicorn.glogging import Logger
 from gunicorn.http import errors as parse_errors
 from gunicorn.workers.ggevent import GeventWorker as _GeventWorker
 from gunicorn.workers.gthread import ThreadWorker as _ThreadWorker
 
-from app.errors import ValidationException
+from app.errors import ChatServiceException, ServiceException, ValidationException
 
 LINGER_SECONDS = 1.0
 LINGER_BYTES = 2 * 1024 * 1024
@@ -29,14 +33,21 @@ REFUSALS: dict[type[BaseException], int] = {
 }
 
 
-class _Manners:
+class NoAccessLog(Logger):
+    """gunicorn's logger without its access log: the application's own line says more of a request, and only once."""
+
+    def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
+        """Write nothing."""
+
+
+class _AnswersWithProblems:
     """Mixed into a worker: how it refuses what cannot be parsed, and how it leaves while it is still starting."""
 
     log: Any
     cfg: Any
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """End at once: there is nothing to settle before QuickStop takes the signals over (`gunicorn.conf.py`)."""
+        """End at once: there is nothing to settle before QuickStop handles the signals."""
         self.cfg.worker_int(self)
         os._exit(0)
 
@@ -50,13 +61,13 @@ class _Manners:
             self.log.error("request failed outside the application", exc_info=exc)
         try:
             client.settimeout(1)
-            client.sendall(_answer(status))
+            client.sendall(refusal(status))
         except OSError:
             self.log.debug("the peer was gone")
         _close(client)
 
 
-class GeventWorker(_Manners, _GeventWorker):
+class GeventWorker(_AnswersWithProblems, _GeventWorker):
     """One greenlet per connection. A request's head has `keepalive` seconds, which gunicorn sees to."""
 
     slow_seconds = 30.0
@@ -65,7 +76,7 @@ class GeventWorker(_Manners, _GeventWorker):
     def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> bool:
         # What has begun goes on first: else many requests that come at once would all begin before one is answered.
         gevent.sleep(0)
-        req.body.reader = _PunctualReader(req, self.slow_seconds)
+        req.body.reader = _TimedReader(req, self.slow_seconds)
         sock.settimeout(self.slow_seconds)
         try:
             return bool(super().handle_request(listener_name, req, sock, addr))
@@ -81,7 +92,7 @@ class GeventWorker(_Manners, _GeventWorker):
             raise StopIteration from None
 
 
-class _PunctualReader:
+class _TimedReader:
     """Reads a request's body as gunicorn's own reader does, for so many seconds in all."""
 
     def __init__(self, req: Any, seconds: float) -> None:
@@ -99,7 +110,7 @@ class _PunctualReader:
             raise
 
 
-class ThreadWorker(_Manners, _ThreadWorker):
+class ThreadWorker(_AnswersWithProblems, _ThreadWorker):
     """One thread per request."""
 
     def set_accept_enabled(self, enabled: bool) -> None:
@@ -115,29 +126,17 @@ def _close(client: socket.socket) -> None:
     util.close_graceful(client, timeout=LINGER_SECONDS, max_drain=LINGER_BYTES)
 
 
-def _answer(status: int) -> bytes:
-    phrase, request_id = HTTPStatus(status).phrase, uuid4().hex
-    ours = status == 500
-    detail = "The server failed to handle the request" if ours else "The request is not acceptable HTTP"
-    body = json.dumps(
-        {
-            "type": "about:blank",
-            "title": phrase,
-            "status": status,
-            "detail": detail,
-            "code": "internal_error" if ours else "bad_request",
-            "success": False,
-            "session_id": "",
-            "error_message": ("채팅 서비스 오류: " if ours else "입력 데이터 오류: ") + detail,
-            "origin": "server" if ours else "client",
-            "retryable": False,
-            "request_id": request_id,
-        },
-        ensure_ascii=False,
-    ).encode()
+def refusal(status: int) -> bytes:
+    """Head and body of the answer to a request that the application never gets; 500 when that is our fault."""
+    # Here and not at the top: gunicorn's master imports this module, and flask has to wait until gevent has patched.
+    from app.web.problems import PROBLEM
+
+    request_id = uuid4().hex
+    document = PROBLEM.document(_error(status), "", request_id)
+    body = json.dumps(document, ensure_ascii=False).encode()
     head = [
-        f"HTTP/1.1 {status} {phrase}",
-        "Content-Type: application/problem+json",
+        f"HTTP/1.1 {status} {document['title']}",
+        f"Content-Type: {PROBLEM.media_type}",
         f"Content-Length: {len(body)}",
         f"X-Request-ID: {request_id}",
         "X-Content-Type-Options: nosniff",
@@ -145,3 +144,9 @@ def _answer(status: int) -> bytes:
         "Connection: close",
     ]
     return "\r\n".join(head).encode() + b"\r\n\r\n" + body
+
+
+def _error(status: int) -> ServiceException:
+    if status == 500:
+        return ChatServiceException("The server failed to handle the request", "internal_error")
+    return ValidationException("The request is not acceptable HTTP", error_code="bad_request", status=status)

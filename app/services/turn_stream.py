@@ -80,7 +80,7 @@ class TurnStream:
                 return
 
     def close(self) -> None:
-        """Nobody listens any more: ends the call, and with it the upstream connection, unless it is over."""
+        """The caller does not read any more: end the call, and with it the upstream connection, unless it is over."""
         self._closed = True
         if not self._finished:
             self._call.end("caller_gone")

@@ -70,7 +70,7 @@ class Database:
         return self._writer.write(batch, item, self._timeout_seconds, undo=undo)
 
     def write_later(self, batch: Batch, item: Any) -> None:
-        """Run `batch` with `item` soon, and again until it succeeds; nobody waits."""
+        """Run `batch` with `item` soon, and again until it succeeds; the caller does not wait."""
         self._writer.write_later(batch, item)
 
     def read(self, work: Callable[[sa.Connection], Result]) -> Result:

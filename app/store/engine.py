@@ -17,7 +17,7 @@ PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"wal_auto
 def make_engine(url: sa.URL, timeout_seconds: float, *, reading: bool = False) -> sa.Engine:
     """An engine for `url`, to read or to write; `timeout_seconds` bounds the wait for a lock, and a whole read.
 
-    Who waits for a write stops waiting by itself (Writer.write), and what makes the tables may take long.
+    A write has no such bound: its caller stops waiting by itself (Writer.write), and making the tables may take long.
     """
     if url.get_backend_name() != "sqlite":
         engine = sa.create_engine(url, pool_pre_ping=True, pool_size=4, max_overflow=4, pool_timeout=timeout_seconds)
@@ -36,7 +36,7 @@ def make_engine(url: sa.URL, timeout_seconds: float, *, reading: bool = False) -
             for pragma in PRAGMAS:
                 connection.execute(f"PRAGMA {pragma}")
         except Exception:
-            # Whoever keeps the exception keeps the connection, and its locks would hold up every later one.
+            # The exception would keep the connection alive, and its locks would hold up every later one.
             connection.close()
             raise
 

@@ -2,6 +2,10 @@
 
 Without it each statement would go through SQLAlchemy's own way of executing, which takes longer than SQLite takes to
 run it (docs/performance, "Where the time goes"). Values go in and come out by name.
+
+This is the one module that reaches below SQLAlchemy's public interface: a dialect made anew for another style of
+parameters, the driver's module (`loaded_dbapi`) and the driver's cursor. `tests/unit/test_private_parts.py` notices
+when SQLAlchemy changes them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The tables: clients, what each has spent in its budget's period, and the ledger of requests.
 
 Money is in nano-dollars (10**-9 USD), moments are microseconds since 1970 in UTC, durations are milliseconds. A pending
-ledger row is its request's lease as well: it has an owner and a moment after which nobody works on it any more.
+ledger row is its request's lease as well: it has an owner and a moment after which no worker works on it any more.
 """
 
 from __future__ import annotations

@@ -1,6 +1,13 @@
-"""System threads beside a worker's greenlets: to work in one, to have one of one's own, and to wait for one.
+"""System threads beside a worker's greenlets: to start one, to run work in one, to wake one, and to wait for one.
 
-Where gevent has not patched the standard library, and under gthread, all threads are system threads.
+Under gevent the standard library is patched: what calls itself a thread is a greenlet, and all greenlets of a worker
+share one system thread. A call that blocks that thread, as SQLite's and libpq's do, stops every request of the worker.
+So what may block runs in a system thread of its own, which this module makes with gevent's unpatched originals, and
+greenlets wait for it without blocking the others: `test_other_greenlets_go_on_while_the_database_is_slow`. Where gevent
+has not patched, and under gthread, all threads are system threads, and the same functions use the standard library.
+
+This is the one module that reaches into gevent (`get_original`, the hub's `Waiter`, `loop.async_` and `threadpool`).
+`tests/unit/test_private_parts.py` notices when gevent changes them.
 """
 
 from __future__ import annotations
@@ -15,7 +22,7 @@ Result = TypeVar("Result")
 
 
 class Done(Protocol):
-    """Something that one thread waits for and another one does; made by the one that waits."""
+    """Something that one thread or greenlet waits for and another thread does; made by the one that waits."""
 
     def wait(self, seconds: float) -> bool:
         """Wait for at most so many seconds; tell whether it is done. Once only."""
@@ -101,6 +108,8 @@ def _has_greenlets() -> bool:
 
 
 class _ThreadDone:
+    """Wakes a thread."""
+
     def __init__(self) -> None:
         self._event = threading.Event()
 
@@ -112,7 +121,13 @@ class _ThreadDone:
 
 
 class _GreenletDone:
-    """The event loop switches to the greenlet at once: an Event of gevent's would queue it behind new requests."""
+    """Wakes a greenlet from another thread, before any request that has not begun.
+
+    gevent's own Event would put the greenlet at the end of the queue of those that may run. When many requests come at
+    once, all of them are in that queue: each would be parsed before the first one goes on after its commit, and
+    everybody waits as long as the slowest. Here the event loop itself switches to the greenlet, as soon as it looks for
+    events: `test_a_greenlet_goes_on_before_new_requests_begin`.
+    """
 
     def __init__(self) -> None:
         from gevent import Timeout, get_hub

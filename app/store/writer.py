@@ -1,8 +1,14 @@
-"""Writer: one thread per worker that commits many requests' writes at once.
+"""Writer: one thread per worker, with one connection, that commits the writes of many requests at once.
 
-What a caller waits for is durable when it returns. What nobody waits for keeps the next caller's write company, so a
-request costs one commit and not two. It is a system thread under gevent, too: a slow or locked database holds up nobody
-who does not need it, and a commit begins while the worker goes on with other requests.
+Without it each request would begin and commit two transactions of its own, one at its start and one at its end. A
+commit waits for the disk, and SQLite lets only one connection write at a time, so requests would wait for each other's
+disk writes, and under gevent a commit would stop all other requests of the worker while it lasts.
+
+Here a request hands in its write and waits. While one commit reaches the disk, the next writes gather, and the writer
+commits them together: `test_many_writes_share_a_commit`. A write that nobody waits for is kept until the next one that
+somebody waits for, so a request costs one commit and not two: `test_a_write_that_nobody_waits_for_costs_no_commit`.
+The writer is a system thread under gevent, too, so a slow or locked database holds up only those who write:
+`test_other_greenlets_go_on_while_the_database_is_slow`.
 """
 
 from __future__ import annotations
@@ -26,9 +32,10 @@ BATCH_MAX = 500
 RETRY_SECONDS = 0.5
 LATER_MAX = 100_000
 COMPANY_SECONDS = 0.05
-"""How long a write that nobody waits for waits for one that somebody does."""
+"""How long a write that nobody waits for is kept for the next one that somebody waits for."""
 DEADLOCK_STATES = frozenset({"40001", "40P01"})
-"""PostgreSQL's words for: try again. Source: its manual, appendix A, "Error Codes"."""
+"""serialization_failure and deadlock_detected: the transaction may be tried again. Source: the manual of PostgreSQL,
+appendix A, "Error Codes"."""
 
 Work = Callable[[sa.Connection], Any]
 Batch = Callable[[sa.Connection, Sequence[Any]], Sequence[Any]]
@@ -38,7 +45,7 @@ ServiceException is a refusal: it is raised where that item's caller waits, and 
 
 @dataclass(eq=False)
 class _Job:
-    """One item of a batch. `lasting`: nobody waits, and it is tried until it is done."""
+    """One item of a batch. `lasting`: no caller waits, and it is tried until it is done."""
 
     batch: Batch
     item: Any
@@ -127,13 +134,13 @@ class Writer:
                     start_thread(self._run)
 
     def _give_up(self, job: _Job) -> bool:
-        """Nobody waits any more; False when it is finished already."""
+        """Mark that its caller waits no longer; False when it is finished already."""
         with self._lock:
             job.given_up = not job.finished
         return job.given_up
 
     def _finish(self, job: _Job) -> None:
-        """It is over; what nobody waited for is undone."""
+        """The job is over; if its caller has given up meanwhile, what it wrote is undone."""
         with self._lock:
             job.finished = True
         if job.done is not None:
@@ -146,7 +153,7 @@ class Writer:
         try:
             while not self._closed:
                 self._wait()
-                # Settlements first: they make room for who comes next.
+                # Settlements first: they make room for the next admissions.
                 jobs = [*_first(self._later), *_first(self._awaited)]
                 if jobs and not self._commit(jobs):
                     pause(RETRY_SECONDS)
@@ -154,7 +161,7 @@ class Writer:
             self._is_running = False
 
     def _wait(self) -> None:
-        """Until somebody waits for a write, or what nobody waits for has had time for company."""
+        """Until somebody waits for a write, or a write that nobody waits for has been kept for COMPANY_SECONDS."""
         while not self._awaited and not self._closed:
             if self._later:
                 if self._flushing or not self._bell.wait(COMPANY_SECONDS):
@@ -215,7 +222,7 @@ class Writer:
         return False
 
     def _disconnect(self) -> None:
-        """The next batch starts on a new connection."""
+        """Close the connection; the next batch opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(Exception):
@@ -224,7 +231,7 @@ class Writer:
 
 
 def each(connection: sa.Connection, works: Sequence[Work]) -> list[Any]:
-    """The batch of unlike works: each does its own."""
+    """The batch for work of different kinds: every item is a function that does its own."""
     return [_outcome(work, connection) for work in works]
 
 
@@ -236,16 +243,16 @@ def _outcome(work: Work, connection: sa.Connection) -> Any:
 
 
 def _is_the_jobs_fault(exc: Exception) -> bool:
-    """Whether the database is well and the same jobs, one by one, may succeed but for one of them."""
+    """Whether the database works and only some of these jobs fail: tried one by one, the others may succeed."""
     state = getattr(getattr(exc, "orig", None), "sqlstate", None)
     return isinstance(exc, sa.exc.IntegrityError | sa.exc.DataError) or state in DEADLOCK_STATES
 
 
 def _first(jobs: deque[_Job]) -> list[_Job]:
-    """As many as go into a batch. By index: others append meanwhile, which an iterator does not allow."""
+    """As many as go into a batch. By index: other threads append meanwhile, which an iterator does not allow."""
     return [jobs[index] for index in range(min(BATCH_MAX, len(jobs)))]
 
 
 def unavailable() -> ChatServiceException:
-    """The answer while the database is away: it is never the caller's token that is wrong."""
+    """The error while the database cannot be used: 503, and not 401, since the token may be right."""
     return ChatServiceException("The server's records are not available; try again shortly", "store_unavailable")

@@ -151,7 +151,7 @@ def _ignore_signals() -> None:
 
 
 def _wait_for_end_of_input(ended: threading.Event) -> None:
-    """Read standard input, on which nothing is ever sent, until whoever holds its other end is gone."""
+    """Read standard input, on which nothing is ever sent, until the process at its other end has ended."""
     while os.read(sys.stdin.fileno(), 1024):
         pass
     ended.set()

@@ -1,7 +1,7 @@
 """OpenAIClient: one OpenAI-compatible upstream, asked for one answer with one key.
 
 It speaks OpenAI's API without the SDK, which would take 40 MB and half a second of each worker, and ten times as long
-for a request (docs/performance). Who has a Response of the SDK can still hand it to ChatResponse.
+for a request (docs/performance). A Response of the SDK can still be handed to ChatResponse.
 """
 
 from __future__ import annotations

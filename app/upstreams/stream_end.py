@@ -1,7 +1,7 @@
 """Where the end of a stream is decided: it is whole when its dialect's last event came, and broken otherwise.
 
 Without this a cut stream would look like a finished answer: a connection that closes is no end (test_stream.py,
-test_door.py).
+test_passthrough.py).
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Transport:
             connection.close()
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the idle connections."""
         _close_all(self._idle)
 
     def _connection(self, call: Call) -> UpstreamConnection:
@@ -191,7 +191,7 @@ class UpstreamConnection:
 
     @property
     def is_open(self) -> bool:
-        """Whether upstream still holds its end and has sent nothing that nobody asked for."""
+        """Whether upstream still holds its end and has sent nothing unasked."""
         return peek(self._socket) is None
 
     @property
@@ -264,7 +264,7 @@ class _Message:
         self._parser.feed_data(data)
 
     def end(self) -> None:
-        """Upstream has closed the connection: the end of a body whose length nobody told, else a loss."""
+        """Upstream has closed the connection: the end of a body without a stated length, else a loss."""
         framed = "content-length" in self.headers or "transfer-encoding" in self.headers
         if not self.has_headers or framed:
             raise ConnectionLost

@@ -31,17 +31,18 @@ class Access(enum.Enum):
     ADMIN = "an admin; without tokens, a local caller"
 
 
-def register_access(app: Flask, config: Config, declared: dict[str, Access]) -> None:
-    """Decide before any view runs. `declared` says the access by endpoint; it is filled while blueprints register.
+FLASK_SMOREST = {"api-docs.openapi_json": Access.PUBLIC}
+"""The route of flask-smorest's own blueprint, which declares nothing: the specification."""
 
-    Unknown addresses and methods are answered as such, not as forbidden.
-    """
+
+def register_access(app: Flask, config: Config) -> None:
+    """Decide before any view runs. Unknown addresses and methods are answered as such, not as forbidden."""
 
     @app.before_request
     def decide() -> None:
         if request.endpoint is None:
             return
-        access = declared.get(request.endpoint)
+        access = declared_access(app, request.endpoint)
         if access is None:
             raise ChatServiceException("This route is closed", "forbidden")
         if access is Access.PUBLIC:
@@ -49,6 +50,13 @@ def register_access(app: Flask, config: Config, declared: dict[str, Access]) -> 
         g.principal = _find_principal(config, remembered=access is Access.ADMITTED)
         if access is Access.ADMIN:
             _check_admin(config, g.principal)
+
+
+def declared_access(app: Flask, endpoint: str) -> Access | None:
+    """The access that a route's blueprint declares; None, and so closed, when it declares nothing."""
+    blueprint = app.blueprints.get(endpoint.partition(".")[0])
+    declared: dict[str, Access] = getattr(blueprint, "access", FLASK_SMOREST)
+    return declared.get(endpoint)
 
 
 def principal() -> Principal:
@@ -73,7 +81,7 @@ def _find_principal(config: Config, *, remembered: bool) -> Principal:
 
 
 def _check_admin(config: Config, caller: Principal) -> None:
-    """Admin tokens; without tokens, loopback peers and whoever SYSTEM_API_PUBLIC lets in."""
+    """Admin tokens; without tokens, loopback peers, or everybody with SYSTEM_API_PUBLIC."""
     if caller.account is not None and not caller.account.admin:
         raise ChatServiceException("This route needs an admin token", "forbidden")
     if caller.account is None and not config.system_api_public and not _is_loopback():

@@ -1,4 +1,4 @@
-"""ServerApi: flask-smorest's Api with our specification settings; registers blueprints with what they declare.
+"""ServerApi: flask-smorest's Api with our specification settings.
 
 flask-smorest's two methods that begin with an underscore are overridden because nothing public leaves out or replaces
 what they put into the specification: the headers of paginated answers, and its own error responses.
@@ -9,9 +9,8 @@ from __future__ import annotations
 from flask import Flask
 from flask_smorest import Api
 
-from app import __version__
-from app.web.access import Access
-from app.web.problems import PROBLEM, ErrorDialect
+from app.version import __version__
+from app.web.problems import PROBLEM
 from app.web.strict import StrictBlueprint
 from schemas.problem import ProblemSchema
 
@@ -22,10 +21,7 @@ stable. Every answer carries `X-Request-ID`; every 429 and 503 carries `Retry-Af
 
 
 class ServerApi(Api):
-    """Serves the specification at /openapi.json.
-
-    `access` by endpoint and `errors` by address are what the registered blueprints declare.
-    """
+    """Serves the specification at /openapi.json."""
 
     ERROR_SCHEMA = ProblemSchema
 
@@ -37,16 +33,11 @@ class ServerApi(Api):
             "OPENAPI_URL_PREFIX": "/",
             "OPENAPI_JSON_PATH": "openapi.json",
         }
-        self.access = {"api-docs.openapi_json": Access.PUBLIC}
-        self.errors: dict[str, ErrorDialect] = {}
         super().__init__(app, spec_kwargs={"info": {"description": DESCRIPTION}})
 
     def register(self, *blueprints: StrictBlueprint) -> None:
-        """Register blueprints and what they declare; only those with a description are in the specification."""
+        """Register blueprints; only those with a description are in the specification."""
         for blueprint in blueprints:
-            self.access.update(blueprint.access)
-            if blueprint.url_prefix:
-                self.errors[f"{blueprint.url_prefix}/"] = blueprint.errors
             (self.register_blueprint if blueprint.description else self._app.register_blueprint)(blueprint)
 
     def _register_responses(self) -> None:

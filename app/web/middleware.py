@@ -7,14 +7,13 @@ import re
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from flask import Flask, Response, g, request
 
 from app.calls.call import Call, Calls
 from app.calls.receipt import Receipt
 from app.config import Config
-from app.process.metrics import Metrics
 
 logger = logging.getLogger("app.request")
 
@@ -28,7 +27,17 @@ SECURITY_HEADERS = {
 }
 
 
-def register_middleware(app: Flask, config: Config, metrics: Metrics, calls: Calls) -> None:
+class Counter(Protocol):
+    """Counts requests; see app/process/metrics.py."""
+
+    def opened(self) -> None:
+        """A request has come."""
+
+    def answered(self, call: Call, *, route: str, status: int, code: str | None, timed: bool) -> None:
+        """A request is over."""
+
+
+def register_middleware(app: Flask, config: Config, counter: Counter, calls: Calls) -> None:
     """Register the hooks on the app; `calls` holds each request's call until its answer has been sent."""
 
     @app.before_request
@@ -40,7 +49,7 @@ def register_middleware(app: Flask, config: Config, metrics: Metrics, calls: Cal
             caller=request.environ.get("gunicorn.socket"),
             front_seconds=seconds_in_front(request.headers.get("X-Request-Start", "")),
         )
-        metrics.opened()
+        counter.opened()
         calls.add(g.call)
 
     @app.after_request
@@ -53,7 +62,7 @@ def register_middleware(app: Flask, config: Config, metrics: Metrics, calls: Cal
             response.headers.setdefault(name, value)
         if opened.receipt and opened.receipt.upstream_request_id:
             response.headers["X-Upstream-Request-ID"] = opened.receipt.upstream_request_id
-        response.call_on_close(LogLine(opened, response.status_code, metrics, calls))
+        response.call_on_close(LogLine(opened, response.status_code, counter, calls))
         return response
 
 
@@ -81,9 +90,9 @@ def seconds_in_front(header: str, *, now: Callable[[], float] = time.time) -> fl
 class LogLine:
     """Writes the one line that the log keeps of a request, and counts it, when its answer has been sent to the end."""
 
-    def __init__(self, call: Call, status: int, metrics: Metrics, calls: Calls) -> None:
+    def __init__(self, call: Call, status: int, counter: Counter, calls: Calls) -> None:
         self._call = call
-        self._metrics = metrics
+        self._counter = counter
         self._calls = calls
         self._route, self._status = str(request.url_rule or "-"), status
         self._timed = request.blueprint in TIMED_BLUEPRINTS
@@ -93,7 +102,7 @@ class LogLine:
     def __call__(self) -> None:
         code = self._code or _code_of_a_stream(self._call)
         fields = self._fields(self._call.receipt or Receipt(), code)
-        self._metrics.answered(self._call, route=self._route, status=self._status, code=code, timed=self._timed)
+        self._counter.answered(self._call, route=self._route, status=self._status, code=code, timed=self._timed)
         level = logging.ERROR if self._status == 500 else logging.INFO
         logger.log(level, "request %s", " ".join(f"{k}={v}" for k, v in fields.items()), extra=fields)
         self._calls.discard(self._call)

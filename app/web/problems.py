@@ -9,7 +9,7 @@ from __future__ import annotations
 import http
 import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,40 +91,17 @@ PROBLEM = ErrorDialect("application/problem+json", ProblemSchema, problem)
 OPENAI = ErrorDialect("application/json", OpenAIErrorSchema, openai_error, passes_upstream_headers=True)
 
 
-def register_error_handlers(app: Flask, declared: Mapping[str, ErrorDialect]) -> None:
-    """Register on the app, not on a blueprint: a blueprint's handlers never see an unknown address.
-
-    `declared` says the error dialect by the address below which a blueprint lies; it is filled while they register.
-    """
-
-    def answer(error: ServiceException) -> Response:
-        return _answer(error, _dialect(declared))
-
-    def answer_http(error: HTTPException) -> Response:
-        response = answer(_translated(error))
-        for name, value in error.get_headers():
-            if name in {"Allow", "Retry-After"}:
-                response.headers[name] = value
-        return response
-
-    def answer_bug(error: Exception) -> Response:
-        logger.error("unhandled exception", exc_info=error)
-        return answer(ChatServiceException(HTTP_ERRORS[500][1], "internal_error"))
-
-    app.register_error_handler(ServiceException, answer)
-    app.register_error_handler(HTTPException, answer_http)
+def register_error_handlers(app: Flask) -> None:
+    """Register on the app, not on a blueprint: a blueprint's handlers never see an unknown address."""
+    app.register_error_handler(ServiceException, _answer)
+    app.register_error_handler(HTTPException, _answer_http)
     # A chunked body that gunicorn cannot read; it closes the connection afterwards.
-    app.register_error_handler(ParseException, lambda error: answer_http(BadRequest()))
-    app.register_error_handler(Exception, answer_bug)
+    app.register_error_handler(ParseException, lambda error: _answer_http(BadRequest()))
+    app.register_error_handler(Exception, _answer_bug)
 
 
-def _dialect(declared: Mapping[str, ErrorDialect]) -> ErrorDialect:
-    """The dialect of the blueprint below whose address the request is, whether it has a route there or not."""
-    return next((dialect for prefix, dialect in declared.items() if request.path.startswith(prefix)), PROBLEM)
-
-
-def _answer(error: ServiceException, dialect: ErrorDialect) -> Response:
-    g.error_code = error.error_code
+def _answer(error: ServiceException) -> Response:
+    g.error_code, dialect = error.error_code, _declared_dialect()
     document = dialect.document(error, g.get("session_id", ""), g.call.request_id)
     response = Response(current_app.json.dumps(document), error.status, mimetype=dialect.media_type)
     if dialect.passes_upstream_headers:
@@ -136,6 +113,30 @@ def _answer(error: ServiceException, dialect: ErrorDialect) -> Response:
     if error.error_code in {"api_key_required", "unauthorized"}:
         response.headers["WWW-Authenticate"] = 'Bearer realm="llm-server"'
     return response
+
+
+def _answer_http(error: HTTPException) -> Response:
+    response = _answer(_translated(error))
+    for name, value in error.get_headers():
+        if name in {"Allow", "Retry-After"}:
+            response.headers[name] = value
+    return response
+
+
+def _answer_bug(error: Exception) -> Response:
+    logger.error("unhandled exception", exc_info=error)
+    return _answer(ChatServiceException(HTTP_ERRORS[500][1], "internal_error"))
+
+
+def _declared_dialect() -> ErrorDialect:
+    """What the route's blueprint declares; for an unknown address the blueprint below whose prefix it lies."""
+    blueprints = current_app.blueprints
+    if request.blueprint is not None:
+        return getattr(blueprints[request.blueprint], "errors", PROBLEM)
+    above = (
+        found for found in blueprints.values() if found.url_prefix and request.path.startswith(f"{found.url_prefix}/")
+    )
+    return getattr(next(above, None), "errors", PROBLEM)
 
 
 def _translated(error: HTTPException) -> ServiceException:

@@ -12,12 +12,12 @@ from flask import Flask
 from app.ledger.accounts import Accounts, Limits
 from app.store.database import Database
 from app.store.tables import clients
-from app.web.access import Access
+from app.web.access import FLASK_SMOREST, Access
 from app.web.services import service
 from blueprints import chat, docs, health, metrics, openai, system, usage
 from tests.records import connected, settled
 
-DECLARED = {"api-docs.openapi_json": Access.PUBLIC}
+DECLARED = dict(FLASK_SMOREST)
 for module in (chat, docs, health, metrics, openai, system, usage):
     DECLARED.update(module.blp.access)
 PUBLIC, ADMIN = ({name for name, access in DECLARED.items() if access is of} for of in (Access.PUBLIC, Access.ADMIN))

@@ -63,6 +63,6 @@ def test_a_server_that_does_not_become_ready(
 ) -> None:
     """After a while it says so, and where to look; IPv6 addresses are written as URLs want them."""
     port = free_port()
-    announce(Config(server_host="::", server_port=port), patience_seconds=0.3)
+    announce(Config(server_host="::", server_port=port), timeout_seconds=0.3)
     assert capsys.readouterr().out == ""
     assert caplog.messages == [f"still not ready after 0 s; http://[::1]:{port}/readyz says why"]

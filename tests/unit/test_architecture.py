@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,13 +23,14 @@ def module_name(path: Path) -> str:
 
 MODULES = {module_name(path): path for room in OURS for path in sorted((ROOT / room).rglob("*.py"))}
 
-FOUNDATION = {"app.errors", "app.failures", "app.models", "app.tokens", "app.units"}
+FOUNDATION = {"app.errors", "app.failures", "app.models", "app.tokens", "app.units", "app.version"}
 BELOW_THE_WEB = {*FOUNDATION, "app.config", "app.calls", "app.ledger", "app.services", "app.store", "app.upstreams"}
 ROOMS: dict[str, set[str]] = {
     "app.errors": {"app.failures"},
     "app.models": set(),
     "app.tokens": set(),
     "app.units": set(),
+    "app.version": set(),
     "app.failures": set(),
     "app.config": FOUNDATION,
     "app.logging": FOUNDATION | {"app.config"},
@@ -38,10 +40,9 @@ ROOMS: dict[str, set[str]] = {
     "app.upstreams": FOUNDATION | {"app.config", "app.upstreams", "app.calls"},
     "app.services": FOUNDATION | {"app.config", "app.services", "app.ledger", "app.upstreams", "app.calls"},
     "schemas": FOUNDATION | {"schemas"},
-    "app.web": FOUNDATION
-    | {"app", "app.config", "app.web", "app.services", "app.ledger", "app.calls", "app.process.metrics", "schemas"},
+    "app.web": FOUNDATION | {"app.config", "app.web", "app.services", "app.ledger", "app.calls", "schemas"},
     "blueprints": FOUNDATION
-    | {"app", "blueprints", "schemas", "app.web", "app.services", "app.ledger.accounts", "app.ledger.reports"}
+    | {"blueprints", "schemas", "app.web", "app.services", "app.ledger.accounts", "app.ledger.reports"}
     | {"app.process.metrics", "app.process.readiness", "app.process.system"},
     "app.process": BELOW_THE_WEB | {"app", "app.process", "app.logging", "app.web"},
     "app": BELOW_THE_WEB | {"app.process", "app.web", "blueprints"},
@@ -60,9 +61,9 @@ LIBRARIES = {
     "webargs": WEB,
     "werkzeug": WEB,
     "marshmallow": {"app.web", "schemas"},
-    "gevent": {"app.process", "app.store"},
-    "gunicorn": {"app.process", "app.web.problems"},
-    "psutil": {"app.process", "app.ledger.lease"},
+    "gevent": {"app.process.workers", "app.store.threads"},
+    "gunicorn": {"app.process.workers", "app.web.problems"},
+    "psutil": {"app.process.system", "app.ledger.lease"},
     "sqlalchemy": {"app.store", "app.ledger"},
     "alembic": {"app.store"},
     "genai_prices": {"app.ledger.pricing"},
@@ -73,7 +74,7 @@ LIBRARIES = {
 
 ONE_WAY = {
     "app.ledger.admission": {"app.ledger"},
-    "app.ledger.ledger": {"app", "app.services.exchange", "app.process.housekeeping", "app.process.quick_stop"},
+    "app.ledger.ledger": {"app", "app.services.exchange", "app.process"},
     "app.upstreams.openai_client": {"app", "app.services.exchange"},
     "app.upstreams.routing": {"app.services.exchange", "app.upstreams.openai_client"},
     "app.upstreams.slots": {"app", "app.services.exchange"},
@@ -187,6 +188,9 @@ def test_environment(module: str) -> None:
         ("app.services.chat", "from app.upstreams.slots import Slots"),
         ("app.services.passthrough", "from app.ledger.ledger import Ledger"),
         ("app.web.access", "from app.ledger.ledger import Ledger"),
+        ("app.process.lifecycle", "from gunicorn.arbiter import Arbiter"),
+        ("app.process.metrics_files", "import prometheus_client"),
+        ("app.store.writer", "def f():\n    from gevent.hub import Waiter"),
         ("app.nowhere", "import json"),
     ],
 )
@@ -208,6 +212,16 @@ def test_modules_say_what_lives_in_them(path: Path) -> None:
     """Every module that holds something opens with a sentence."""
     tree = ast.parse(path.read_text())
     assert not tree.body or ast.get_docstring(tree)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_tests_that_a_module_names_are_there(module: str) -> None:
+    """What a mechanism is for is shown by a test of the name that its docstring gives."""
+    tests = ROOT / "tests"
+    there = {path.stem for path in tests.rglob("test_*.py")} | {
+        name for path in tests.rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    assert set(re.findall(r"\btest_\w+", MODULES[module].read_text())) <= there
 
 
 @pytest.mark.parametrize("path", TESTS, ids=module_name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
 import re
 import subprocess
 import sys
@@ -171,19 +172,25 @@ def test_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog:
     )
     path.unlink()
     log.emit(record("kept"))
-    log.close()
     assert path.read_text() == "kept\n"
     assert log.dropped == 0
     assert caplog.messages == ["3 log lines could not be written to LOG_FILE"]
+    path.unlink()
+    path.symlink_to("/dev/full")
+    log.emit(record("lost again"))
+    log.close()
+    assert capsys.readouterr().err.startswith("LOG_FILE cannot be written")
 
 
-def test_a_line_that_half_fits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole", [["whole"], []], ids=["second-line", "first-line"])
+def test_a_line_that_half_fits(tmp_path: Path, whole: list[str]) -> None:
     """A disk that fills up in the middle of a line costs that line, not the next one."""
     script = """
 import logging, resource, sys
 from app.logging import LogFile
 log = LogFile(sys.argv[1])
-log.emit(logging.makeLogRecord({"msg": "whole"}))
+for line in sys.argv[2:]:
+    log.emit(logging.makeLogRecord({"msg": line}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
 log.emit(logging.makeLogRecord({"msg": "cut in the middle"}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -191,8 +198,40 @@ assert log.dropped == 1
 log.emit(logging.makeLogRecord({"msg": "whole again"}))
 """
     path = tmp_path / "app.log"
-    subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, check=True, capture_output=True)
-    assert path.read_text().splitlines() == ["whole", "cut ", "whole again"]
+    subprocess.run([sys.executable, "-c", script, str(path), *whole], cwd=ROOT, check=True, capture_output=True)
+    assert path.read_text().splitlines() == [*whole, "cut in the"[: 4 if whole else 10], "whole again"]
+
+
+def test_after_a_fork(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the master could not write is the master's to report, not each worker's as well."""
+    path = tmp_path / "app.log"
+    path.symlink_to("/dev/full")
+    log = LogFile(str(path))
+    log.emit(record("lost"))
+    child = os.fork()
+    if child == 0:
+        log.emit(record("lost by the worker"))
+        os._exit(log.dropped)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    log.emit(record("lost by the master"))
+    log.close()
+    assert log.dropped == 2
+
+
+def test_a_path_that_cannot_be_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It costs lines, and no request: nothing is raised where a line is logged."""
+    path = tmp_path / "logs" / "app.log"
+    log = LogFile(str(path))
+    log.emit(record("one"))
+    path.parent.rename(tmp_path / "away")
+    path.parent.write_text("a file where the directory was")
+    log.emit(record("lost"))
+    assert log.dropped == 1
+    path.parent.unlink()
+    log.emit(record("two"))
+    log.close()
+    assert path.read_text() == "two\n"
+    assert capsys.readouterr().err.startswith("LOG_FILE cannot be written (Not a directory)")
 
 
 def write_many(path: str, writer: int) -> None:

@@ -1,23 +1,19 @@
-"""A worker's memory: when it is collected, when a worker is replaced, and what the master makes of that."""
+"""A worker's memory: when it is collected, and when a worker is replaced."""
 
 from __future__ import annotations
 
 import gc
 import logging
-import runpy
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from app.process.memory import MemoryWatch
 from app.process.system import resident_mb
-from tests.server import ROOT
 
 LIMIT_MB = 100
 
@@ -111,17 +107,3 @@ def test_a_watch_can_be_stopped() -> None:
 def test_resident_size() -> None:
     """This process is larger than 10 MB and smaller than 10 GB: the unit is right."""
     assert 10 < resident_mb() < 10_000
-
-
-def test_the_number_of_workers_after_a_replacement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The extra worker that a leaving one asked for is not kept; other exits change nothing."""
-    monkeypatch.setenv("PYTHON_DOTENV_DISABLED", "1")
-    monkeypatch.setenv("LOG_FILE", "")
-    child_exit = runpy.run_path(str(ROOT / "gunicorn.conf.py"))["child_exit"]
-    server = SimpleNamespace(num_workers=3, cfg=SimpleNamespace(workers=2), metrics_directory=tmp_path)
-    child_exit(server, SimpleNamespace(leaves=b"\0", pid=1))
-    assert server.num_workers == 3
-    child_exit(server, SimpleNamespace(leaves=b"\1", pid=1))
-    assert server.num_workers == 2
-    child_exit(server, SimpleNamespace(leaves=b"\1", pid=1))
-    assert server.num_workers == 2

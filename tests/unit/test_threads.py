@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import gevent
+import gevent.event
 import pytest
 
 from app.store import threads
@@ -38,6 +39,51 @@ def test_other_greenlets_go_on_meanwhile() -> None:
     gevent.spawn(seen.append, "another")
     assert not done.wait(0.01)
     assert seen == ["another"]
+
+
+class EventDone:
+    """What gevent offers for the same purpose."""
+
+    def __init__(self) -> None:
+        self._event = gevent.event.Event()
+
+    def wait(self, seconds: float) -> bool:
+        return bool(self._event.wait(seconds))
+
+    def set(self) -> None:
+        self._event.set()
+
+
+def begun_before_it_goes_on(make: Callable[[], Done]) -> int:
+    """How many of 200 requests that came at once begin between the commit and the answer of the one that waits."""
+    done, begun, begun_before = make(), list[float](), list[int]()
+    committed = 0.0
+
+    def request() -> None:
+        begun.append(time.monotonic())
+        while time.monotonic() < begun[-1] + 0.001:
+            pass
+
+    def waiting() -> None:
+        assert done.wait(5)
+        begun_before.append(sum(1 for when in begun if when > committed))
+
+    def commit() -> None:
+        nonlocal committed
+        threads.pause(0.02)
+        committed = time.monotonic()
+        done.set()
+
+    waiter = gevent.spawn(waiting)
+    gevent.sleep(0.01)
+    start_thread(commit)
+    gevent.joinall([waiter, *(gevent.spawn(request) for _ in range(200))])
+    return begun_before[0]
+
+
+def test_a_greenlet_goes_on_before_new_requests_begin() -> None:
+    """An Event of gevent's lets all of them begin first."""
+    assert begun_before_it_goes_on(threads._GreenletDone) * 2 < begun_before_it_goes_on(EventDone)
 
 
 def test_a_bell_is_not_lost() -> None:

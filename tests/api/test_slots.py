@@ -15,7 +15,7 @@ from app.models import ChatRequest
 from app.services.chat import ChatService
 from app.upstreams.slots import Slots
 from app.web.services import service
-from tests.unit.test_limiter import wait_until
+from tests.unit.test_slots import wait_until
 from tests.upstream import Upstream, delayed, echo, error_document, reply, reset, silence
 
 CHAT = "/api/v1/chat"

@@ -1,0 +1,374 @@
+"""What we use of libraries that they do not promise: each test fails when the library has changed it.
+
+The versions that these tests have passed with are in `setup.cfg`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flask_smorest
+import gevent
+import gevent.hub
+import gevent.socket
+import gunicorn.config
+import gunicorn.http
+import pytest
+import sqlalchemy as sa
+from flask.testing import FlaskClient
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.http import errors
+from gunicorn.util import close_graceful
+
+from app.calls.sockets import peek
+from app.process.workers import GeventWorker, ThreadWorker
+from app.store.engine import make_engine
+from app.store.statement import PARAMSTYLES, Statement
+from tests.server import ROOT
+
+Make = Callable[..., Any]
+
+PROBLEM = "application/problem+json"
+
+
+class FakeLog:
+    """Takes every line and keeps none."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+@pytest.fixture
+def make_worker() -> Iterator[Make]:
+    """Make a worker as gunicorn's master does."""
+    made: list[Any] = []
+
+    def make(kind: type[Any] = GeventWorker, *listeners: socket.socket) -> Any:
+        made.append(kind(7, 4711, list(listeners), None, 30, gunicorn.config.Config(), FakeLog()))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        worker.tmp.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The server's end of a connection, and the caller's."""
+    here, there = socket.socketpair()
+    for end in (here, there):
+        end.settimeout(5)
+    with here, there:
+        yield here, there
+
+
+def parsed(here: socket.socket) -> Any:
+    """gunicorn's next request of a connection."""
+    return next(gunicorn.http.get_parser(gunicorn.config.Config(), here, ("127.0.0.1", 1)))
+
+
+class TestGunicorn:
+    def test_the_reader_of_a_body(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """workers.py: whatever the application reads of a body comes through `req.body.reader.read`."""
+        here, there = pair
+        there.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody")
+        req = parsed(here)
+        asked = list[int]()
+
+        class FakeReader:
+            def read(self, size: int) -> bytes:
+                asked.append(size)
+                return b"fake" if len(asked) == 1 else b""
+
+        assert req.body.reader.read(2) == b"bo"
+        req.body.reader = FakeReader()
+        assert req.body.read() == b"fake"
+        assert asked
+
+    def test_a_connection_can_be_told_to_close(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """workers.py: `req.force_close` ends the connection after the answer."""
+        here, there = pair
+        there.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        req = parsed(here)
+        assert not req.should_close()
+        req.force_close()
+        assert req.should_close()
+
+    @pytest.mark.parametrize(("header", "closes"), [("X: y", False), ("Connection: close", True)])
+    def test_one_request(
+        self, make_worker: Make, pair: tuple[socket.socket, socket.socket], header: str, closes: bool
+    ) -> None:
+        """workers.py: `handle_request` answers one request, and raises StopIteration when the connection is to close.
+
+        The application finds the caller's socket in `gunicorn.socket`.
+        """
+        here, there = pair
+        there.sendall(f"GET / HTTP/1.1\r\nHost: a\r\n{header}\r\n\r\n".encode())
+        worker, seen = make_worker(), list[object]()
+
+        def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+            seen.append(environ["gunicorn.socket"])
+            start_response("200 OK", [("Content-Length", "2")])
+            return [b"hi"]
+
+        worker.wsgi = application
+        req, ended = parsed(here), False
+        there.shutdown(socket.SHUT_WR)
+        try:
+            worker.handle_request(("127.0.0.1", 2), req, here, ("127.0.0.1", 1))
+        except StopIteration:
+            ended = True
+        assert there.recv(4096).endswith(b"\r\n\r\nhi")
+        assert ended is closes
+        assert seen == [here]
+
+    def test_a_graceful_close(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """workers.py: what the caller has sent is read before the close, which would be a reset otherwise."""
+        here, there = pair
+        there.sendall(b"x" * 1000)
+        there.shutdown(socket.SHUT_WR)
+        here.sendall(b"answer")
+        close_graceful(here, timeout=1.0, max_drain=2000)
+        assert there.recv(100) == b"answer"
+        assert there.recv(100) == b""
+
+    def test_what_cannot_be_parsed(self) -> None:
+        """workers.py: all that the parser refuses is one kind of exception."""
+        refused = {errors.LimitRequestLine, errors.LimitRequestHeaders, errors.ExpectationFailed, errors.InvalidHeader}
+        assert all(issubclass(kind, errors.ParseException) for kind in refused)
+
+    def test_a_worker(self, make_worker: Make) -> None:
+        """lifecycle.py: number, master and state of a worker; `handle_exit` has it leave; `shared` is free for us."""
+        worker = make_worker()
+        assert (worker.age, worker.ppid, worker.alive) == (7, 4711, True)
+        assert not hasattr(worker, "shared")
+        assert not hasattr(worker, "wsgi")
+        worker.handle_exit(signal.SIGTERM, None)
+        assert worker.alive is False
+
+    def test_signals_before_ours(self, make_worker: Make) -> None:
+        """workers.py: until the application is loaded, gunicorn calls `handle_quit` at SIGINT and SIGQUIT."""
+        worker = make_worker()
+        before = {number: signal.getsignal(number) for number in worker.SIGNALS}
+        worker.PIPE = os.pipe()
+        os.set_blocking(worker.PIPE[1], False)
+        try:
+            worker.init_signals()
+            assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGQUIT)] == [worker.handle_quit] * 2
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            for end in worker.PIPE:
+                os.close(end)
+
+    def test_a_thread_worker_stops_accepting(self, make_worker: Make) -> None:
+        """workers.py: it does so in `set_accept_enabled`, where it keeps its listeners open; we close them."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        worker = make_worker(ThreadWorker, listener)
+        with selectors.DefaultSelector() as worker.poller:
+            worker.set_accept_enabled(True)
+            assert listener.fileno() in worker.poller.get_map()
+            worker.alive = False
+            worker.set_accept_enabled(False)
+            assert not worker.poller.get_map()
+        assert listener.fileno() == -1
+
+    def test_the_master(self) -> None:
+        """lifecycle.py: `num_workers` is the number it keeps up, `cfg.workers` the setting; `state` is free for us."""
+
+        class FakeApplication(BaseApplication):
+            def load_config(self) -> None:
+                self.cfg.set("workers", 3)
+                self.cfg.set("logger_class", FakeLog)
+
+        arbiter = Arbiter(FakeApplication())
+        assert (arbiter.num_workers, arbiter.cfg.workers) == (3, 3)
+        arbiter.num_workers -= 1
+        assert (arbiter.num_workers, arbiter.cfg.workers) == (2, 3)
+        assert not hasattr(arbiter, "state")
+
+
+def run_patched(script: str, **environ: str) -> str:
+    """What a script prints where gevent has patched the standard library."""
+    command = [sys.executable, "-c", f"from gevent import monkey\nmonkey.patch_all()\n{script}"]
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | environ, check=True, capture_output=True, text=True, timeout=30
+    ).stdout
+
+
+class TestGevent:
+    def test_the_event_loop_wakes_a_greenlet(self) -> None:
+        """threads.py: `loop.async_()` may be sent from any thread, and switches to the greenlet that a `Waiter` has."""
+        waiter, watcher = gevent.hub.Waiter(), gevent.get_hub().loop.async_()
+        watcher.start(waiter.switch, "woken")
+        threading.Timer(0.05, watcher.send).start()
+        with gevent.Timeout(5):
+            assert waiter.get() == "woken"
+        watcher.stop()
+        watcher.close()
+
+    def test_originals(self) -> None:
+        """threads.py: `get_original` gives the system's own thread, sleep and queue where all are patched."""
+        printed = run_patched("""
+import threading, time, gevent
+from gevent.monkey import get_original, is_module_patched
+answers = get_original("queue", "SimpleQueue")()
+identify = get_original("_thread", "get_ident")
+def work():
+    get_original("time", "sleep")(0.2)
+    answers.put(identify())
+ticks = []
+def tick():
+    while True:
+        ticks.append(1)
+        gevent.sleep(0.01)
+gevent.spawn(tick)
+get_original("_thread", "start_new_thread")(work, ())
+gevent.sleep(0.1)
+print(is_module_patched("threading"), len(ticks) > 3, answers.empty())
+ticks.clear()
+print(answers.get(timeout=5) != identify(), len(ticks))
+""")
+        assert printed == "True True True\nTrue 0\n"
+
+    def test_the_threadpool(self) -> None:
+        """threads.py: the hub's `threadpool.apply` works in a system thread, and other greenlets go on."""
+        printed = run_patched("""
+import gevent
+from gevent.monkey import get_original
+ticks = []
+def tick():
+    while True:
+        ticks.append(1)
+        gevent.sleep(0.01)
+gevent.spawn(tick)
+identify = get_original("_thread", "get_ident")
+other = gevent.get_hub().threadpool.apply(lambda: (get_original("time", "sleep")(0.2), identify())[1])
+print(other != identify(), len(ticks) > 3)
+""")
+        assert printed == "True True\n"
+
+
+class TestPrometheusClient:
+    def test_files_of_a_worker(self, tmp_path: Path) -> None:
+        """metrics_files.py: the directory is read from the environment, and the gauges of a process that is gone are in
+        the files that mark_process_dead removes.
+        """
+        printed = run_patched(
+            """
+import os, sys
+from pathlib import Path
+from app.process.metrics import Metrics, _is_shared
+from app.process.metrics_files import forget_gauges
+from prometheus_client.multiprocess import mark_process_dead
+def files():
+    return sorted(file.name for file in directory.iterdir())
+metrics, directory = Metrics(), Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+metrics.render()
+before = files()
+forget_gauges(directory, os.getpid())
+after = files()
+mark_process_dead(os.getpid())
+print(_is_shared(), [name.replace(str(os.getpid()), "PID") for name in before if name not in after], after == files())
+""",
+            PROMETHEUS_MULTIPROC_DIR=str(tmp_path),
+        )
+        assert printed == "True ['gauge_livesum_PID.db'] True\n"
+
+    def test_values_in_memory(self) -> None:
+        """metrics.py: without the directory, `values.ValueClass` is the class that keeps them in this process."""
+        assert run_patched("from app.process.metrics import _is_shared\nprint(_is_shared())") == "False\n"
+
+    def test_no_series_for_the_moment_of_creation(self, client: FlaskClient) -> None:
+        """metrics.py: `disable_created_metrics` is obeyed by what is exposed."""
+        with client.get("/metrics") as answer:
+            assert b"llm_server_requests_total" in answer.data
+            assert b"_created" not in answer.data
+
+
+class TestFlaskSmorest:
+    def test_what_is_documented_for_errors(self, client: FlaskClient) -> None:
+        """api.py: `_register_responses` makes the responses that the specification refers to by name, and
+        `_register_pagination_header` the header, which we do not want.
+        """
+        assert callable(flask_smorest.Api._register_responses)
+        assert callable(flask_smorest.Api._register_pagination_header)
+        with client.get("/openapi.json") as answer:
+            components = answer.get_json()["components"]
+        assert components["responses"].keys() <= {"DEFAULT_ERROR", "UNPROCESSABLE_ENTITY"}
+        assert all(response["content"].keys() == {PROBLEM} for response in components["responses"].values())
+        assert "PAGINATION" not in components.get("headers", {})
+
+    def test_the_frameworks_errors(self, client: FlaskClient) -> None:
+        """api.py: what the framework refuses goes through `handle_http_exception`, documented by `ERROR_SCHEMA`."""
+        assert issubclass(flask_smorest.Api.ERROR_SCHEMA, object)
+        with client.get("/no/such/address") as answer:
+            assert (answer.status_code, answer.content_type) == (404, PROBLEM)
+
+    def test_the_parser_of_arguments(self, client: FlaskClient) -> None:
+        """strict.py: a blueprint parses with its `ARGUMENTS_PARSER`, whose `use_args` gets schema and location."""
+        assert flask_smorest.Blueprint.ARGUMENTS_PARSER.DEFAULT_VALIDATION_STATUS == 422
+        with client.post("/api/v1/chat", json={"user_message": "hi", "no_such_field": 1}) as answer:
+            assert answer.status_code == 422
+            assert "no_such_field" in answer.get_json()["errors"]["json"]
+
+
+class TestSQLAlchemy:
+    @pytest.mark.parametrize(
+        ("url", "names"),
+        [("sqlite://", [":new", ":old"]), ("postgresql+psycopg://nobody@localhost/none", ["%(new)s", "%(old)s"])],
+    )
+    def test_values_by_name(self, url: str, names: list[str]) -> None:
+        """statement.py: a dialect made for its style of parameters leaves each value's name in the text."""
+        engine = make_engine(sa.make_url(url), 1)
+        table = sa.table("t", sa.column("a"), sa.column("b"))
+        clause = table.update().where(table.c.a == sa.bindparam("old")).values(b=sa.bindparam("new"))
+        dialect = type(engine.dialect)(paramstyle=PARAMSTYLES[engine.dialect.name])
+        assert re.findall(r":\w+|%\(\w+\)s", str(clause.compile(dialect=dialect))) == names
+        engine.dispose()
+
+    def test_the_driver_below(self) -> None:
+        """statement.py: `connection.connection.cursor()` is the driver's cursor, in SQLAlchemy's transaction; errors
+        of `dialect.loaded_dbapi` are translated.
+        """
+        engine = make_engine(sa.make_url("sqlite://"), 1)
+        with engine.begin() as connection:
+            assert connection.dialect.loaded_dbapi.Error is sqlite3.Error
+            assert isinstance(connection.connection.cursor(), sqlite3.Cursor)
+            connection.exec_driver_sql("CREATE TABLE t (a)")
+            table = sa.table("t", sa.column("a"))
+            Statement(sa.insert(table), ["a"]).many(connection, [{"a": 1}, {"a": 2}])
+            assert Statement(sa.select(table.c.a).order_by(table.c.a)).rows(connection) == [{"a": 1}, {"a": 2}]
+            with pytest.raises(sa.exc.OperationalError):
+                Statement(sa.select(sa.table("no_such_table", sa.column("a")))).rows(connection)
+        engine.dispose()
+
+
+class TestPython:
+    def test_a_plain_socket_on_the_same_descriptor(self) -> None:
+        """sockets.py: `_socket.socket` looks past gevent, whose `recv` would wait, and its end closes nothing."""
+        here, there = gevent.socket.socketpair()
+        here.settimeout(1)
+        assert peek(here) is None
+        there.send(b"x")
+        assert peek(here) == b"x"
+        assert here.recv(1) == b"x"
+        there.close()
+        assert peek(here) == b""
+        here.close()

@@ -1,0 +1,148 @@
+"""The writer: who shares a commit, who pays for one, and who goes on meanwhile."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from app.store.engine import make_engine
+from app.store.threads import wait_until
+from app.store.writer import Writer
+from tests.server import ROOT
+
+
+class Numbers:
+    """A table of numbers that a writer fills; counts the commits and can be held up in the middle of one."""
+
+    def __init__(self, path: Path) -> None:
+        self.engine = make_engine(sa.make_url(f"sqlite:///{path}"), 5)
+        self.may_write = threading.Event()
+        self.may_write.set()
+        self.is_writing = threading.Event()
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE numbers (number INTEGER)")
+        self.commits = 0
+        sa.event.listen(self.engine, "commit", self._count)
+        self.writer = Writer(self.engine.connect, lambda: True)
+
+    def add_all(self, connection: sa.Connection, numbers: Sequence[int]) -> list[int]:
+        self.is_writing.set()
+        assert self.may_write.wait(5)
+        connection.execute(sa.text("INSERT INTO numbers VALUES (:number)"), [{"number": one} for one in numbers])
+        return list(numbers)
+
+    def found(self) -> set[int]:
+        """What another connection sees: what is committed."""
+        with self.engine.connect() as connection:
+            found = set(connection.execute(sa.text("SELECT number FROM numbers")).scalars())
+            connection.rollback()
+        return found
+
+    def _count(self, connection: sa.Connection) -> None:
+        self.commits += 1
+
+
+@pytest.fixture
+def numbers(tmp_path: Path) -> Iterator[Numbers]:
+    table = Numbers(tmp_path / "numbers.db")
+    yield table
+    table.writer.close(5)
+    table.engine.dispose()
+
+
+def test_many_writes_share_a_commit(numbers: Numbers) -> None:
+    """Those that come while one commit is under way make the next one; each is durable when its caller goes on."""
+    numbers.may_write.clear()
+    with ThreadPoolExecutor(50) as pool:
+        first = pool.submit(numbers.writer.write, numbers.add_all, 0, 5)
+        assert numbers.is_writing.wait(5)
+        others = [pool.submit(numbers.writer.write, numbers.add_all, number, 5) for number in range(1, 50)]
+        wait_until(lambda: numbers.writer.waiting == 50, 5)
+        numbers.may_write.set()
+        assert first.result(5) == 0
+        assert [other.result(5) for other in others] == list(range(1, 50))
+    assert numbers.commits == 2
+    assert numbers.found() == set(range(50))
+
+
+def test_a_write_that_nobody_waits_for_costs_no_commit(numbers: Numbers) -> None:
+    """It is committed with the next one that somebody waits for."""
+    for number in range(20):
+        numbers.writer.write_later(numbers.add_all, 2 * number)
+        time.sleep(0.01)
+        numbers.writer.write(numbers.add_all, 2 * number + 1, 5)
+    assert numbers.found() == set(range(40))
+    # 20, unless the machine is so busy that a wait of 10 ms takes longer than 50.
+    assert numbers.commits < 25
+
+
+def test_a_write_that_nobody_waits_for_is_not_kept_for_long(numbers: Numbers) -> None:
+    """When nobody writes, it is committed by itself."""
+    numbers.writer.write_later(numbers.add_all, 1)
+    wait_until(lambda: numbers.found() == {1}, 2)
+    assert numbers.found() == {1}
+
+
+GREENLETS = """
+from gevent import monkey
+monkey.patch_all()
+import time, gevent
+from app.store.threads import pause
+from app.store.writer import Writer
+
+class FakeConnection:
+    def begin(self): return self
+    def __enter__(self): return self
+    def __exit__(self, *_): pass
+    def invalidate(self): pass
+    def close(self): pass
+
+def write_slowly(connection, items):
+    pause(0.5)
+    return items
+
+ticks = 0
+def tick():
+    global ticks
+    while True:
+        gevent.sleep(0.01)
+        ticks += 1
+
+gevent.spawn(tick)
+assert Writer(FakeConnection, lambda: True).write(write_slowly, 1, 5) == 1
+print(ticks)
+"""
+
+
+def test_other_greenlets_go_on_while_the_database_is_slow() -> None:
+    """Half a second in the database is half a second for one request only."""
+    command = [sys.executable, "-c", GREENLETS]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=20)
+    assert int(done.stdout) > 10
+
+
+def test_who_has_given_up_has_written_nothing(numbers: Numbers) -> None:
+    """A write that was too late for its caller is not done at all, or undone when it was under way already."""
+    numbers.may_write.clear()
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(numbers.writer.write, numbers.add_all, one, 0.2, undo=remove) for one in (1, 2)]
+        for write in waiting:
+            with pytest.raises(Exception, match="records are not available"):
+                write.result(5)
+    numbers.may_write.set()
+    wait_until(lambda: not numbers.writer.waiting, 5)
+    time.sleep(0.1)
+    wait_until(lambda: not numbers.writer.waiting, 5)
+    assert numbers.found() == set()
+
+
+def remove(connection: sa.Connection, number: int) -> None:
+    connection.execute(sa.text("DELETE FROM numbers WHERE number = :number"), {"number": number})
