@@ -62,9 +62,10 @@ def create_app(config: Config | None = None) -> Flask:
     ledger = Ledger(
         database,
         accounts,
-        Prices(Path(config.prices_file)),
+        Prices(Path(config.prices_file), config.openai_base_url),
         token_required=config.token_required,
         fail_open=config.ledger_fail_open,
+        max_output_tokens=config.max_output_tokens,
         fingerprint_key=secret,
         booked=metrics.booked,
     )
@@ -76,7 +77,6 @@ def create_app(config: Config | None = None) -> Flask:
     passthrough = Passthrough(
         exchange,
         free_mode=config.openai_door_free_mode,
-        max_tokens=config.default_max_tokens,
         is_local=bool(config.local_model),
     )
     needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []

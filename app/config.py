@@ -225,6 +225,12 @@ class Config:
     default_max_tokens: int = setting(
         1000, integer(1, 10**9), "`max_tokens` when the request gives none.", ko="요청에 없을 때 쓰는 `max_tokens`."
     )
+    max_output_tokens: int = setting(
+        16_384,
+        integer(1, 10**9),
+        "The output limit that is added to a `/v1` request without one when a client's budget pays for it.",
+        ko="클라이언트의 예산으로 처리하는 `/v1` 요청에 출력 한도가 없을 때 추가하는 한도.",
+    )
     default_system_message: str = setting(
         "당신은 도움이 되는 AI 어시스턴트입니다.",
         text,

@@ -70,6 +70,13 @@ FAILURES: Mapping[str, Failure] = {
     "free_mode_not_allowed": Failure(
         403, "client", "The client has to bring its own API key.", "클라이언트가 자기 API 키를 보내야 함."
     ),
+    "not_covered": Failure(
+        400,
+        "client",
+        "The request asks for something whose cost or model cannot be known before, and the client has a budget or a "
+        "model list. `param` names it.",
+        "클라이언트에 예산이나 모델 목록이 있는데, 비용이나 모델을 미리 알 수 없는 항목을 요청함(`param`).",
+    ),
     "rate_limited": Failure(
         429,
         "client",

@@ -112,13 +112,16 @@ class ChatPreview:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens as upstream counted them; 0 where it said nothing."""
+    """Tokens as upstream counted them; 0 where it said nothing. `service_tier`: empty for the standard one."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     total_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    input_audio_tokens: int = 0
+    output_audio_tokens: int = 0
+    service_tier: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

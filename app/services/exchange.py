@@ -92,7 +92,12 @@ class OpenExchange:
 
     def cost_nano(self) -> int | None:
         """What the request has cost so far, in nano-dollars; None when that is not known."""
-        return self._entry.cost_nano()
+        return self._entry.charge_nano()
+
+    @property
+    def output_limit(self) -> int | None:
+        """The bound on output that the request must be given, as a budget pays for it and it names none."""
+        return self._entry.output_limit
 
     def send(self, path: str, body: bytes | None) -> HeldResponse:
         """Take a slot and make the attempts of the plan; the slot is held until the response is closed.
