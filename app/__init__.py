@@ -69,7 +69,7 @@ def create_app(config: Config | None = None) -> Flask:
         fingerprint_key=secret,
         booked=metrics.booked,
     )
-    keys = KeySelector(config.openai_api_key, server_headers=config.openai_headers)
+    keys = KeySelector.of(config)
     transport = Transport(config.openai_base_url, pool_size=config.max_concurrent_requests)
     client = OpenAIClient(config, transport=transport, keys=keys)
     exchange = Exchange(client, keys, slots, Watchdog(), ledger)

@@ -19,9 +19,6 @@ MALFORMED_KEY = "must be 8 to 256 printable ASCII characters without spaces"
 TOKEN_PREFIX = "llms_"
 """What the tokens of this server's clients begin with, and no key of OpenAI's does."""
 
-TOKEN_PREFIX = "llms_"
-"""How the token of a client begins."""
-
 SESSION_ID_MAX_LENGTH = 128
 MODEL_MAX_LENGTH = 256
 MAX_TOKENS_LIMIT = 1_000_000_000

@@ -162,10 +162,11 @@ class Accounts:
             account = self._known.get(digest) if remembered else None
         if account is None:
             account = self._database.read(lambda connection: self.active(connection, [digest])).get(digest)
+            if account is not None:
+                with self._lock:
+                    self._known[digest] = account
         if account is None or not account.is_active(now):
             raise unauthorized()
-        with self._lock:
-            self._known[digest] = account
         return Principal(account, digest)
 
     def active(self, connection: sa.Connection, digests: Collection[str], *, lock: bool = False) -> dict[str, Account]:

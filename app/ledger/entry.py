@@ -53,9 +53,14 @@ class Entry:
         cost, reserved = self.cost_nano(), self._reserved_nano
         if not reserved or not self._server_paid or self.receipt.cache_hit:
             return cost
-        if self.receipt.usage is not None or not self.receipt.may_cost:
+        if self.receipt.usage is not None or not self._may_cost:
             return reserved if cost is None else cost
         return min(cost, reserved) if self._ask.streamed and cost is not None else reserved
+
+    @property
+    def _may_cost(self) -> bool:
+        """Whether upstream may have worked for the request: it did, or it has the request at this moment."""
+        return self.receipt.may_cost or self.call.holds_connection
 
     @property
     def _server_paid(self) -> bool:
@@ -64,7 +69,7 @@ class Entry:
     def usage(self) -> tuple[Usage, bool]:
         """Tokens as upstream counted them, or (True) estimated: upstream was asked and then did not come to tell."""
         counted = self.receipt.usage
-        if counted is not None or not self.receipt.may_cost:
+        if counted is not None or not self._may_cost:
             return counted or Usage(), False
         sent, written = self._ask.prompt_tokens, estimate_tokens(self.receipt.text_written)
         return Usage(sent, written, sent + written), bool(sent + written)

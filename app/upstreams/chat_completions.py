@@ -65,7 +65,7 @@ def read_event(data: bytes) -> StreamEvent:
         usage=read_usage(chunk),
         model=string_or_none(chunk.get("model")),
         document=chunk,
-        is_end=bool(chunk.get("error")),
+        is_end=bool(chunk.get("error")) or chunk.get("type") == "error",
     )
 
 
