@@ -284,10 +284,10 @@ class Config:
         ko="요청에 없을 때 쓰는 `max_context_tokens`. `0`이면 제한하지 않습니다.",
     )
     max_request_bytes: int = setting(
-        1_048_576,
+        33_554_432,
         integer(1024, 2**31),
-        "The largest request body in bytes. A larger one is answered 413.",
-        ko="요청 본문의 최대 크기(바이트). 넘으면 413으로 응답합니다.",
+        "The largest request body in bytes, before and after it is decompressed. A larger one is answered 413.",
+        ko="요청 본문의 최대 크기(바이트). 압축을 풀기 전과 후에 모두 적용하며, 넘으면 413으로 응답합니다.",
     )
 
     cache_enabled: bool = setting(
