@@ -5,7 +5,7 @@ caller. A connection works for one call at a time and is bound to it, so the lat
 request that uses the connection now (test_transport.py). One goes back only when its answer was read to the end.
 
 A request on a connection that was used before, and is closed without one byte of an answer, is sent once more on a new
-one: upstream closed it while it was idle, and the request crossed that (RFC 9112, 9.3.1; docs/api, "Retries").
+one: upstream closed it while it was idle, and the request crossed that (RFC 9112, 9.3.1; `test_no_request_is_lost`).
 """
 
 from __future__ import annotations
