@@ -37,7 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "app.calls": FOUNDATION | {"app.calls"},
     "app.store": FOUNDATION | {"app.store"},
     "app.ledger": FOUNDATION | {"app.config", "app.ledger", "app.store", "app.calls"},
-    "app.upstreams": FOUNDATION | {"app.config", "app.upstreams", "app.calls"},
+    "app.upstreams": FOUNDATION | {"app.config", "app.upstreams", "app.calls", "app.store.threads"},
     "app.services": FOUNDATION | {"app.config", "app.services", "app.ledger", "app.upstreams", "app.calls"},
     "schemas": FOUNDATION | {"schemas"},
     "app.web": FOUNDATION | {"app.config", "app.web", "app.services", "app.ledger", "app.calls", "schemas"},
