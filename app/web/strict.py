@@ -33,6 +33,7 @@ EVENT_STREAM: dict[str, Any] = {"schema": EVENT, "content_type": "text/event-str
 CHAT_PROBLEMS = (
     "invalid_json",
     "validation_error",
+    "max_tokens_too_small",
     "unsupported_media_type",
     "request_too_large",
     "api_key_required",
