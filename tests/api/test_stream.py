@@ -13,7 +13,17 @@ from flask.testing import FlaskClient
 from app.upstreams.slots import Slots
 from app.web.services import service
 from tests.conftest import CALLER_KEY
-from tests.streams import chunk, completed, completion_events, delta, event, read_events, response_events, stream
+from tests.streams import (
+    blocks,
+    chunk,
+    completed,
+    completion_events,
+    delta,
+    event,
+    read_events,
+    response_events,
+    stream,
+)
 from tests.streams import typed as typed_event
 from tests.upstream import Upstream, delayed, error_document, pieces, reply, response_document, silence
 
@@ -135,7 +145,7 @@ def test_a_stalled_stream_ends_at_the_deadline(make_app: Callable[..., Flask], u
     upstream.script(stream([delta("half")], pause=30))
     answer = ask(make_app(request_timeout=1, keepalive_seconds=0.2).test_client())
     assert read_events(answer.data)[-1][1]["code"] == "upstream_timeout"
-    assert answer.data.count(b": keepalive\n\n") >= 3
+    assert answer.data.count(b": keepalive\n") >= 3
 
 
 def test_keepalives_come_before_upstream_answers(make_app: Callable[..., Flask], upstream: Upstream) -> None:
@@ -143,7 +153,7 @@ def test_keepalives_come_before_upstream_answers(make_app: Callable[..., Flask],
     upstream.script(delayed(0.5, stream(response_events("late"))), delayed(0.5, reply(400, error_document())))
     client = make_app(keepalive_seconds=0.1).test_client()
     answer = ask(client)
-    assert answer.data.startswith(b": keepalive\n\n")
+    assert answer.data.startswith(b": keepalive\n")
     assert read_events(answer.data)[-1][1]["response_text"] == "late"
     assert read_events(ask(client).data)[0][1]["code"] == "upstream_rejected_request"
 
@@ -309,3 +319,13 @@ def test_a_refusal_in_deltas_is_a_content_filter(client: FlaskClient, upstream: 
     upstream.script(stream([refused, typed_event("response.completed", response={"status": "completed"})]))
     done = read_events(ask(client).data)[-1][1]
     assert (done["response_text"], done["finish_reason"]) == ("No.", "content_filter")
+
+
+def test_comments_are_no_events(make_app: Callable[..., Flask], upstream: Upstream) -> None:
+    """A decoder that takes each blank line for the end of an event gets no more events than the stream has."""
+    upstream.script(delayed(0.3, stream(response_events("a", "b"), pause=0.15)), stream([delta("half")]))
+    client = make_app(keepalive_seconds=0.05).test_client()
+    good, bad = ask(client).data, ask(client).data
+    assert good.count(b": keepalive\n") >= 3
+    assert [data is None for data in blocks(good)] == [False] * 4
+    assert [data is None for data in blocks(bad)] == [False] * 3
