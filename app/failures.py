@@ -202,6 +202,12 @@ FAILURES: Mapping[str, Failure] = {
         "The upstream refuses the request. The status is the upstream's: 400, 404 or 422.",
         "업스트림이 요청을 거절함. 상태는 업스트림이 준 400, 404, 422 중 하나.",
     ),
+    "max_tokens_too_small": Failure(
+        422,
+        "client",
+        "The model used up `max_tokens` before it wrote any text, as reasoning models do. The tokens are charged.",
+        "추론 모델처럼 텍스트를 쓰기 전에 `max_tokens`를 모두 써 버림. 쓴 토큰의 비용은 계산됩니다.",
+    ),
     "model_not_found": Failure(
         404,
         "client",

@@ -37,6 +37,7 @@ MEMBERS_MAX = 1000
 CHAT_PROBLEMS = (
     "invalid_json",
     "validation_error",
+    "max_tokens_too_small",
     "unsupported_media_type",
     "request_too_large",
     "api_key_required",
