@@ -49,7 +49,7 @@ def create_app(config: Config | None = None) -> Flask:
 
     database = Database(config.database_url, timeout_seconds=config.database_timeout)
     secret = digest_key(config)
-    accounts = Accounts(database, secret)
+    accounts = Accounts(database, secret, clock=database.clock)
     slots = Slots(config.max_concurrent_requests, config.max_queue_seconds)
     metrics = Metrics(
         {

@@ -72,7 +72,7 @@ def read_events(body: bytes) -> list[tuple[str, Any]]:
 
 
 def blocks(body: bytes) -> list[str | None]:
-    """The data of each event, for a decoder that takes each blank line for an end, as some SDKs do; None: it has no data.
+    """The data of each event, for a decoder that takes each blank line for an end, as some SDKs do; None: no data.
 
     Line ends are those that `body` has; what follows the last blank line is no event.
     """
