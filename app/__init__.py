@@ -104,11 +104,10 @@ def _flask(config: Config) -> Flask:
 
 def _join_web(app: Flask, config: Config, metrics: Metrics, calls: Calls) -> None:
     """Join the hooks, the error handlers, the routes and the commands."""
-    from flask_cors import CORS
-
     from app.web.access import register_access
     from app.web.api import ServerApi
     from app.web.cli import register_commands
+    from app.web.cors import allow_origins
     from app.web.middleware import register_middleware
     from app.web.problems import register_error_handlers
     from blueprints import chat, docs, health, openai, system, usage
@@ -119,6 +118,6 @@ def _join_web(app: Flask, config: Config, metrics: Metrics, calls: Calls) -> Non
     register_access(app, config)
     register_error_handlers(app)
     if config.cors_origins:
-        CORS(app, origins=list(config.cors_origins), expose_headers=["X-Request-ID", "Retry-After", "X-Cache"])
+        allow_origins(app, config.cors_origins)
     api.register(chat.blp, openai.blp, usage.blp, system.blp, metrics_routes.blp, health.blp, docs.blp)
     register_commands(app)
