@@ -208,6 +208,12 @@ FAILURES: Mapping[str, Failure] = {
         "The model used up `max_tokens` before it wrote any text, as reasoning models do. The tokens are charged.",
         "추론 모델처럼 텍스트를 쓰기 전에 `max_tokens`를 모두 써 버림. 쓴 토큰의 비용은 계산됩니다.",
     ),
+    "response_not_found": Failure(
+        404,
+        "client",
+        "The request goes on with a response or conversation that this client did not make with the server's key.",
+        "이 클라이언트가 서버 키로 만들지 않은 응답이나 대화를 이어 가려 함.",
+    ),
     "model_not_found": Failure(
         404,
         "client",

@@ -15,7 +15,7 @@ from app.store.engine import make_engine
 from app.store.threads import offload
 from app.store.writer import Batch, Writer, each, unavailable
 
-REVISION = "0001"
+REVISION = "0002"
 
 Result = TypeVar("Result")
 

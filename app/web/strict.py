@@ -60,6 +60,8 @@ CHAT_PROBLEMS = (
     "upstream_connection_error",
     "unauthorized",
     "model_not_allowed",
+    "not_covered",
+    "response_not_found",
     "model_price_unknown",
     "free_mode_not_allowed",
     "rate_limited",
