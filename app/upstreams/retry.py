@@ -14,7 +14,8 @@ from app.errors import ServiceException
 
 logger = logging.getLogger(__name__)
 
-RETRIED_STATUSES = frozenset({408, 409, 500, 502, 503, 529})
+RETRIED_STATUSES = frozenset({500, 502, 503, 521, 522, 523, 529})
+"""504 is not among them: upstream may have worked for the request, and bill it."""
 MAX_RETRIES = 2
 MAX_RATE_LIMIT_RETRIES = 1
 BACKOFF_BASE_SECONDS = 0.25
