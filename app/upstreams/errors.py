@@ -25,10 +25,10 @@ HOPELESS_STATUSES = frozenset({501, 505})
 
 
 def from_status(
-    status: int, headers: Mapping[str, str], refusal: Refusal, key: ApiKey, wait_seconds: int | None = None
+    status: int, headers: Mapping[str, str], refusal: Refusal, key: ApiKey, wait_seconds: int
 ) -> OpenAIClientException:
     """Map an upstream answer that is not a success. `refusal` is its error document, scrubbed."""
-    error = _mapped(status, refusal, wait_seconds or 1, own=key.source == "default")
+    error = _mapped(status, refusal, wait_seconds, own=key.source == "default")
     error.upstream_headers = {
         name: value
         for name, value in headers.items()

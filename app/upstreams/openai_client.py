@@ -21,9 +21,10 @@ from app.upstreams.dialects import native_dialect
 from app.upstreams.errors import connection_error, from_status, request_id
 from app.upstreams.keys import KeySelector
 from app.upstreams.refusals import Refusal, read_refusal
-from app.upstreams.retry import AttemptFailed, parse_retry_after
+from app.upstreams.retry import AttemptFailed
 from app.upstreams.routing import UpstreamRequest
 from app.upstreams.transport import ConnectionLost, CouldNotConnect, Response, Transport
+from app.upstreams.waits import asked_wait, whole_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -127,9 +128,10 @@ class OpenAIClient:
             except ServiceException as exc:
                 return AttemptFailed(exc, upstream_request_id=upstream_request_id)
         refusal = self._scrubbed(read_refusal(body, headers.get("content-type", "")), key)
-        error = from_status(status, headers, refusal, key, parse_retry_after(headers.get("retry-after")))
+        wait = asked_wait(status, headers, refusal)
+        error = from_status(status, headers, refusal, key, whole_seconds(wait))
         _tell(error, status, refusal, call)
-        return retry.refused(error, status, upstream_request_id)
+        return retry.refused(error, status, upstream_request_id, wait)
 
     def _scrubbed(self, refusal: Refusal, key: ApiKey) -> Refusal:
         """The refusal without any key or account of this request and of the server."""

@@ -125,8 +125,8 @@ FAULTS: list[tuple[str, list[Answer], Want, Want | None]] = [
     ("503", [refusal(503)] * 3, Want(503, "upstream_unavailable", 3, "1"), None),
     (
         "529",
-        [reply(529, error_document(), {"Retry-After": "3600"})] * 3,
-        Want(503, "upstream_unavailable", 3, "120"),
+        [reply(529, error_document(), {"Retry-After": "3600"})],
+        Want(503, "upstream_unavailable", 1, "120"),
         None,
     ),
     ("reset", [reset()], LOST, None),
