@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.models import Completion, Generation
+from app.upstreams import written
 from app.upstreams.errors import bad_response, failed_response
-from app.upstreams.json import dump_json, load_json, number_or_none, parse_usage, string_or_none, well_formed
+from app.upstreams.json import dump_json, load_json, number_or_none, string_or_none, well_formed
 from app.upstreams.sse import StreamEvent
+from app.upstreams.usage import read_usage
 
 PATH = "/chat/completions"
 FINISH_REASONS = {"length": "length", "content_filter": "content_filter"}
@@ -59,11 +61,11 @@ def read_event(data: bytes) -> StreamEvent:
     text = (delta.get("content") or delta.get("refusal")) if isinstance(delta, dict) else None
     return StreamEvent(
         text=text if isinstance(text, str) else "",
-        written=well_formed(text) if isinstance(text, str) else "",
-        usage=parse_usage(chunk.get("usage")),
+        written=written.in_chunk(chunk),
+        usage=read_usage(chunk),
         model=string_or_none(chunk.get("model")),
         document=chunk,
-        is_end=bool(chunk.get("error")),
+        is_end=bool(chunk.get("error")) or chunk.get("type") == "error",
     )
 
 
@@ -79,7 +81,11 @@ class CompletionReader:
         chunk = event.document
         if chunk.get("error"):
             raise failed_response(chunk["error"])
-        self._document |= {name: chunk[name] for name in ("id", "model", "created", "usage") if chunk.get(name)}
+        self._document |= {
+            name: chunk[name]
+            for name in ("id", "model", "created", "usage", "x_groq", "service_tier")
+            if chunk.get(name)
+        }
         if _first_choice(chunk).get("finish_reason"):
             self._document["choices"] = chunk["choices"]
         self._text.append(event.text)
@@ -101,7 +107,7 @@ def _completion(document: Mapping[str, Any], text: str | None, *, is_refusal: bo
         model=string_or_none(document.get("model")),
         output_text=text,
         finish_reason="content_filter" if is_refusal else FINISH_REASONS.get(reason, "stop"),
-        usage=parse_usage(document.get("usage")),
+        usage=read_usage(document),
         output_format="text",
         created_at=number_or_none(document.get("created")),
         temperature=None,

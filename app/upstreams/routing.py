@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.calls.call import Call
-from app.errors import ServiceException
 from app.models import ApiKey
-from app.upstreams.keys import KeySelector, Payer, rejected_key
+from app.upstreams.keys import KeySelector, Payer
 from app.upstreams.retry import AttemptFailed, until_answered
 from app.upstreams.transport import Response
 
@@ -56,7 +55,6 @@ def follow(plan: Plan, keys: KeySelector, call: Call, send: Callable[[Attempt], 
 
     Raises ServiceException: of the last attempt, or what the payer says when every key was refused.
     """
-    refused: ServiceException = rejected_key()
     for attempt in plan.attempts:
         try:
             return until_answered(functools.partial(send, attempt), call), attempt.key
