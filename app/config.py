@@ -198,6 +198,12 @@ class Config:
         "Free mode for a `/v1` request without the header `X-Free-Mode`.",
         ko="`/v1` 요청에 `X-Free-Mode` 헤더가 없을 때의 무료 모드(free mode).",
     )
+    upstream_messages: bool = setting(
+        True,
+        flag,
+        "Pass on the upstream's own words when it refuses a request, without keys. `false`: only its codes.",
+        ko="업스트림이 요청을 거절할 때 그 설명을 키를 지우고 호출자에게 전달합니다. `false`이면 코드만 전달합니다.",
+    )
     local_model: str = setting(
         "",
         text,

@@ -46,6 +46,7 @@ CHAT_PROBLEMS = (
     "upstream_rate_limited",
     "model_not_found",
     "upstream_rejected_request",
+    "upstream_forbidden",
     "internal_error",
     "server_busy",
     "server_shutting_down",

@@ -29,6 +29,7 @@ GOOD = [
     ("LOCAL_MODEL", "demo", "demo"),
     *[("UPSTREAM_API", raw, raw.strip().lower()) for raw in ("responses", " Chat_Completions ")],
     *[("OPENAI_DOOR_FREE_MODE", raw, raw == "on") for raw in ("on", "off")],
+    *[("UPSTREAM_MESSAGES", raw, raw == "on") for raw in ("on", "off")],
     *[("KEEPALIVE_SECONDS", raw, float(raw)) for raw in ("0.05", "300")],
     *[("DEFAULT_MAX_CONTEXT_TOKENS", raw, int(raw)) for raw in ("0", "128000")],
     *[("LOG_LEVEL", raw, raw.strip().upper()) for raw in ("DEBUG", "info", " Warning ", "ERROR", "critical")],
@@ -111,7 +112,13 @@ BAD = [
     *[("LEDGER_RETENTION_DAYS", raw) for raw in (*NOT_WHOLE, "36501")],
     *[
         (name, raw)
-        for name in ("CACHE_ENABLED", "SYSTEM_API_PUBLIC", "OPENAI_DOOR_FREE_MODE", "LEDGER_FAIL_OPEN")
+        for name in (
+            "CACHE_ENABLED",
+            "SYSTEM_API_PUBLIC",
+            "OPENAI_DOOR_FREE_MODE",
+            "LEDGER_FAIL_OPEN",
+            "UPSTREAM_MESSAGES",
+        )
         for raw in ("maybe", "2", "truee")
     ],
     *[("CORS_ORIGINS", raw) for raw in ("*", "a.example", "https://a.example, b.example", "null", "a://")],
@@ -170,6 +177,7 @@ def test_defaults() -> None:
         "OPENAI_BASE_URL": "https://api.openai.com/v1",
         "UPSTREAM_API": "responses",
         "OPENAI_DOOR_FREE_MODE": False,
+        "UPSTREAM_MESSAGES": True,
         "KEEPALIVE_SECONDS": 5.0,
         "DEFAULT_MAX_CONTEXT_TOKENS": 0,
         "LOCAL_MODEL": "",
