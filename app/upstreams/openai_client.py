@@ -20,7 +20,7 @@ from app.models import ApiKey, Completion, Credentials, Generation, Message, is_
 from app.upstreams import retry, routing
 from app.upstreams.dialects import native_dialect
 from app.upstreams.errors import connection_error, from_status, request_id
-from app.upstreams.keys import KeySelector
+from app.upstreams.keys import ACCOUNT_HEADERS, KeySelector
 from app.upstreams.refusals import Refusal, read_refusal
 from app.upstreams.retry import AttemptFailed
 from app.upstreams.routing import UpstreamRequest
@@ -144,7 +144,8 @@ class OpenAIClient:
     def _scrubbed(self, refusal: Refusal, key: ApiKey) -> Refusal:
         """The refusal without any key or account of this request and of the server."""
         config = self._config
-        accounts = (config.openai_org_id, config.openai_project_id)
+        theirs = (key.headers[name] for name in ACCOUNT_HEADERS if name in key.headers)
+        accounts = (config.openai_org_id, config.openai_project_id, *theirs)
         scrubbed = refusal.scrubbed(key.secret, config.openai_api_key, *accounts)
         return scrubbed if config.upstream_messages else dataclasses.replace(scrubbed, message="")
 
