@@ -17,6 +17,7 @@ QUOTES = ("'", '"')
 Parse = Callable[[str], Any]
 
 PRINTABLE = r"[\x21-\x7e]+"
+ORIGIN = r"(?i:[a-z][a-z0-9+.-]*)://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?"
 HOST = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|[0-9a-f.]*:[0-9a-f:.]*"
 
 
@@ -115,8 +116,11 @@ def database_url(raw: str) -> str:
 
 
 def origins(raw: str) -> tuple[str, ...]:
-    """Accept a comma-separated list of web origins."""
-    return tuple(http_url(origin) for origin in raw.split(",") if origin.strip())
+    """Accept a comma-separated list of origins: of web pages, and of desktop applications and browser extensions."""
+    found = tuple(origin.strip().rstrip("/") for origin in raw.split(",") if origin.strip())
+    if not all(re.fullmatch(ORIGIN, origin) for origin in found):
+        raise ValueError("must be origins such as https://app.example or app://obsidian.md, without wildcards")
+    return found
 
 
 def setting(
@@ -394,8 +398,8 @@ class Config:
     cors_origins: tuple[str, ...] = setting(
         (),
         origins,
-        "The web origins that may call the API, separated by commas.",
-        ko="API를 호출할 수 있는 웹 출처(origin). 쉼표로 구분합니다.",
+        "The web origins that may call the API, separated by commas. `app://obsidian.md` and the like are taken, too.",
+        ko="API를 호출할 수 있는 웹 출처(origin). 쉼표로 구분하며 `app://…` 같은 스킴도 됩니다.",
     )
 
     @property

@@ -210,6 +210,18 @@ FAILURES: Mapping[str, Failure] = {
         "업스트림이 이 요청을 허용하지 않음(403): 걸러진 프롬프트, 모델, 지역 등. 키의 문제가 아니며 다른 키로 다시 "
         "보내지 않음.",
     ),
+    "max_tokens_too_small": Failure(
+        422,
+        "client",
+        "The model used up `max_tokens` before it wrote any text, as reasoning models do. The tokens are charged.",
+        "추론 모델처럼 텍스트를 쓰기 전에 `max_tokens`를 모두 써 버림. 쓴 토큰의 비용은 계산됩니다.",
+    ),
+    "response_not_found": Failure(
+        404,
+        "client",
+        "The request goes on with a response or conversation that this client did not make with the server's key.",
+        "이 클라이언트가 서버 키로 만들지 않은 응답이나 대화를 이어 가려 함.",
+    ),
     "model_not_found": Failure(
         404,
         "client",

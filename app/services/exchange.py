@@ -136,6 +136,10 @@ class OpenExchange:
         self.receipt.usage = usage or self.receipt.usage
         self.receipt.model = model or self.receipt.model
 
+    def note_response(self, response_id: str | None) -> None:
+        """Keep the id by which the upstream knows its answer."""
+        self.receipt.response_id = response_id or self.receipt.response_id
+
     def note_cache(self, hit: bool) -> None:
         """The response cache was asked."""
         self.receipt.cache_hit = hit

@@ -4,9 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
+from app.errors import OpenAIClientException
 from app.upstreams.errors import bad_response
+
+BLANK = " \t\r\n\ufeff\u200b"
+TEXT_PARTS = {"text", "output_text"}
+FINISH_REASONS: Mapping[str, str] = {
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "max_length", "model_length"), "length"),
+    **dict.fromkeys(
+        (
+            "content_filter",
+            "safety",
+            "recitation",
+            "blocklist",
+            "prohibited_content",
+            "spii",
+            "image_safety",
+            "refusal",
+        ),
+        "content_filter",
+    ),
+}
+"""What servers call the ends that are none of the model's own: OpenAI, Gemini, Mistral, Anthropic, llama.cpp."""
 
 
 def dump_json(value: Any) -> bytes:
@@ -32,9 +54,46 @@ def load_sound_json(text: str) -> Any:
     return value
 
 
+def load_answered_json(text: str) -> Any:
+    """Parse JSON that a model wrote, without what models put around it: white space, a BOM, thoughts, a code fence."""
+    try:
+        return load_sound_json(text.strip(BLANK))
+    except OpenAIClientException:
+        return load_sound_json(_without_wrapping(text))
+
+
+def _without_wrapping(text: str) -> str:
+    """What stands behind `</think>` and between the fences, by searches that are linear."""
+    _, _, text = text.rpartition("</think>")
+    _, fence, inside = text.partition("```")
+    if fence:
+        body, end, rest = inside.rpartition("```")
+        text = body if end else rest
+        text = text[4:] if text[:4].lower() == "json" else text
+    return text.strip(BLANK)
+
+
 def well_formed(text: str) -> str:
     """Join surrogate pairs and replace lone surrogates, which no UTF-8 log, socket or database can carry."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def content_text(content: Any) -> str:
+    """The text of a message's content, which is a text or a list of parts; what is no text is left out.
+
+    A part of another kind (an image, a model's thoughts) is not the answer's text.
+    """
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    parts = (part for part in content if isinstance(part, Mapping) and part.get("type", "text") in TEXT_PARTS)
+    return "".join(text for part in parts if isinstance(text := part.get("text"), str))
+
+
+def finish_reason(reason: str | None) -> str:
+    """One of ours, `stop`, `length` or `content_filter`, for the words that servers use."""
+    return FINISH_REASONS.get((reason or "").lower(), "stop")
 
 
 class TextJoiner:

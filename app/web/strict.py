@@ -37,6 +37,7 @@ MEMBERS_MAX = 1000
 CHAT_PROBLEMS = (
     "invalid_json",
     "validation_error",
+    "max_tokens_too_small",
     "unsupported_media_type",
     "request_too_large",
     "api_key_required",
@@ -60,6 +61,8 @@ CHAT_PROBLEMS = (
     "upstream_connection_error",
     "unauthorized",
     "model_not_allowed",
+    "not_covered",
+    "response_not_found",
     "model_price_unknown",
     "free_mode_not_allowed",
     "rate_limited",
