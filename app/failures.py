@@ -108,6 +108,18 @@ FAILURES: Mapping[str, Failure] = {
         "A system route or `/metrics` was called from another machine or through a proxy.",
         "시스템 경로나 `/metrics`를 다른 장비에서 또는 프록시를 거쳐 호출함.",
     ),
+    "auth_mode_required": Failure(
+        403,
+        "client",
+        "The request came through a proxy, and `AUTH_MODE` is not set: nobody has decided who may call.",
+        "프록시를 거친 요청인데 `AUTH_MODE`가 설정되지 않음. 누가 호출할 수 있는지 정해지지 않은 상태.",
+    ),
+    "misdirected_request": Failure(
+        421,
+        "client",
+        "In open mode: `Host` is neither a loopback name, an address nor a name in `ALLOWED_HOSTS`.",
+        "토큰 없이 열린 모드에서 `Host`가 루프백 이름도, 주소도, `ALLOWED_HOSTS`의 이름도 아님.",
+    ),
     "not_found": Failure(404, "client", "There is no such route, or no such record.", "없는 경로이거나 없는 기록."),
     "method_not_allowed": Failure(
         405,

@@ -58,6 +58,8 @@ CHAT_PROBLEMS = (
     "upstream_bad_response",
     "upstream_connection_error",
     "unauthorized",
+    "auth_mode_required",
+    "misdirected_request",
     "model_not_allowed",
     "model_price_unknown",
     "free_mode_not_allowed",

@@ -34,9 +34,10 @@ class FakeArbiter:
 
     state: MasterState
 
-    def __init__(self) -> None:
-        self.cfg = SimpleNamespace(workers=2)
+    def __init__(self, address: Any = ("127.0.0.1", 0)) -> None:
+        self.cfg = SimpleNamespace(workers=2, address=[address])
         self.num_workers = 2
+        self.LISTENERS: list[Any] = [SimpleNamespace(getsockname=lambda: address)]
 
 
 class FakeWorker:
@@ -107,10 +108,8 @@ class TestMaster:
 
     def test_a_port_that_is_taken(self, capsys: pytest.CaptureFixture[str]) -> None:
         """The start ends with status 2 and one line that names the setting."""
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            hooks = make_hooks(server_port=taken.getsockname()[1])
-            with pytest.raises(SystemExit) as ended:
-                hooks.on_starting(FakeArbiter())
+        with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as ended:
+            make_hooks().on_starting(FakeArbiter(taken.getsockname()))
         assert ended.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("SERVER_PORT cannot be used")
@@ -118,9 +117,8 @@ class TestMaster:
     @pytest.mark.parametrize("name", ["LISTEN_FDS", "GUNICORN_FD"])
     def test_a_port_that_is_inherited(self, name: str) -> None:
         """systemd and SIGUSR2 hand over a socket that listens already: the port is taken, and that is right."""
-        arbiter = FakeArbiter()
         with socket.create_server(("127.0.0.1", 0)) as taken:
-            hooks = make_hooks({name: "3"}, server_port=taken.getsockname()[1])
+            arbiter, hooks = FakeArbiter(taken.getsockname()), make_hooks({name: "3"})
             hooks.on_starting(arbiter)
         hooks.on_exit(arbiter)
 
@@ -205,7 +203,7 @@ MASTER = """
 import json, sys
 from gunicorn.app.wsgiapp import WSGIApplication
 class FakeArbiter:
-    num_workers, cfg = 1, type("FakeSettings", (), {"workers": 1})
+    num_workers, LISTENERS, cfg = 1, [], type("FakeSettings", (), {"workers": 1, "address": []})
 class FakeWorker:
     pid = 1
 sys.argv = ["gunicorn", "wsgi:app"]
