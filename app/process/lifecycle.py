@@ -24,7 +24,7 @@ from app.errors import ConfigurationException
 from app.process import metrics_files
 from app.process.address import check_port
 from app.process.quick_stop import QuickStop, ignore
-from app.upstreams.local_model import LOCAL_KEY, LocalModel
+from app.upstreams.local_model import DEMO, DEMO_MAX_TOKENS, MAX_TOKENS, LocalModel
 
 BAD_SETTING = 2
 """The exit status of a start that a setting prevents."""
@@ -247,12 +247,16 @@ class Hooks:
             give_up(exc)
         if self._local_model_file is None:
             return
-        server.state.local_model = LocalModel(self._local_model_file)
-        self._environ["OPENAI_BASE_URL"] = server.state.local_model.base_url
+        is_demo = self._settings.local_model == DEMO
+        model = server.state.local_model = LocalModel(
+            self._local_model_file,
+            max_tokens=DEMO_MAX_TOKENS if is_demo else MAX_TOKENS,
+            api_key=self._environ.get("OPENAI_API_KEY", "").strip(),
+        )
+        self._environ["OPENAI_BASE_URL"] = model.base_url
         # llama.cpp has both APIs, but only this one follows a response schema and tells an answer that was cut.
         self._environ.setdefault("UPSTREAM_API", "chat_completions")
-        if not self._environ.get("OPENAI_API_KEY", "").strip():
-            self._environ["OPENAI_API_KEY"] = LOCAL_KEY
+        self._environ["OPENAI_API_KEY"] = model.api_key
 
     def on_reload(self, server: Arbiter) -> None:
         """In the master, at SIGHUP: tell the workers that they are being replaced."""

@@ -25,7 +25,7 @@ from app.units import dollars
 from app.upstreams import chat_completions, embeddings, responses
 from app.upstreams.errors import bad_response
 from app.upstreams.json import dump_json, load_json, parse_usage, string_or_none, token_count
-from app.upstreams.llama_events import LlamaEvents
+from app.upstreams.llama_events import LlamaEvents, with_response_format
 from app.upstreams.sse import StreamEvent
 
 PASSED_HEADERS = re.compile(r"x-request-id|retry-after|x-ratelimit-.*|openai-(?!organization|project).*", re.I)
@@ -80,12 +80,15 @@ class Passthrough:
         ask = read_request(f"/v1{path}", body, self._max_tokens)
         with contextlib.ExitStack() as resources:
             exchange = resources.enter_context(self._exchange.open(ask, credentials, principal, call))
+            if self._is_local and path == responses.PATH:
+                body = with_response_format(body)
             response = resources.enter_context(exchange.send(path, body))
             if not ask.streamed:
                 return _whole(response, exchange)
             # The row of a stream is settled where the stream ends.
             held = resources.pop_all()
-        return self._stream(response, exchange, call, held, DIALECTS[path])
+        llama = LlamaEvents(ask.model) if self._is_local else None
+        return self._stream(response, exchange, call, held, DIALECTS[path], llama)
 
     def models(self, credentials: Credentials, principal: Principal, call: Call) -> PassedResponse:
         """Upstream's models."""
@@ -110,9 +113,9 @@ class Passthrough:
         call: Call,
         held: contextlib.ExitStack,
         dialect: PassedDialect,
+        llama: LlamaEvents | None,
     ) -> PassedResponse:
         """The stream as it came; its events raise ServiceException where it breaks off."""
-        llama = LlamaEvents() if self._is_local else None
 
         def events() -> Iterator[bytes]:
             with held:

@@ -1,9 +1,13 @@
-"""What llama.cpp leaves out of its Responses stream, filled in: numbers and places that OpenAI's SDKs need.
+"""What llama.cpp leaves out of its Responses API, filled in: what OpenAI's and other SDKs need of it.
 
 Source: OpenAI's API reference, "Streaming events"; ggml-org/llama.cpp issue 20607.
 """
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
 
 from app.upstreams.json import dump_json, load_json
 from app.upstreams.sse import Event
@@ -13,9 +17,14 @@ BEGINNINGS = {"response.created", "response.in_progress"}
 
 
 class LlamaEvents:
-    """Completes the events of one stream. Members that are there stay as they are."""
+    """Completes the events of one stream of `model`. Members that are there stay as they are.
 
-    def __init__(self) -> None:
+    `now` gives seconds since 1970.
+    """
+
+    def __init__(self, model: str = "", *, now: Callable[[], float] = time.time) -> None:
+        self._model = model
+        self._now = now
         self._next_number = 0
         self._places: dict[str, int] = {}
 
@@ -31,5 +40,27 @@ class LlamaEvents:
         if event.name.startswith(PARTS):
             added["content_index"] = 0
         if event.name in BEGINNINGS:
-            data["response"] = {"output": []} | data["response"]
+            # The AI SDK refuses a stream whose first event does not say when it began and by which model.
+            known = {"output": [], "created_at": int(self._now()), "model": self._model}
+            data["response"] = known | data["response"]
         return b"event: %s\ndata: %s\n\n" % (event.name.encode(), dump_json(added | data))
+
+
+def with_response_format(body: bytes) -> bytes:
+    """A request to the Responses API whose schema llama.cpp follows.
+
+    It reads no `text.format`, but takes `response_format` of Chat Completions on this route as well.
+    """
+    request = load_json(body)
+    text = request.get("text") if isinstance(request, dict) else None
+    given = text.get("format") if isinstance(text, dict) else None
+    if not isinstance(given, dict) or "response_format" in request:
+        return body
+    return dump_json(request | {"response_format": _of_chat_completions(given)})
+
+
+def _of_chat_completions(given: dict[str, Any]) -> dict[str, Any]:
+    """A format of the Responses API as Chat Completions has it: the schema is one level further down."""
+    if given.get("type") != "json_schema":
+        return given
+    return {"type": "json_schema", "json_schema": {name: value for name, value in given.items() if name != "type"}}
