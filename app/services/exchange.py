@@ -94,10 +94,13 @@ class OpenExchange:
         """What the request has cost so far, in nano-dollars; None when that is not known."""
         return self._entry.cost_nano()
 
-    def send(self, path: str, body: bytes | None) -> HeldResponse:
+    def send(
+        self, path: str, body: bytes | None, *, again: Callable[[str], bytes | None] | None = None
+    ) -> HeldResponse:
         """Take a slot and make the attempts of the plan; the slot is held until the response is closed.
 
-        Without a body it is a GET. Raises ServiceException.
+        Without a body it is a GET. `again` is told the parameter that upstream does not take and gives the body of one
+        more attempt, or None. Raises ServiceException.
         """
         request = UpstreamRequest(path, body)
         self._exchange.watchdog.add(self._call)
@@ -108,7 +111,7 @@ class OpenExchange:
             raise
         try:
             response, _ = routing.follow(
-                self._plan, self._exchange.keys, self._call, lambda attempt: self._attempt(attempt, request)
+                self._plan, self._exchange.keys, self._call, lambda attempt: self._adapted(attempt, request, again)
             )
         except BaseException:
             self._release_slot()
@@ -164,6 +167,20 @@ class OpenExchange:
     def _release_slot(self) -> None:
         self._exchange.slots.release()
         self._exchange.watchdog.discard(self._call)
+
+    def _adapted(
+        self, attempt: Attempt, request: UpstreamRequest, again: Callable[[str], bytes | None] | None
+    ) -> Response:
+        """Make one attempt, and one more with each body that `again` gives for what upstream does not take."""
+        while True:
+            try:
+                return self._attempt(attempt, request)
+            except AttemptFailed as failure:
+                refused = failure.refused_parameter
+                body = again(refused) if again is not None and refused is not None else None
+                if body is None:
+                    raise
+                request = UpstreamRequest(request.path, body)
 
     def _attempt(self, attempt: Attempt, request: UpstreamRequest) -> Response:
         receipt, began = self.receipt, time.monotonic()

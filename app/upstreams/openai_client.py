@@ -19,6 +19,7 @@ from app.upstreams import retry, routing
 from app.upstreams.dialects import native_dialect
 from app.upstreams.errors import connection_error, error_object, from_status, request_id
 from app.upstreams.keys import KeySelector
+from app.upstreams.parameters import ModelParameters, refused_parameter
 from app.upstreams.retry import AttemptFailed
 from app.upstreams.routing import UpstreamRequest
 from app.upstreams.transport import ConnectionLost, CouldNotConnect, Response, Transport
@@ -98,9 +99,11 @@ class OpenAIClient:
             temperature=self._config.default_temperature if temperature is None else temperature,
             response_schema=response_schema,
             images=images,
+            defaults=frozenset({"temperature"} if temperature is None else ()),
         )
         plan = routing.make_plan(self._keys.payer(Credentials(api_key or "", free_mode)), self)
-        request = UpstreamRequest(dialect.PATH, dialect.request_body(generation))
+        without = ModelParameters().of(generation.model)
+        request = UpstreamRequest(dialect.PATH, dialect.request_body(generation, without=without))
         began = time.monotonic()
         response, key = routing.follow(plan, self._keys, call, lambda attempt: self.send(request, attempt.key, call))
         with response:
@@ -137,4 +140,6 @@ def _refused(response: Response, key: ApiKey) -> AttemptFailed:
     error = from_status(response.status, response.headers, error_object(body), key)
     if error.error_code == "server_credentials_rejected":
         logger.error("upstream rejects the server's key (HTTP %d); check OPENAI_API_KEY", response.status)
-    return retry.refused(error, response.status, upstream_request_id)
+    failure = retry.refused(error, response.status, upstream_request_id)
+    failure.refused_parameter = refused_parameter(response.status, body)
+    return failure
