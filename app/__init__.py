@@ -62,13 +62,14 @@ def create_app(config: Config | None = None) -> Flask:
     ledger = Ledger(
         database,
         accounts,
-        Prices(Path(config.prices_file)),
+        Prices(Path(config.prices_file), config.openai_base_url),
         token_required=config.token_required,
         fail_open=config.ledger_fail_open,
+        max_output_tokens=config.max_output_tokens,
         fingerprint_key=secret,
         booked=metrics.booked,
     )
-    keys = KeySelector(config.openai_api_key, server_headers=config.openai_headers)
+    keys = KeySelector.of(config)
     transport = Transport(config.openai_base_url, pool_size=config.max_concurrent_requests)
     client = OpenAIClient(config, transport=transport, keys=keys)
     exchange = Exchange(client, keys, slots, Watchdog(), ledger)
@@ -76,7 +77,6 @@ def create_app(config: Config | None = None) -> Flask:
     passthrough = Passthrough(
         exchange,
         free_mode=config.openai_door_free_mode,
-        max_tokens=config.default_max_tokens,
         is_local=bool(config.local_model),
     )
     needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []

@@ -225,6 +225,12 @@ class Config:
     default_max_tokens: int = setting(
         1000, integer(1, 10**9), "`max_tokens` when the request gives none.", ko="요청에 없을 때 쓰는 `max_tokens`."
     )
+    max_output_tokens: int = setting(
+        16_384,
+        integer(1, 10**9),
+        "The output limit that is added to a `/v1` request without one when a client's budget pays for it.",
+        ko="클라이언트의 예산으로 처리하는 `/v1` 요청에 출력 한도가 없을 때 추가하는 한도.",
+    )
     default_system_message: str = setting(
         "당신은 도움이 되는 AI 어시스턴트입니다.",
         text,
@@ -278,10 +284,10 @@ class Config:
         ko="요청에 없을 때 쓰는 `max_context_tokens`. `0`이면 제한하지 않습니다.",
     )
     max_request_bytes: int = setting(
-        1_048_576,
+        33_554_432,
         integer(1024, 2**31),
-        "The largest request body in bytes. A larger one is answered 413.",
-        ko="요청 본문의 최대 크기(바이트). 넘으면 413으로 응답합니다.",
+        "The largest request body in bytes, before and after it is decompressed. A larger one is answered 413.",
+        ko="요청 본문의 최대 크기(바이트). 압축을 풀기 전과 후에 모두 적용하며, 넘으면 413으로 응답합니다.",
     )
 
     cache_enabled: bool = setting(

@@ -19,7 +19,7 @@ from app.calls.receipt import Receipt
 from app.errors import ServiceException
 from app.ledger import settlement
 from app.ledger.accounts import Accounts, Principal
-from app.ledger.admission import Admission, Admitted
+from app.ledger.admission import MAX_OUTPUT_TOKENS, Admission, Admitted
 from app.ledger.entry import Entry, unrecorded
 from app.ledger.lease import is_gone, owner_name
 from app.ledger.limits import Ask, Opening
@@ -42,6 +42,7 @@ class Ledger:
         *,
         token_required: bool,
         fail_open: bool = False,
+        max_output_tokens: int = MAX_OUTPUT_TOKENS,
         fingerprint_key: bytes = b"",
         booked: Callable[[Usage, int | None, str | None], None] = lambda *_: None,
         clock: Callable[[], float] = time.time,
@@ -50,7 +51,9 @@ class Ledger:
         self.prices = prices
         self.unrecorded = 0
         self._database = database
-        self._admission = Admission(accounts, self.owner, token_required=token_required, clock=clock)
+        self._admission = Admission(
+            accounts, self.owner, token_required=token_required, max_output_tokens=max_output_tokens, clock=clock
+        )
         self._fails_open = fail_open and not token_required
         self._fingerprint_key = fingerprint_key
         self._booked = booked
@@ -65,8 +68,11 @@ class Ledger:
         `concurrency_limited` or `budget_exceeded`, 503 `store_unavailable`, or what has ended the call already.
         """
         call.check()
-        worst = self.prices.cost_nano(ask.model, Usage(ask.prompt_tokens, ask.max_tokens)) if server_pays else 0
-        opening = Opening(call=call, principal=principal, ask=ask, server_pays=server_pays, worst_nano=worst)
+
+        def worst_nano(limit: int) -> int | None:
+            return self.prices.cost_nano(ask.model, Usage(ask.prompt_tokens, limit * ask.choices))
+
+        opening = Opening(call=call, principal=principal, ask=ask, server_pays=server_pays, worst_nano=worst_nano)
         try:
             admitted: Admitted = self._database.write_with_others(
                 self._admission.admit_all, opening, undo=settlement.take_back
@@ -77,7 +83,7 @@ class Ledger:
             self.unrecorded += 1
             logger.error("a request is not recorded: the database is away (LEDGER_FAIL_OPEN)")
             return unrecorded(ask, call, receipt)
-        entry = Entry(ask, call, receipt, self.prices, lambda *ending: self._settle(admitted, *ending))
+        entry = Entry(ask, call, receipt, self.prices, lambda *ending: self._settle(admitted, *ending), admitted)
         self._entries.add(entry)
         return entry
 
@@ -117,7 +123,7 @@ class Ledger:
 
     def _settle(self, admitted: Admitted, entry: Entry, status: str, code: str | None) -> None:
         """Write down how a request ended, soon."""
-        receipt, (usage, estimated), cost_nano = entry.receipt, entry.usage(), entry.cost_nano()
+        receipt, (usage, estimated), cost_nano = entry.receipt, entry.usage(), entry.charge_nano()
         cached = bool(receipt.cache_hit)
         if not cached:
             self._booked(usage, cost_nano, receipt.key_source)

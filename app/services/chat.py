@@ -20,10 +20,10 @@ from app.services import prompt
 from app.services.cache import ResponseCache
 from app.services.exchange import Exchange, HeldResponse, OpenExchange
 from app.services.rules import broken_rules, read_turns
-from app.tokens import estimate_tokens
+from app.tokens import estimate_tokens, image_tokens
 from app.units import dollars
 from app.upstreams.dialects import Dialect, native_dialect
-from app.upstreams.json import TextJoiner, load_answered_json
+from app.upstreams.json import TextJoiner, dump_json, load_answered_json
 from app.upstreams.parameters import AdaptedBody, ModelParameters
 from app.upstreams.sse import StreamEvent
 
@@ -317,6 +317,13 @@ def _ask(request: ChatRequest, assembled: Assembled, *, streamed: bool) -> Ask:
         model=assembled.generation.model,
         session_id=request.session_id or "",
         streamed=streamed,
-        prompt_tokens=sum(assembled.tokens.values()),
+        prompt_tokens=sum(assembled.tokens.values()) + _unspoken_tokens(assembled.generation),
         max_tokens=assembled.generation.max_tokens,
     )
+
+
+def _unspoken_tokens(generation: Generation) -> int:
+    """Estimated tokens of what goes with the messages: pictures by a figure each, the schema as text."""
+    pictures = len(generation.images) * image_tokens(generation.model)
+    schema = generation.response_schema
+    return pictures + (estimate_tokens(dump_json(schema).decode()) if schema is not None else 0)

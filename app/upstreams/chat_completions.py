@@ -6,10 +6,11 @@ system message already. Source: the OpenAI API reference, "Chat Completions".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from app.models import Completion, Generation
+from app.upstreams import written
 from app.upstreams.errors import bad_response, failed_response, no_text
 from app.upstreams.json import (
     content_text,
@@ -17,17 +18,18 @@ from app.upstreams.json import (
     finish_reason,
     load_json,
     number_or_none,
-    parse_usage,
     string_or_none,
     well_formed,
 )
 from app.upstreams.parameters import NONE, fitting_messages
 from app.upstreams.sse import StreamEvent
+from app.upstreams.usage import read_usage
 
 PATH = "/chat/completions"
 FAILURES = {"error", "abort", "aborted", "cancelled", "insufficient_system_resource"}
 """Finish reasons of answers that upstream gave up (OpenRouter, vLLM, DeepSeek)."""
-WRITTEN = ("content", "refusal", "reasoning_content", "reasoning")
+KEPT = ("id", "model", "created", "usage", "x_groq", "service_tier")
+"""What a stream's finished answer needs of its chunks, beside the text."""
 
 
 def request_body(generation: Generation, *, stream: bool = False, without: frozenset[str] = NONE) -> bytes:
@@ -70,8 +72,8 @@ def read_event(data: bytes) -> StreamEvent:
     choices = _choices(chunk)
     return StreamEvent(
         text=_piece(choices[0]) if choices else "",
-        written=well_formed("".join(piece for choice in choices for piece in _written(choice))),
-        usage=parse_usage(chunk.get("usage")),
+        written=written.in_chunk(chunk),
+        usage=read_usage(chunk),
         model=string_or_none(chunk.get("model")),
         document=chunk,
         is_end=_error(chunk) is not None,
@@ -91,7 +93,7 @@ class CompletionReader:
         chunk = event.document
         if (error := _error(chunk)) is not None:
             raise failed_response(error)
-        self._document |= {name: chunk[name] for name in ("id", "model", "created", "usage") if chunk.get(name)}
+        self._document |= {name: chunk[name] for name in KEPT if chunk.get(name)}
         if _finish_reason(_first_choice(chunk)):
             self._document["choices"] = chunk["choices"]
         self._text.append(event.text)
@@ -111,7 +113,7 @@ def _completion(document: Mapping[str, Any], text: str, *, is_refusal: bool = Fa
         model=string_or_none(document.get("model")),
         output_text=well_formed(text),
         finish_reason=reason,
-        usage=parse_usage(document.get("usage")),
+        usage=read_usage(document),
         output_format="text",
         created_at=number_or_none(document.get("created")),
         temperature=None,
@@ -148,8 +150,8 @@ def _finish_reason(choice: Mapping[str, Any]) -> str | None:
 
 def _error(document: Mapping[str, Any]) -> Any:
     """What an answer or a chunk tells of a failure; None when it tells of none."""
-    if error := document.get("error"):
-        return error
+    if document.get("error") or document.get("type") == "error":
+        return document.get("error") or document
     for choice in _choices(document):
         if choice.get("error") or str(_finish_reason(choice)).lower() in FAILURES:
             return choice.get("error") or {}
@@ -160,19 +162,3 @@ def _piece(choice: Mapping[str, Any]) -> str:
     """The text of a choice in a chunk; a model's refusal is its answer too."""
     delta = choice.get("delta")
     return content_text(delta.get("content")) or content_text(delta.get("refusal")) if isinstance(delta, dict) else ""
-
-
-def _written(choice: Mapping[str, Any]) -> Iterator[str]:
-    """All that upstream wrote in a choice of a chunk: text, reasoning, transcripts, arguments of tools."""
-    delta = choice.get("delta")
-    if not isinstance(delta, dict):
-        return
-    for name in WRITTEN:
-        if value := delta.get(name):
-            yield content_text(value)
-    if isinstance(audio := delta.get("audio"), dict):
-        yield content_text(audio.get("transcript"))
-    tools = delta.get("tool_calls")
-    for tool in tools if isinstance(tools, list) else ():
-        if isinstance(tool, dict) and isinstance(function := tool.get("function"), dict):
-            yield content_text(function.get("name")) + content_text(function.get("arguments"))

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.errors import OpenAIClientException
-from app.models import Usage
 from app.upstreams.errors import bad_response
 
 BLANK = " \t\r\n\ufeff\u200b"
@@ -112,32 +111,6 @@ class TextJoiner:
     def rest(self) -> str:
         """What still waits when the text is over."""
         return well_formed(self._held)
-
-
-def token_count(value: Any) -> int:
-    """A number of tokens; 0 for anything else."""
-    return value if type(value) is int and 0 <= value < 2**53 else 0
-
-
-def parse_usage(value: Any) -> Usage | None:
-    """Tokens from the `usage` of any of upstream's APIs; None when there is none."""
-    if not isinstance(value, dict):
-        return None
-    sent = token_count(value.get("input_tokens")) or token_count(value.get("prompt_tokens"))
-    written = token_count(value.get("output_tokens")) or token_count(value.get("completion_tokens"))
-    sent_details = value.get("input_tokens_details") or value.get("prompt_tokens_details")
-    written_details = value.get("output_tokens_details") or value.get("completion_tokens_details")
-    return Usage(
-        sent,
-        written,
-        token_count(value.get("total_tokens")) or sent + written,
-        min(sent, _detail(sent_details, "cached_tokens")),
-        min(written, _detail(written_details, "reasoning_tokens")),
-    )
-
-
-def _detail(details: Any, name: str) -> int:
-    return token_count(details.get(name)) if isinstance(details, dict) else 0
 
 
 def number_or_none(value: Any) -> float | None:

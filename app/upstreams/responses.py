@@ -9,18 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from app.models import Completion, Generation, Message
+from app.upstreams import written
 from app.upstreams.errors import bad_response, failed_response, no_text
 from app.upstreams.json import (
     dump_json,
     finish_reason,
     load_json,
     number_or_none,
-    parse_usage,
     string_or_none,
     well_formed,
 )
 from app.upstreams.parameters import NONE, fitting_messages
 from app.upstreams.sse import StreamEvent
+from app.upstreams.usage import read_usage
 
 PATH = "/responses"
 TEXT_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
@@ -69,12 +70,11 @@ def read_event(data: bytes) -> StreamEvent:
     if not isinstance(event, dict):
         raise bad_response()
     kind, delta, response = event.get("type"), event.get("delta"), event.get("response")
-    written = well_formed(delta) if isinstance(delta, str) else ""
     told = response if isinstance(response, dict) else event
     return StreamEvent(
         text=delta if isinstance(delta, str) and kind in TEXT_EVENTS else "",
-        written=written,
-        usage=parse_usage(told.get("usage")),
+        written=written.in_event(event),
+        usage=read_usage(told),
         model=string_or_none(told.get("model")),
         document=event,
         is_end=kind in LAST_EVENTS or (kind is None and bool(event.get("error"))),
@@ -138,7 +138,7 @@ def _completion(document: Any) -> Completion:
         model=string_or_none(document.get("model")),
         output_text=text,
         finish_reason=reason,
-        usage=parse_usage(document.get("usage")),
+        usage=read_usage(document),
         output_format=_output_format(document.get("text")),
         created_at=number_or_none(document.get("created_at")),
         temperature=number_or_none(document.get("temperature")),

@@ -19,7 +19,7 @@ from app.errors import ServiceException
 from app.models import ChatRequest, ChatResponse
 from app.services.chat import Listener
 from app.services.passthrough import PassedResponse
-from app.services.turn_stream import Keepalive, Started, StreamEvent, Text, TurnStream
+from app.services.turn_stream import Keepalive, Started, Text, TurnEvent, TurnStream
 from app.web.problems import openai_error, problem
 from app.web.services import service
 from schemas.chat import ChatResponseSchema
@@ -77,7 +77,7 @@ def stream_passed(passed: PassedResponse, events: Iterator[bytes], call: Call) -
     return response
 
 
-def _encode(event: StreamEvent, call: Call, session_id: str, dumps: Any) -> Iterator[bytes]:
+def _encode(event: TurnEvent, call: Call, session_id: str, dumps: Any) -> Iterator[bytes]:
     if isinstance(event, Keepalive):
         yield b": keepalive\n"
     elif isinstance(event, Text):

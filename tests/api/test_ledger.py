@@ -290,7 +290,9 @@ def test_the_sums_are_what_upstream_counted(
         usage = {"input_tokens": number, "output_tokens": 2 * number, "total_tokens": 3 * number}
         if received.json.get("stream"):
             events = response_events("x")
-            events[-1] = events[-1].replace(b'"input_tokens": 11, "output_tokens": 7', _counts(number))
+            events[-1] = events[-1].replace(
+                b'"input_tokens": 11, "output_tokens": 7, "total_tokens": 18', _counts(number)
+            )
             await stream(events)(received, writer)
         else:
             await text("x", usage=usage)(received, writer)
@@ -323,7 +325,7 @@ def test_the_sums_are_what_upstream_counted(
 
 
 def _counts(number: int) -> bytes:
-    return f'"input_tokens": {number}, "output_tokens": {2 * number}'.encode()
+    return f'"input_tokens": {number}, "output_tokens": {2 * number}, "total_tokens": {3 * number}'.encode()
 
 
 ASK = Ask(route=CHAT, model=MODEL, prompt_tokens=1000, max_tokens=1000)

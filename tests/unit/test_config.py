@@ -178,7 +178,7 @@ def test_defaults() -> None:
         "REQUEST_TIMEOUT": 120.0,
         "MAX_CONCURRENT_REQUESTS": 200,
         "MAX_QUEUE_SECONDS": 5.0,
-        "MAX_REQUEST_BYTES": 1_048_576,
+        "MAX_REQUEST_BYTES": 33_554_432,
         "CACHE_ENABLED": False,
         "CACHE_TTL": 300.0,
         "CACHE_MAX_SIZE": 1000,
