@@ -129,13 +129,19 @@ class OpenExchange:
         self, response: HeldResponse, read_event: Callable[[bytes], StreamEvent]
     ) -> Iterator[tuple[Event, StreamEvent]]:
         """The events of a streamed response and what they mean, each noted; raises as whole_stream does."""
-        for event, meaning in whole_stream(response, read_event):
+        for event, meaning in whole_stream(self._progress(response), read_event):
             self.note(meaning.usage, meaning.model)
             if meaning.written:
                 self.receipt.add_text(meaning.written)
             if meaning.text and self.receipt.first_token_seconds is None:
                 self.receipt.first_token_seconds = self._call.elapsed_seconds
             yield event, meaning
+
+    def _progress(self, response: HeldResponse) -> Iterator[bytes]:
+        """The pieces of a stream, each of which moves the call's deadline."""
+        for piece in response:
+            self._call.progressed()
+            yield piece
 
     def note(self, usage: Usage | None, model: str | None) -> None:
         """Keep what upstream says of its answer."""
