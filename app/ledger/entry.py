@@ -10,7 +10,6 @@ from app.ledger.admission import Admitted
 from app.ledger.limits import Ask
 from app.ledger.pricing import NoPrices, Prices
 from app.models import Usage
-from app.tokens import estimate_tokens
 
 
 class Entry:
@@ -71,7 +70,7 @@ class Entry:
         counted = self.receipt.usage
         if counted is not None or not self._may_cost:
             return counted or Usage(), False
-        sent, written = self._ask.prompt_tokens, estimate_tokens(self.receipt.text_written)
+        sent, written = self._ask.prompt_tokens, self.receipt.written.tokens
         return Usage(sent, written, sent + written), bool(sent + written)
 
     def settle(self, status: str, code: str | None = None) -> bool:

@@ -23,11 +23,14 @@ from app.services.rules import broken_rules, read_turns
 from app.tokens import estimate_tokens, image_tokens
 from app.units import dollars
 from app.upstreams.dialects import Dialect, native_dialect
+from app.upstreams.errors import bad_response
 from app.upstreams.json import TextJoiner, dump_json, load_answered_json
 from app.upstreams.parameters import AdaptedBody, ModelParameters
 from app.upstreams.sse import StreamEvent
 
 ROUTE = "/api/v1/chat"
+TEXT_MAX_LENGTH = 8 * 1024 * 1024
+"""Characters of a streamed answer, which is held whole until its end."""
 NO_DEFAULTS: frozenset[str] = frozenset()
 NO_TEMPERATURE = frozenset({"temperature"})
 
@@ -205,8 +208,11 @@ class ChatService:
 
     def _follow(self, exchange: OpenExchange, response: HeldResponse, model: str, listener: Listener) -> Completion:
         """Tell the listener who answers and each piece of text of a stream; give the finished answer."""
-        reader, text = self._dialect.CompletionReader(), TextJoiner()
+        reader, text, length = self._dialect.CompletionReader(), TextJoiner(), 0
         for event in _announced(exchange, response, self._dialect, model, listener):
+            length += len(event.text)
+            if length > TEXT_MAX_LENGTH:
+                raise bad_response()
             if piece := text.add(reader.add(event)):
                 listener.text(piece)
             if event.is_end:

@@ -30,7 +30,7 @@ from app.upstreams.routing import Attempt, Plan, Upstream, UpstreamRequest
 from app.upstreams.slots import Slots
 from app.upstreams.sse import Event, StreamEvent
 from app.upstreams.stream_end import whole_stream
-from app.upstreams.transport import Response
+from app.upstreams.transport import Response, bounded
 
 
 class Exchange:
@@ -126,13 +126,13 @@ class OpenExchange:
         return HeldResponse(response, self.receipt, self._release_slot)
 
     def events(
-        self, response: HeldResponse, read_event: Callable[[bytes], StreamEvent]
+        self, response: HeldResponse, read_event: Callable[[bytes], StreamEvent], *, only_whole: bool = True
     ) -> Iterator[tuple[Event, StreamEvent]]:
         """The events of a streamed response and what they mean, each noted; raises as whole_stream does."""
-        for event, meaning in whole_stream(self._progress(response), read_event):
+        for event, meaning in whole_stream(self._progress(response), read_event, only_whole=only_whole):
             self.note(meaning.usage, meaning.model)
             if meaning.written:
-                self.receipt.add_text(meaning.written)
+                self.receipt.written.add(meaning.written)
             if meaning.text and self.receipt.first_token_seconds is None:
                 self.receipt.first_token_seconds = self._call.elapsed_seconds
             yield event, meaning
@@ -217,16 +217,17 @@ class HeldResponse:
 
     def __init__(self, response: Response, receipt: Receipt, release: Callable[[], None]) -> None:
         self.headers = response.headers
+        self.max_bytes = response.max_bytes
         self._response = response
         self._receipt = receipt
         self._release: Callable[[], None] | None = release
 
     def read(self) -> bytes:
         """The whole body; raises OpenAIClientException when it cannot be had."""
-        return b"".join(self)
+        return b"".join(bounded(self, self.max_bytes))
 
     def __iter__(self) -> Iterator[bytes]:
-        """The body piece by piece, as it comes; what the reader does meanwhile is not upstream's time."""
+        """The body piece by piece, however long it is; what the reader does meanwhile is not upstream's time."""
         pieces = iter(self._response)
         while True:
             began = time.monotonic()

@@ -20,12 +20,11 @@ from app.upstreams.json import (
     well_formed,
 )
 from app.upstreams.parameters import NONE, fitting_messages
-from app.upstreams.sse import StreamEvent
+from app.upstreams.sse import LAST_EVENTS, StreamEvent
 from app.upstreams.usage import read_usage
 
 PATH = "/responses"
 TEXT_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
-LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.incomplete", "error"})
 
 
 def request_body(generation: Generation, *, stream: bool = False, without: frozenset[str] = NONE) -> bytes:
