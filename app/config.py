@@ -16,6 +16,7 @@ from app.models import API_KEY_PATTERN
 Parse = Callable[[str], Any]
 
 PRINTABLE = r"[\x21-\x7e]+"
+ORIGIN = r"(?i:[a-z][a-z0-9+.-]*)://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?"
 HOST = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|[0-9a-f.]*:[0-9a-f:.]*"
 
 
@@ -107,8 +108,11 @@ def database_url(raw: str) -> str:
 
 
 def origins(raw: str) -> tuple[str, ...]:
-    """Accept a comma-separated list of web origins."""
-    return tuple(http_url(origin) for origin in raw.split(",") if origin.strip())
+    """Accept a comma-separated list of origins: of web pages, and of desktop applications and browser extensions."""
+    found = tuple(origin.strip().rstrip("/") for origin in raw.split(",") if origin.strip())
+    if not all(re.fullmatch(ORIGIN, origin) for origin in found):
+        raise ValueError("must be origins such as https://app.example or app://obsidian.md, without wildcards")
+    return found
 
 
 def setting(
@@ -193,6 +197,12 @@ class Config:
         flag,
         "Free mode for a `/v1` request without the header `X-Free-Mode`.",
         ko="`/v1` 요청에 `X-Free-Mode` 헤더가 없을 때의 무료 모드(free mode).",
+    )
+    upstream_messages: bool = setting(
+        True,
+        flag,
+        "Pass on the upstream's own words when it refuses a request, without keys. `false`: only its codes.",
+        ko="업스트림이 요청을 거절할 때 그 설명을 키를 지우고 호출자에게 전달합니다. `false`이면 코드만 전달합니다.",
     )
     local_model: str = setting(
         "",
@@ -396,8 +406,8 @@ class Config:
     cors_origins: tuple[str, ...] = setting(
         (),
         origins,
-        "The web origins that may call the API, separated by commas.",
-        ko="API를 호출할 수 있는 웹 출처(origin). 쉼표로 구분합니다.",
+        "The web origins that may call the API, separated by commas. `app://obsidian.md` and the like are taken, too.",
+        ko="API를 호출할 수 있는 웹 출처(origin). 쉼표로 구분하며 `app://…` 같은 스킴도 됩니다.",
     )
 
     @property

@@ -48,8 +48,8 @@ FAILURES: Mapping[str, Failure] = {
     "api_key_rejected": Failure(
         401,
         "client",
-        "The upstream refuses the caller's key, or refused it within the last ten minutes.",
-        "업스트림이 호출자의 키를 거절했거나, 최근 10분 안에 거절한 적이 있음.",
+        "The upstream refuses the caller's key, or refused it within the last 60 seconds.",
+        "업스트림이 호출자의 키를 거절했거나, 최근 60초 안에 거절한 적이 있음.",
     ),
     "unauthorized": Failure(
         401,
@@ -199,8 +199,16 @@ FAILURES: Mapping[str, Failure] = {
     "upstream_rejected_request": Failure(
         400,
         "client",
-        "The upstream refuses the request. The status is the upstream's: 400, 404 or 422.",
-        "업스트림이 요청을 거절함. 상태는 업스트림이 준 400, 404, 422 중 하나.",
+        "The upstream refuses the request. The status is the upstream's 400, 404, 413 or 422, and 400 for any other.",
+        "업스트림이 요청을 거절함. 상태는 업스트림이 준 400, 404, 413, 422이고, 그 밖에는 400.",
+    ),
+    "upstream_forbidden": Failure(
+        403,
+        "client",
+        "The upstream does not permit this request (403): a flagged prompt, a model or a region. The key is not in "
+        "doubt, and no other key is tried.",
+        "업스트림이 이 요청을 허용하지 않음(403): 걸러진 프롬프트, 모델, 지역 등. 키의 문제가 아니며 다른 키로 다시 "
+        "보내지 않음.",
     ),
     "max_tokens_too_small": Failure(
         422,
@@ -208,11 +216,17 @@ FAILURES: Mapping[str, Failure] = {
         "The model used up `max_tokens` before it wrote any text, as reasoning models do. The tokens are charged.",
         "추론 모델처럼 텍스트를 쓰기 전에 `max_tokens`를 모두 써 버림. 쓴 토큰의 비용은 계산됩니다.",
     ),
+    "response_not_found": Failure(
+        404,
+        "client",
+        "The request goes on with a response or conversation that this client did not make with the server's key.",
+        "이 클라이언트가 서버 키로 만들지 않은 응답이나 대화를 이어 가려 함.",
+    ),
     "model_not_found": Failure(
         404,
         "client",
-        "The upstream does not know the model. The status is the upstream's: 400, 404 or 422.",
-        "업스트림이 모르는 모델. 상태는 업스트림이 준 400, 404, 422 중 하나.",
+        "The upstream does not know the model. The status is the upstream's, as for `upstream_rejected_request`.",
+        "업스트림이 모르는 모델. 상태는 `upstream_rejected_request`와 같은 방식.",
     ),
     "upstream_error": Failure(
         502,

@@ -82,7 +82,7 @@ def models(headers: dict[str, str]) -> Response:
     return _response(service(Passthrough).models(_credentials(headers), principal(), call()))
 
 
-@blp.get("/models/<model>")
+@blp.get("/models/<path:model>")
 @documented
 def model(headers: dict[str, str], model: str) -> Response:
     """Show one of upstream's models

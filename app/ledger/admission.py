@@ -11,7 +11,9 @@ import sqlalchemy as sa
 
 from app.errors import ServiceException
 from app.ledger.accounts import Account, Accounts, unauthorized
+from app.ledger.lease import LEASE_SECONDS
 from app.ledger.limits import Opening, Reservation, Standing
+from app.store.fitting import Fitting
 from app.store.statement import Statement
 from app.store.tables import requests
 from app.units import MICROSECONDS
@@ -84,7 +86,7 @@ class Admission:
             row["id"] = row_id
         if rows:
             _INSERT.many(connection, rows)
-        for standing in standings.values():
+        for _, standing in sorted(standings.items()):
             standing.save()
         return [decision.admitted() if isinstance(decision, Decision) else decision for decision in decisions]
 
@@ -113,8 +115,8 @@ class Admission:
         """The open row of a request, by column."""
         call, ask = opening.call, opening.ask
         last = call.stream_deadline if ask.streamed else call.deadline
-        lease_seconds = last - time.monotonic() + LEASE_GRACE_SECONDS
-        row = _NOTHING_USED | {
+        lease_seconds = min(last - time.monotonic() + LEASE_GRACE_SECONDS, LEASE_SECONDS)
+        row = {
             "request_id": call.request_id,
             "client_id": account.id if account else None,
             "client_name": account.name if account else None,
@@ -128,9 +130,10 @@ class Admission:
             "reserved_nano": reserved.nano,
             "period_start": reserved.period_start,
         }
-        return Decision(row, reserved)
+        return Decision(_NOTHING_USED | _fitted(row), reserved)
 
 
+_fitted = Fitting(requests)
 _NOTHING_USED = {
     "id": 0,
     "status": "pending",

@@ -12,6 +12,7 @@ from app.calls.call import Call
 from app.errors import ChatServiceException
 from app.ledger.accounts import Account, Principal
 from app.ledger.budgets import period_end, period_start
+from app.ledger.lease import LEASE_SECONDS
 from app.store.statement import Statement
 from app.store.tables import requests, spending
 from app.units import MICROSECONDS, dollars
@@ -22,17 +23,28 @@ LISTING_ROUTES: list[sa.ColumnElement[str]] = [
 ]
 """Their requests count against no rate."""
 LONGEST_RETRY_SECONDS = 86_400
+CLOCK_SECONDS = 5
+"""How far ahead another worker's clock may be. What lies further ahead was written before the clock was set back, and
+counts for nothing: else it would lock its client out until the clock is there again."""
 
 _CLIENT = requests.c.client_id == sa.bindparam("of_client")
 _PENDING = requests.c.status == sa.literal_column("'pending'")
 _PERIOD = (spending.c.client_id == sa.bindparam("of_client")) & (spending.c.period_start == sa.bindparam("of_period"))
 _RECENT = Statement(
     sa.select(sa.func.count().label("made"), sa.func.min(requests.c.created_at).label("oldest")).where(
-        _CLIENT, requests.c.created_at > sa.bindparam("since"), requests.c.route.not_in(LISTING_ROUTES)
+        _CLIENT,
+        requests.c.created_at > sa.bindparam("since"),
+        requests.c.created_at < sa.bindparam("until"),
+        requests.c.route.not_in(LISTING_ROUTES),
     )
 )
 _LEASED = Statement(
-    sa.select(sa.func.count().label("leased")).where(_CLIENT, _PENDING, requests.c.lease_until > sa.bindparam("now"))
+    sa.select(sa.func.count().label("leased")).where(
+        _CLIENT,
+        _PENDING,
+        requests.c.lease_until > sa.bindparam("now"),
+        requests.c.lease_until < sa.bindparam("until"),
+    )
 )
 _USED = Statement(sa.select((spending.c.spent_nano + spending.c.reserved_nano).label("used_nano")).where(_PERIOD))
 _OPEN_PERIOD = Statement(spending.insert(), ("client_id", "period_start", "spent_nano", "reserved_nano"))
@@ -150,17 +162,20 @@ class Standing:
             return
         if self._made is None:
             since = self._now - RATE_WINDOW_SECONDS * MICROSECONDS
-            (recent,) = _RECENT.rows(self._connection, of_client=self._account.id, since=since)
+            until = self._now + CLOCK_SECONDS * MICROSECONDS
+            (recent,) = _RECENT.rows(self._connection, of_client=self._account.id, since=since, until=until)
             self._made, self._oldest = recent["made"], recent["oldest"] or self._now
         if self._made >= limit:
             seconds = math.ceil((self._oldest - self._now) / MICROSECONDS) + RATE_WINDOW_SECONDS
+            seconds = min(seconds, RATE_WINDOW_SECONDS)
             raise _refused("rate_limited", "Too many requests in a minute", limit, seconds, RATE_WINDOW_SECONDS)
 
     def _check_concurrency(self, limit: int | None) -> None:
         if limit is None:
             return
         if self._leased is None:
-            (found,) = _LEASED.rows(self._connection, of_client=self._account.id, now=self._now)
+            until = self._now + (LEASE_SECONDS + CLOCK_SECONDS) * MICROSECONDS
+            (found,) = _LEASED.rows(self._connection, of_client=self._account.id, now=self._now, until=until)
             self._leased = found["leased"]
         if self._leased >= limit:
             raise _refused("concurrency_limited", "Too many requests at once", limit, 1, 1)

@@ -18,6 +18,7 @@ from app.calls.call import Call
 from app.errors import OpenAIClientException
 from app.ledger.accounts import Principal
 from app.ledger.limits import Ask
+from app.ledger.stored import StoredResponses
 from app.models import MODEL_MAX_LENGTH, Credentials
 from app.services.exchange import Exchange, HeldResponse, OpenExchange
 from app.services.passed_request import LIMITS, PassedRequest, read_request
@@ -65,8 +66,9 @@ class PassedResponse:
 class Passthrough:
     """`free_mode` is the default of the header; `is_local`: upstream is our llama.cpp, whose events are completed."""
 
-    def __init__(self, exchange: Exchange, *, free_mode: bool, is_local: bool) -> None:
+    def __init__(self, exchange: Exchange, stored: StoredResponses, *, free_mode: bool, is_local: bool) -> None:
         self._exchange = exchange
+        self._stored = stored
         self._free_mode = free_mode
         self._is_local = is_local
 
@@ -78,7 +80,7 @@ class Passthrough:
         self, path: str, body: bytes, credentials: Credentials, principal: Principal, call: Call
     ) -> PassedResponse:
         """Pass a body on to `path`, and the answer back; raises ServiceException."""
-        request = read_request(path, body)
+        request = self._checked(read_request(path, body), credentials, principal)
         with contextlib.ExitStack() as resources:
             exchange = resources.enter_context(self._exchange.open(request.ask, credentials, principal, call))
             asks_for_usage = request.hides_usage and exchange.payer.may_be_server
@@ -95,6 +97,18 @@ class Passthrough:
             held = resources.pop_all()
         answer = _streamed(passed, response, exchange, held)
         return dataclasses.replace(answer, is_events=request.ask.streamed)
+
+    def _checked(self, request: PassedRequest, credentials: Credentials, principal: Principal) -> PassedRequest:
+        """Refuse to go on, with the server's key, with a conversation that this client did not begin."""
+        member, account = request.continues, principal.account
+        if member is None or account is None or (credentials.api_key and not credentials.free_mode):
+            return request
+        stored = str(request.document[member])[:MODEL_MAX_LENGTH]
+        tokens = self._stored.tokens(stored, account.id) if member == "previous_response_id" else None
+        if tokens is None:
+            message = "There is no such response or conversation of this client"
+            raise OpenAIClientException(message, "response_not_found", param=member)
+        return request.with_context(tokens)
 
     def models(self, credentials: Credentials, principal: Principal, call: Call) -> PassedResponse:
         """Upstream's models; of a client with a model list those that it may use."""
@@ -124,9 +138,11 @@ class Passthrough:
         """
         llama = LlamaEvents() if self._is_local else None
         for event, meaning in exchange.events(response, dialect.read_event, only_whole=False):
+            exchange.note_response(_response_id(meaning.document))
             if _tells_failure(meaning.document):
                 exchange.settle("error", "upstream_failed")
-            if hides_usage and meaning.usage is not None and not meaning.document.get("choices"):
+            is_usage_alone = meaning.usage is not None and not event.tail and not meaning.document.get("choices")
+            if hides_usage and is_usage_alone:
                 continue
             yield llama.complete(event) if llama else event.raw
             if meaning.is_end:
@@ -201,6 +217,7 @@ def _whole(raw: bytes, response: HeldResponse, exchange: OpenExchange) -> Passed
     if not isinstance(document, dict):
         raise bad_response()
     exchange.note(read_usage(document), string_or_none(document.get("model")))
+    exchange.note_response(_response_id(document))
     if _tells_failure(document):
         exchange.settle("error", "upstream_failed")
     cost = dollars(exchange.cost_nano())
@@ -212,6 +229,14 @@ def _tells_failure(document: Mapping[str, Any]) -> bool:
     answer = document.get("response")
     status = answer.get("status") if isinstance(answer, dict) else document.get("status")
     return bool(document.get("error")) or document.get("type") == "error" or status in {"failed", "cancelled"}
+
+
+def _response_id(document: Mapping[str, Any]) -> str | None:
+    """The id of a response that the upstream may have stored, in an answer or an event of the Responses API."""
+    inner = document.get("response")
+    answer = inner if isinstance(inner, dict) else document
+    found = answer.get("id")
+    return found if answer.get("object") == "response" and isinstance(found, str) else None
 
 
 def _allowed(listing: PassedResponse, principal: Principal) -> PassedResponse:

@@ -26,10 +26,10 @@ from app.upstreams.sse import StreamEvent
 from app.upstreams.usage import read_usage
 
 PATH = "/chat/completions"
+KEPT = ("id", "model", "created", "usage", "x_groq", "service_tier")
+"""What a chunk may say of the whole answer."""
 FAILURES = {"error", "abort", "aborted", "cancelled", "insufficient_system_resource"}
 """Finish reasons of answers that upstream gave up (OpenRouter, vLLM, DeepSeek)."""
-KEPT = ("id", "model", "created", "usage", "x_groq", "service_tier")
-"""What a stream's finished answer needs of its chunks, beside the text."""
 
 
 def request_body(generation: Generation, *, stream: bool = False, without: frozenset[str] = NONE) -> bytes:

@@ -16,7 +16,7 @@ from app.config import Config
 from app.errors import ConfigurationException, OpenAIClientException, ServiceException, ValidationException
 from app.models import MALFORMED_KEY, ApiKey, Credentials, is_well_formed
 
-REFUSED_SECONDS = 600
+REFUSED_SECONDS = 60
 REFUSED_MAX = 10_000
 
 
@@ -38,7 +38,7 @@ class Payer:
         return self.in_free_mode or self.first.source == "default"
 
     def refused(self, last: ServiceException) -> ServiceException:
-        """The error when upstream has refused every key, `last` the last: in free mode another one was promised."""
+        """The error when upstream has refused every key, `last` in its words: free mode promised another key."""
         return no_server_key() if self.in_free_mode else last
 
 
@@ -72,7 +72,7 @@ class KeySelector:
         """Say whose key pays for a request.
 
         Raises ValidationException for a malformed key, ConfigurationException when no key may pay, and
-        OpenAIClientException for one that upstream refused in the last ten minutes.
+        OpenAIClientException for one that upstream refused in the last 60 seconds.
         """
         own, free_mode = credentials.api_key, credentials.free_mode
         if own and not is_well_formed(own):

@@ -6,6 +6,7 @@ for a request (docs/performance). A Response of the SDK can still be handed to C
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,14 @@ from app.errors import ServiceException
 from app.models import ApiKey, Completion, Credentials, Generation, Message, is_well_formed
 from app.upstreams import retry, routing
 from app.upstreams.dialects import native_dialect
-from app.upstreams.errors import connection_error, error_object, from_status, request_id
+from app.upstreams.errors import connection_error, from_status, request_id
 from app.upstreams.keys import KeySelector
 from app.upstreams.parameters import ModelParameters, refused_parameter
+from app.upstreams.refusals import Refusal, read_refusal
 from app.upstreams.retry import AttemptFailed
 from app.upstreams.routing import UpstreamRequest
 from app.upstreams.transport import ConnectionLost, CouldNotConnect, Response, Transport
+from app.upstreams.waits import asked_wait, whole_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +71,7 @@ class OpenAIClient:
             raise AttemptFailed(exc) from exc
         if 200 <= response.status < 300:
             return response
-        raise _refused(response, key)
+        raise self._refused(response, key, call)
 
     def close(self) -> None:
         """Close the connections."""
@@ -127,6 +130,29 @@ class OpenAIClient:
         """Tell whether a key is well-formed. Whether upstream accepts it shows when it is used: nothing probes."""
         return is_well_formed(api_key)
 
+    def _refused(self, response: Response, key: ApiKey, call: Call) -> AttemptFailed:
+        """The failure of an attempt that upstream answered without success."""
+        status, headers, upstream_request_id = response.status, response.headers, request_id(response.headers)
+        with response:
+            try:
+                body = response.read()
+            except ServiceException as exc:
+                return AttemptFailed(exc, upstream_request_id=upstream_request_id)
+        refusal = self._scrubbed(read_refusal(body, headers.get("content-type", "")), key)
+        wait = asked_wait(status, headers, refusal)
+        error = from_status(status, headers, refusal, key, whole_seconds(wait))
+        _tell(error, status, refusal, call)
+        failure = retry.refused(error, status, upstream_request_id, wait)
+        failure.refused_parameter = refused_parameter(status, body)
+        return failure
+
+    def _scrubbed(self, refusal: Refusal, key: ApiKey) -> Refusal:
+        """The refusal without any key or account of this request and of the server."""
+        config = self._config
+        accounts = (config.openai_org_id, config.openai_project_id)
+        scrubbed = refusal.scrubbed(key.secret, config.openai_api_key, *accounts)
+        return scrubbed if config.upstream_messages else dataclasses.replace(scrubbed, message="")
+
 
 def _unconnected(call: Call, *, may_cost: bool = False, max_retries: int = 0) -> AttemptFailed:
     """The failure of an attempt without an answer: a connection that the end of its call cut is lost, too."""
@@ -137,17 +163,13 @@ def _unconnected(call: Call, *, may_cost: bool = False, max_retries: int = 0) ->
     return AttemptFailed(connection_error(), may_cost=may_cost, max_retries=max_retries)
 
 
-def _refused(response: Response, key: ApiKey) -> AttemptFailed:
-    """The failure of an attempt that upstream answered without success."""
-    upstream_request_id = request_id(response.headers)
-    with response:
-        try:
-            body = response.read()
-        except ServiceException as exc:
-            return AttemptFailed(exc, upstream_request_id=upstream_request_id)
-    error = from_status(response.status, response.headers, error_object(body), key)
+def _tell(error: ServiceException, status: int, refusal: Refusal, call: Call) -> None:
+    """Log what upstream refused, for the operator. Its message may hold prompts, so its code has to do."""
     if error.error_code == "server_credentials_rejected":
-        logger.error("upstream rejects the server's key (HTTP %d); check OPENAI_API_KEY", response.status)
-    failure = retry.refused(error, response.status, upstream_request_id)
-    failure.refused_parameter = refused_parameter(response.status, body)
-    return failure
+        logger.error("upstream rejects the server's key (HTTP %d); check OPENAI_API_KEY", status)
+    logger.info(
+        "upstream answered HTTP %d, upstream_code=%s request_id=%s",
+        status,
+        refusal.code or refusal.type or "-",
+        call.request_id or "-",
+    )

@@ -111,6 +111,31 @@ def test_the_minute_slides(app: Flask, database_url: str) -> None:
     assert [chat(app, token).status_code for _ in range(2)] == [200, 429]
 
 
+@pytest.mark.parametrize("ahead_seconds", [20, 120, 3600, 86_400])
+def test_the_clock_is_set_back(app: Flask, database_url: str, ahead_seconds: int) -> None:
+    """What was written by the clock of before locks nobody out, and nobody is told to wait longer than the window."""
+    token = service(Accounts, app).add("web", Limits(requests_per_minute=2, concurrency=1))
+    assert [chat(app, token).status_code for _ in range(2)] == [200, 200]
+    settled(database_url)
+    ahead = int((time.time() + ahead_seconds) * 1e6)
+    with connected(database_url) as connection:
+        values = {"created_at": ahead, "lease_until": ahead + 60_000_000, "status": "pending"}
+        connection.execute(requests.update().values(values))
+    assert [chat(app, token).status_code for _ in range(2)] == [200, 200]
+    assert assert_limited(chat(app, token), "rate_limited", 2, MINUTE) <= MINUTE
+
+
+@pytest.mark.parametrize("ahead_seconds", [0.5, 4])
+def test_a_clock_that_is_a_little_ahead(app: Flask, database_url: str, ahead_seconds: float) -> None:
+    """Another worker's requests count, and Retry-After stays within the window."""
+    token = service(Accounts, app).add("web", Limits(requests_per_minute=2))
+    assert [chat(app, token).status_code for _ in range(2)] == [200, 200]
+    settled(database_url)
+    with connected(database_url) as connection:
+        connection.execute(requests.update().values(created_at=int((time.time() + ahead_seconds) * 1e6)))
+    assert assert_limited(chat(app, token), "rate_limited", 2, MINUTE) <= MINUTE
+
+
 def test_a_budget(app: Flask, upstream: Upstream, database_url: str) -> None:
     """The worst case must fit; what is left of it after the answer can be used again."""
     budget = 100 * 600 + 50 * 150

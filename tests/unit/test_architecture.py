@@ -63,7 +63,7 @@ LIBRARIES = {
     "marshmallow": {"app.web", "schemas"},
     "gevent": {"app.process.workers", "app.store.threads"},
     "gunicorn": {"app.process.workers", "app.web.problems"},
-    "psutil": {"app.process.system", "app.ledger.lease"},
+    "psutil": {"app.process.system"},
     "sqlalchemy": {"app.store", "app.ledger"},
     "alembic": {"app.store"},
     "genai_prices": {"app.ledger.pricing"},

@@ -29,6 +29,7 @@ GOOD = [
     ("LOCAL_MODEL", "demo", "demo"),
     *[("UPSTREAM_API", raw, raw.strip().lower()) for raw in ("responses", " Chat_Completions ")],
     *[("OPENAI_DOOR_FREE_MODE", raw, raw == "on") for raw in ("on", "off")],
+    *[("UPSTREAM_MESSAGES", raw, raw == "on") for raw in ("on", "off")],
     *[("KEEPALIVE_SECONDS", raw, float(raw)) for raw in ("0.05", "300")],
     *[("DEFAULT_MAX_CONTEXT_TOKENS", raw, int(raw)) for raw in ("0", "128000")],
     *[("LOG_LEVEL", raw, raw.strip().upper()) for raw in ("DEBUG", "info", " Warning ", "ERROR", "critical")],
@@ -64,6 +65,13 @@ GOOD = [
     ("PRICES_FILE", "/etc/prices.toml", "/etc/prices.toml"),
     ("SYSTEM_API_PUBLIC", "true", True),
     ("CORS_ORIGINS", "https://a.example, http://localhost:3000/", ("https://a.example", "http://localhost:3000")),
+    *[
+        ("CORS_ORIGINS", raw, (raw,))
+        for raw in (
+            *("app://obsidian.md", "tauri://localhost", "chrome-extension://abc", "vscode-webview://1f-2e"),
+            *("http://[::1]:3000", "capacitor://localhost", "moz-extension://3f0a"),
+        )
+    ],
 ]
 
 NOT_WHOLE = ["x", "1.5", "1e3", "0x10", "1 2", "NaN", "-1", "9" * 20, "１２3x"]
@@ -108,10 +116,17 @@ BAD = [
     *[("LEDGER_RETENTION_DAYS", raw) for raw in (*NOT_WHOLE, "36501")],
     *[
         (name, raw)
-        for name in ("CACHE_ENABLED", "SYSTEM_API_PUBLIC", "OPENAI_DOOR_FREE_MODE", "LEDGER_FAIL_OPEN")
+        for name in (
+            "CACHE_ENABLED",
+            "SYSTEM_API_PUBLIC",
+            "OPENAI_DOOR_FREE_MODE",
+            "LEDGER_FAIL_OPEN",
+            "UPSTREAM_MESSAGES",
+        )
         for raw in ("maybe", "2", "truee")
     ],
-    *[("CORS_ORIGINS", raw) for raw in ("*", "a.example", "https://a.example, b.example")],
+    *[("CORS_ORIGINS", raw) for raw in ("*", "a.example", "https://a.example, b.example", "null", "a://")],
+    *[("CORS_ORIGINS", raw) for raw in ("https://*.example.com", "https://u@a.example", "https://a.example/x?y")],
 ]
 
 TEXTS = [item.name.upper() for item in fields(Config) if item.type == "str"]
@@ -166,6 +181,7 @@ def test_defaults() -> None:
         "OPENAI_BASE_URL": "https://api.openai.com/v1",
         "UPSTREAM_API": "responses",
         "OPENAI_DOOR_FREE_MODE": False,
+        "UPSTREAM_MESSAGES": True,
         "KEEPALIVE_SECONDS": 5.0,
         "DEFAULT_MAX_CONTEXT_TOKENS": 0,
         "LOCAL_MODEL": "",
