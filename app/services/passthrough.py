@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -136,7 +137,7 @@ class Passthrough:
 
         `hides_usage`: usage was asked for on the client's behalf, and its chunk is taken out again.
         """
-        llama = LlamaEvents() if self._is_local else None
+        llama = LlamaEvents(created_at=int(time.time()), model=exchange.model) if self._is_local else None
         for event, meaning in exchange.events(response, dialect.read_event, only_whole=False):
             exchange.note_response(_response_id(meaning.document))
             if _tells_failure(meaning.document):

@@ -5,6 +5,8 @@ Source: OpenAI's API reference, "Streaming events"; ggml-org/llama.cpp issue 206
 
 from __future__ import annotations
 
+from typing import Any
+
 from app.upstreams.json import dump_json, load_json
 from app.upstreams.sse import Event
 
@@ -13,9 +15,13 @@ BEGINNINGS = {"response.created", "response.in_progress"}
 
 
 class LlamaEvents:
-    """Completes the events of one stream. Members that are there stay as they are."""
+    """Completes the events of one stream. Members that are there stay as they are.
 
-    def __init__(self) -> None:
+    `response` are members of the response that its first events have to tell, which Vercel's AI SDK insists on.
+    """
+
+    def __init__(self, **response: Any) -> None:
+        self._response = {"output": []} | response
         self._next_number = 0
         self._places: dict[str, int] = {}
 
@@ -31,5 +37,5 @@ class LlamaEvents:
         if event.name.startswith(PARTS):
             added["content_index"] = 0
         if event.name in BEGINNINGS:
-            data["response"] = {"output": []} | data["response"]
+            data["response"] = self._response | data["response"]
         return b"event: %s\ndata: %s\n\n" % (event.name.encode(), dump_json(added | data))
