@@ -20,6 +20,7 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
+from app.failures import FAILURES
 from app.upstreams.slots import Slots
 from app.web.services import service
 from tests.conftest import CALLER_KEY, SERVER_KEY
@@ -190,7 +191,7 @@ def check_problem(answer: TestResponse, want: Want) -> dict[str, Any]:
     problem = answer.get_json()
     assert (answer.status_code, problem["code"], problem["status"]) == (want.status, want.code, want.status)
     assert answer.mimetype == "application/problem+json"
-    assert problem["error_message"].startswith("AI 서비스 연결 오류: ")
+    assert problem["error_message"].startswith(FAILURES[problem["code"]].told)
     assert problem["success"] is False
     assert answer.headers.get("Retry-After") == want.retry_after
     assert (want.retry_after is not None) == (answer.status_code in {429, 503})

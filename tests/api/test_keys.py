@@ -76,15 +76,15 @@ def test_truth_table(
 @pytest.mark.parametrize(
     ("code", "prefix"),
     [
-        ("api_key_required", "시스템 설정 오류: "),
+        ("api_key_required", "인증 오류: "),
         ("no_api_key_available", "시스템 설정 오류: "),
-        ("api_key_rejected", "AI 서비스 연결 오류: "),
+        ("api_key_rejected", "인증 오류: "),
     ],
 )
-def test_problems_have_the_seeds_wording(
+def test_problems_have_a_fitting_prefix(
     make_app: Callable[..., Flask], upstream: Upstream, code: str, prefix: str
 ) -> None:
-    """A missing key is a matter of settings, a refused one of the AI service; 503 says when to come back."""
+    """A missing or refused key is about who asks, no key of the server's about settings; 503 says when to come back."""
     upstream.default = refuse(CALLER_KEY)
     caller = CALLER_KEY if code == "api_key_rejected" else ""
     client = make_app(openai_api_key="").test_client()
