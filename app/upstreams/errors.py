@@ -22,6 +22,8 @@ KEPT_STATUSES = frozenset({400, 404, 413, 422})
 MISDIRECTED_STATUSES = frozenset({407, 421, 426})
 """These are about the way to upstream, as redirects are: the operator's to mend."""
 HOPELESS_STATUSES = frozenset({501, 505})
+HOPELESS_CODES = re.compile(r"(?:invalid|unsupported|content|context|image|empty_image|failed_to_download)_.*")
+"""Codes of a failed answer (OpenAI's API reference, "Responses", `error.code`) that the same request has again."""
 
 
 def from_status(
@@ -93,6 +95,7 @@ def failed_response(error: Any) -> OpenAIClientException:
     fields: Fields = {}
     if isinstance(error, Mapping) and (code := Refusal(safe_code(error.get("code"))).scrubbed().code):
         fields["upstream_code"] = code
+        fields["retryable"] = HOPELESS_CODES.fullmatch(code) is None
     return OpenAIClientException("The AI service could not complete the answer", "upstream_failed", **fields)
 
 

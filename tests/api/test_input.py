@@ -114,7 +114,7 @@ ONE_FIELD = [
     ("openai_api_key", f"{MARK}\\n"),
     ("openai_api_key", f"{MARK} {MARK}"),
     ("openai_api_key", f"{MARK}열쇠"),
-    ("openai_api_key", "short"),
+    ("openai_api_key", "a key"),
     ("openai_api_key", MARK + "k" * 100_000),
     ("openai_api_key", f"{MARK}\\ud800"),
 ]
@@ -416,7 +416,7 @@ def test_options_tells_the_methods(client: FlaskClient, upstream: Upstream, path
 
 BAD_KEYS = [
     *(f"{MARK} {MARK}", f"{MARK}\r\nX-Evil: 1", f"{MARK}\n", f"{MARK}\x1b", f"{MARK}\xe9", f"{MARK}열쇠"),
-    *("short", MARK + "k" * 100_000, f"{MARK}\x00"),
+    *("a key", MARK + "k" * 100_000, f"{MARK}\x00"),
 ]
 
 
@@ -431,7 +431,7 @@ def test_a_malformed_key_in_the_header(client: FlaskClient, upstream: Upstream, 
     assert upstream.received == []
 
 
-@pytest.mark.parametrize("key", ["short", f"{MARK}\n", f"{MARK} "])
+@pytest.mark.parametrize("key", ["a key", f"{MARK}\n", f"{MARK} "])
 def test_a_malformed_key_that_is_overridden(client: FlaskClient, upstream: Upstream, key: str) -> None:
     """A good key in the header does not hide a malformed one in the body."""
     answer = client.post(

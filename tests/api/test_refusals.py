@@ -12,9 +12,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from app.ledger.accounts import Accounts, Limits
+from app.web.services import service
 from tests.conftest import CALLER_KEY, SERVER_KEY
 from tests.unit.test_refusals import NO_SUCH_MODEL
-from tests.upstream import Received, Upstream, echo, reply
+from tests.upstream import Received, Upstream, echo, reply, response_document
 
 CHAT, COMPLETIONS = "/api/v1/chat", "/v1/chat/completions"
 ROUTES = pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
@@ -244,3 +246,30 @@ def test_our_own_refusals_say_it_too(client: FlaskClient) -> None:
         answer = client.post(path, data=b"{", content_type="application/json")
         assert answer.headers["X-Should-Retry"] == "false"
         assert json.loads(answer.data)
+
+
+@pytest.mark.parametrize(
+    ("code", "retryable"),
+    [
+        *[(code, True) for code in ("server_error", "rate_limit_exceeded", None)],
+        *[(code, False) for code in ("invalid_prompt", "image_too_small", "content_filter", "unsupported_image")],
+    ],
+)
+def test_whether_to_repeat_what_failed_with_a_200(
+    client: FlaskClient, upstream: Upstream, code: str | None, retryable: bool
+) -> None:
+    """A failed answer says in its code whether the request is at fault."""
+    upstream.default = reply(200, response_document("", status="failed", error={"code": code, "message": "WORDS"}))
+    answer = ask(client, CHAT, OWN)
+    assert (answer.get_json()["code"], answer.get_json()["retryable"]) == ("upstream_failed", retryable)
+    assert answer.headers["X-Should-Retry"] == str(retryable).lower()
+
+
+@ROUTES
+def test_a_used_up_budget_is_not_to_be_repeated(make_app: Callable[..., Flask], path: str) -> None:
+    """SDKs would send it twice more in vain, and each time write into the database."""
+    app = make_app()
+    token = service(Accounts, app).add("web", Limits(budget_nano=1, budget_period="day"))
+    answer = ask(app.test_client(), path, FREE | {"Authorization": f"Bearer {token}"}, model="gpt-4o-mini")
+    assert answer.status_code == 429
+    assert answer.headers["X-Should-Retry"] == "false"
