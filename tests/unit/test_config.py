@@ -20,7 +20,7 @@ GOOD = [
     *[("DRAIN_SECONDS", raw, float(raw)) for raw in ("0", "2.5", "300")],
     ("OPENAI_API_KEY", "sk-12345", "sk-12345"),
     ("OPENAI_API_KEY", "  sk-12345\n", "sk-12345"),
-    ("OPENAI_API_KEY", "k" * 256, "k" * 256),
+    *[("OPENAI_API_KEY", raw, raw) for raw in ("x", "EMPTY", "k" * 1800, "k" * 8000, 'a"b', "it's")],
     ("OPENAI_ORG_ID", "org-1", "org-1"),
     ("OPENAI_PROJECT_ID", "proj-1", "proj-1"),
     ("OPENAI_BASE_URL", "http://127.0.0.1:8080/v1/", "http://127.0.0.1:8080/v1"),
@@ -82,7 +82,7 @@ BAD = [
     *[("WEB_CONCURRENCY", raw) for raw in (*NOT_WHOLE, "0", "513")],
     *[("WORKER_CLASS", raw) for raw in ("sync", "uvicorn.workers.UvicornWorker")],
     *[("DRAIN_SECONDS", raw) for raw in (*NOT_NUMBERS, "301")],
-    *[("OPENAI_API_KEY", raw) for raw in ("short-7", "with space", "열쇠열쇠열쇠열쇠", "k" * 257, "key\nkey-key")],
+    *[("OPENAI_API_KEY", raw) for raw in ("with space", "열쇠열쇠열쇠열쇠", "k" * 8001, "key\nkey-key")],
     *[("OPENAI_BASE_URL", raw) for raw in ("api.openai.com", "ftp://x-host", "http://", "https://me:pw@x-host/v1")],
     *[
         ("OPENAI_BASE_URL", raw)
@@ -153,6 +153,15 @@ def test_a_bad_value(name: str, raw: str) -> None:
     told = message.removeprefix(name)
     assert raw not in told.split()
     assert len(raw) < 4 or raw not in told
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+@pytest.mark.parametrize("name", [item.name.upper() for item in fields(Config)])
+def test_a_setting_in_quotes(name: str, quote: str) -> None:
+    """`docker run --env-file` keeps them: refused with one line that says so, whatever the setting."""
+    with pytest.raises(ConfigurationException) as raised:
+        Config.from_env({name: f" {quote}sk-abcdefgh{quote}\n"})
+    assert raised.value.message == f"{name} must not be in quotes: they would be part of the value"
 
 
 @pytest.mark.parametrize("name", TEXTS)
