@@ -27,6 +27,7 @@ class Entry:
         self.call = call
         self.receipt = receipt
         self._ask = ask
+        self.model = ask.model
         self._prices = prices
         self._reserved_nano = admitted.reserved_nano if admitted else 0
         self.output_limit = admitted.output_limit if admitted else None

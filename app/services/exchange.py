@@ -95,6 +95,11 @@ class OpenExchange:
         return self._entry.charge_nano()
 
     @property
+    def model(self) -> str:
+        """The model that was asked for; empty where none was."""
+        return self._entry.model
+
+    @property
     def output_limit(self) -> int | None:
         """The bound on output that the request must be given, as a budget pays for it and it names none."""
         return self._entry.output_limit

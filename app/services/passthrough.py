@@ -102,8 +102,8 @@ class Passthrough:
             asks_for_usage = request.hides_usage and exchange.payer.may_be_server
             response = resources.enter_context(_send(path, request, exchange, asks_for_usage))
             if request.ask.streamed:
-                llama = LlamaEvents(request.ask.model) if self._is_local else None
-                passed = self._events(response, exchange, call, DIALECTS[path], asks_for_usage, llama)
+                llama = LlamaEvents(exchange.model) if self._is_local else None
+                passed = _events(response, exchange, call, DIALECTS[path], asks_for_usage, llama)
             else:
                 pieces = iter(response)
                 head, is_whole = _head(pieces, response.max_bytes)
@@ -146,30 +146,30 @@ class Passthrough:
                     raise
                 return _listed(name, _get("/models", exchange), exc)
 
-    def _events(
-        self,
-        response: HeldResponse,
-        exchange: OpenExchange,
-        call: Call,
-        dialect: PassedDialect,
-        hides_usage: bool,
-        llama: LlamaEvents | None,
-    ) -> Iterator[bytes]:
-        """The events as they came; raises ServiceException where the stream breaks off.
 
-        `hides_usage`: usage was asked for on the client's behalf, and its chunk is taken out again.
-        """
-        for event, meaning in exchange.events(response, dialect.read_event, only_whole=False):
-            exchange.note_response(_response_id(meaning.document))
-            if _tells_failure(meaning.document):
-                exchange.settle("error", "upstream_failed")
-            is_usage_alone = meaning.usage is not None and not event.tail and not meaning.document.get("choices")
-            if hides_usage and is_usage_alone:
-                continue
-            yield llama.complete(event) if llama else event.raw
-            if meaning.is_end:
-                # What follows the end is passed on too, as long as it comes at once.
-                call.shorten(AFTER_END_SECONDS)
+def _events(
+    response: HeldResponse,
+    exchange: OpenExchange,
+    call: Call,
+    dialect: PassedDialect,
+    hides_usage: bool,
+    llama: LlamaEvents | None,
+) -> Iterator[bytes]:
+    """The events as they came; raises ServiceException where the stream breaks off.
+
+    `hides_usage`: usage was asked for on the client's behalf, and its chunk is taken out again.
+    """
+    for event, meaning in exchange.events(response, dialect.read_event, only_whole=False):
+        exchange.note_response(_response_id(meaning.document))
+        if _tells_failure(meaning.document):
+            exchange.settle("error", "upstream_failed")
+        is_usage_alone = meaning.usage is not None and not event.tail and not meaning.document.get("choices")
+        if hides_usage and is_usage_alone:
+            continue
+        yield llama.complete(event) if llama else event.raw
+        if meaning.is_end:
+            # What follows the end is passed on too, as long as it comes at once.
+            call.shorten(AFTER_END_SECONDS)
 
 
 def _send(path: str, request: PassedRequest, exchange: OpenExchange, asks_for_usage: bool) -> HeldResponse:

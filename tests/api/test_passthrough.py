@@ -331,6 +331,48 @@ def test_our_own_refusal_names_the_field(client: FlaskClient) -> None:
     assert answer.get_json()["error"]["param"] == "X-Free-Mode"
 
 
+CALLERS = {
+    "OpenAI-Organization": "org-callers",
+    "OpenAI-Project": "proj_callers",
+    "OpenAI-Beta": "assistants=v2, x",
+    "Idempotency-Key": "once-1",
+}
+
+
+@pytest.mark.parametrize("path", [RESPONSES, COMPLETIONS, EMBEDDINGS, "/v1/models"])
+def test_headers_of_the_callers_account_pass_with_its_own_key_only(
+    make_app: Callable[..., Flask], upstream: Upstream, path: str
+) -> None:
+    """A key in several organizations would be billed to the wrong one; with the server's key they are nobody's."""
+    app = make_app(openai_org_id="org-ours")
+    refused, echoed = reply(401), reply(200, {"data": []})
+    upstream.script(echoed, echoed, refused, echoed)
+    for headers in (OWN, FREE, OWN | FREE):
+        app.test_client().open(path, method="GET" if "models" in path else "POST", json={}, headers=headers | CALLERS)
+    own, free, _, fallback = [received.headers for received in upstream.received]
+    assert {name: own[name.lower()] for name in CALLERS} == CALLERS
+    for headers in (free, fallback):
+        assert "callers" not in str(headers)
+        assert not {"openai-beta", "idempotency-key"} & headers.keys()
+        assert headers["openai-organization"] == "org-ours"
+
+
+@pytest.mark.parametrize("value", ["org-\xe9", "x" * 257], ids=["not ASCII", "long"])
+@pytest.mark.parametrize("name", CALLERS)
+def test_a_header_that_cannot_pass(client: FlaskClient, upstream: Upstream, name: str, value: str) -> None:
+    """It is refused by name, not dropped: another organization would be billed."""
+    environ = {f"HTTP_{name.upper().replace('-', '_')}": value}
+    answer = client.post(RESPONSES, json={}, headers=OWN, environ_overrides=environ)
+    assert (answer.status_code, answer.get_json()["error"]["param"]) == (422, name)
+    assert upstream.received == []
+
+
+def test_a_key_that_cannot_be_one_is_named_as_it_came(client: FlaskClient) -> None:
+    """Not by a field that the request does not have."""
+    answer = client.post(RESPONSES, json={}, headers={"Authorization": "Bearer a key"})
+    assert (answer.status_code, answer.get_json()["error"]["param"]) == (422, "Authorization")
+
+
 CHAT = "/api/v1/chat"
 PATIENT = {"request_timeout": 0.6, "stream_idle_seconds": 0.6, "stream_max_seconds": 30}
 
@@ -372,45 +414,3 @@ def test_a_plain_request_ends_at_its_timeout(make_app: Callable[..., Flask], ups
     upstream.script(pieces([b"HTTP/1.1 200 OK\r\n\r\n", *[b" "] * 60], pause=0.1))
     answer = make_app(**PATIENT).test_client().post(COMPLETIONS, json={}, headers=OWN)
     assert (answer.status_code, answer.get_json()["error"]["code"]) == (504, "upstream_timeout")
-
-
-CALLERS = {
-    "OpenAI-Organization": "org-callers",
-    "OpenAI-Project": "proj_callers",
-    "OpenAI-Beta": "assistants=v2, x",
-    "Idempotency-Key": "once-1",
-}
-
-
-@pytest.mark.parametrize("path", [RESPONSES, COMPLETIONS, EMBEDDINGS, "/v1/models"])
-def test_headers_of_the_callers_account_pass_with_its_own_key_only(
-    make_app: Callable[..., Flask], upstream: Upstream, path: str
-) -> None:
-    """A key in several organizations would be billed to the wrong one; with the server's key they are nobody's."""
-    app = make_app(openai_org_id="org-ours")
-    refused, echoed = reply(401), reply(200, {"data": []})
-    upstream.script(echoed, echoed, refused, echoed)
-    for headers in (OWN, FREE, OWN | FREE):
-        app.test_client().open(path, method="GET" if "models" in path else "POST", json={}, headers=headers | CALLERS)
-    own, free, _, fallback = [received.headers for received in upstream.received]
-    assert {name: own[name.lower()] for name in CALLERS} == CALLERS
-    for headers in (free, fallback):
-        assert "callers" not in str(headers)
-        assert not {"openai-beta", "idempotency-key"} & headers.keys()
-        assert headers["openai-organization"] == "org-ours"
-
-
-@pytest.mark.parametrize("value", ["org-\xe9", "x" * 257], ids=["not ASCII", "long"])
-@pytest.mark.parametrize("name", CALLERS)
-def test_a_header_that_cannot_pass(client: FlaskClient, upstream: Upstream, name: str, value: str) -> None:
-    """It is refused by name, not dropped: another organization would be billed."""
-    environ = {f"HTTP_{name.upper().replace('-', '_')}": value}
-    answer = client.post(RESPONSES, json={}, headers=OWN, environ_overrides=environ)
-    assert (answer.status_code, answer.get_json()["error"]["param"]) == (422, name)
-    assert upstream.received == []
-
-
-def test_a_key_that_cannot_be_one_is_named_as_it_came(client: FlaskClient) -> None:
-    """Not by a field that the request does not have."""
-    answer = client.post(RESPONSES, json={}, headers={"Authorization": "Bearer a key"})
-    assert (answer.status_code, answer.get_json()["error"]["param"]) == (422, "Authorization")
