@@ -99,6 +99,8 @@ def pieces(parts: Iterable[bytes], *, pause: float = 0.0, close: bool = True) ->
     """Write raw bytes, head included, one part after the other."""
 
     async def answer(received: Received, writer: asyncio.StreamWriter) -> None:
+        # Draining waits until a part has left: what is still here when the connection is closed would be lost.
+        writer.transport.set_write_buffer_limits(0)
         for part in parts:
             writer.write(part)
             await writer.drain()
