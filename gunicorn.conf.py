@@ -66,6 +66,7 @@ on_starting = hooks.on_starting
 when_ready = hooks.when_ready
 on_reload = hooks.on_reload
 pre_fork = hooks.pre_fork
+post_fork = hooks.post_fork
 post_worker_init = hooks.post_worker_init
 worker_exit = hooks.worker_exit
 child_exit = hooks.child_exit

@@ -57,6 +57,7 @@ def create_app(config: Config | None = None) -> Flask:
             "slots_in_use": lambda: slots.in_use,
             "ledger_queue": lambda: database.waiting,
             "unrecorded": lambda: ledger.unrecorded,
+            "set_aside": lambda: database.set_aside,
         }
     )
     ledger = Ledger(
