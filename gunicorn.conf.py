@@ -12,15 +12,19 @@ from dotenv import load_dotenv
 
 from app.config import Config
 from app.errors import ConfigurationException
+from app.ledger.tokens import digest_key
 from app.logging import log_config
 from app.process.address import check_host, host_and_port
 from app.process.lifecycle import Hooks, give_up
+from app.store.revision import check_file
 from app.upstreams.local_model import model_file
 
 load_dotenv()
 try:
     settings = Config.from_env()
     settings.check_exposure()
+    digest_key(settings)
+    check_file(settings.database_url)
     check_host(settings.server_host)
     local_model_file = model_file(settings.local_model) if settings.local_model else None
 except ConfigurationException as exc:

@@ -22,6 +22,7 @@ ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 SECRET_BITS = 160
 SECRET_LENGTH = 27
 CHECKSUM_LENGTH = 6
+KEY_BYTES = 32
 
 
 def new_token() -> str:
@@ -55,15 +56,19 @@ def digest_key(config: Config) -> bytes:
         except OSError as exc:
             message = f"DATABASE_URL lies where nothing can be written ({exc.strerror})"
             raise ConfigurationException(message, "DATABASE_URL") from exc
-    return path.read_bytes()
+    key = path.read_bytes()
+    if len(key) != KEY_BYTES:
+        message = f"{path} must hold {KEY_BYTES} bytes; put the file back from a backup, since tokens need it"
+        raise ConfigurationException(message, "TOKEN_DIGEST_KEY")
+    return key
 
 
 def _make_key(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # The first worker to link its file wins, so workers that start together read the same, complete key.
     draft = path.with_suffix(f".{os.getpid()}.{secrets.token_hex(4)}")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(secrets.token_bytes(32))
+        file.write(secrets.token_bytes(KEY_BYTES))
     with contextlib.suppress(FileExistsError):
         os.link(draft, path)
     draft.unlink()
