@@ -70,6 +70,13 @@ FAILURES: Mapping[str, Failure] = {
     "free_mode_not_allowed": Failure(
         403, "client", "The client has to bring its own API key.", "클라이언트가 자기 API 키를 보내야 함."
     ),
+    "not_covered": Failure(
+        400,
+        "client",
+        "The request asks for something whose cost or model cannot be known before, and the client has a budget or a "
+        "model list. `param` names it.",
+        "클라이언트에 예산이나 모델 목록이 있는데, 비용이나 모델을 미리 알 수 없는 항목을 요청함(`param`).",
+    ),
     "rate_limited": Failure(
         429,
         "client",
@@ -116,13 +123,18 @@ FAILURES: Mapping[str, Failure] = {
         "이 경로가 지원하지 않는 메서드. 지원하는 메서드는 `Allow`에 표시.",
     ),
     "request_too_large": Failure(
-        413, "client", "The body is larger than `MAX_REQUEST_BYTES`.", "본문이 `MAX_REQUEST_BYTES`보다 큼."
+        413,
+        "client",
+        "The body is larger than `MAX_REQUEST_BYTES`, as it came or decompressed, or it has more than 500,000 commas "
+        "or 200,000 names.",
+        "본문이 압축을 풀기 전이나 후에 `MAX_REQUEST_BYTES`보다 크거나, 쉼표가 500,000개 또는 이름이 200,000개를 넘음.",
     ),
     "unsupported_media_type": Failure(
         415,
         "client",
-        "The body is not `application/json` in UTF-8, or it has a content encoding.",
-        "본문이 UTF-8 `application/json`이 아니거나 압축되어 있음.",
+        "The body is not `application/json` in UTF-8, or its `Content-Encoding` is not one of those that "
+        "`Accept-Encoding` of the answer lists.",
+        "본문이 UTF-8 `application/json`이 아니거나, 응답의 `Accept-Encoding`에 없는 방식으로 압축되어 있음.",
     ),
     "client_closed_request": Failure(
         499,
@@ -189,6 +201,12 @@ FAILURES: Mapping[str, Failure] = {
         "client",
         "The upstream refuses the request. The status is the upstream's: 400, 404 or 422.",
         "업스트림이 요청을 거절함. 상태는 업스트림이 준 400, 404, 422 중 하나.",
+    ),
+    "max_tokens_too_small": Failure(
+        422,
+        "client",
+        "The model used up `max_tokens` before it wrote any text, as reasoning models do. The tokens are charged.",
+        "추론 모델처럼 텍스트를 쓰기 전에 `max_tokens`를 모두 써 버림. 쓴 토큰의 비용은 계산됩니다.",
     ),
     "model_not_found": Failure(
         404,

@@ -43,6 +43,9 @@ ACCEPTED_KO = {
     r"8 to 256 printable ASCII characters without spaces": "공백이 없는 인쇄 가능한 ASCII 문자 8~256자",
     r"printable ASCII characters without spaces": "공백이 없는 인쇄 가능한 ASCII 문자",
     r"an http\(s\) URL without credentials, query or fragment": "인증 정보, 쿼리, 프래그먼트가 없는 http(s) URL",
+    r"origins such as https://app.example or app://obsidian.md, without wildcards": (
+        "https://app.example, app://obsidian.md 같은 출처. 와일드카드 없음"
+    ),
     r"`sqlite:///PATH` or `postgresql\+psycopg://…`": "`sqlite:///경로` 또는 `postgresql+psycopg://…`",
     r"any text": "모든 텍스트",
 }

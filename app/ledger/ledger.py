@@ -21,14 +21,14 @@ from app.calls.receipt import Receipt
 from app.errors import ServiceException
 from app.ledger import settlement
 from app.ledger.accounts import Accounts, Principal
-from app.ledger.admission import Admission, Admitted
+from app.ledger.admission import MAX_OUTPUT_TOKENS, Admission, Admitted
 from app.ledger.entry import Entry, unrecorded
 from app.ledger.lease import LEASE_SECONDS, Owner, look_up, owner_name
 from app.ledger.limits import Ask, Opening
 from app.ledger.pricing import NoPrices, Prices
 from app.models import ApiKey, Usage
 from app.store.database import Database
-from app.store.fitting import WHOLE_MAX, whole
+from app.store.fitting import whole
 from app.units import MICROSECONDS, milliseconds
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class Ledger:
         *,
         token_required: bool,
         fail_open: bool = False,
+        max_output_tokens: int = MAX_OUTPUT_TOKENS,
         fingerprint_key: bytes = b"",
         booked: Callable[[Usage, int | None, str | None], None] = lambda *_: None,
         clock: Callable[[], float] | None = None,
@@ -59,7 +60,13 @@ class Ledger:
         self.unrecorded = 0
         self._database = database
         self._clock = clock or database.clock
-        self._admission = Admission(accounts, self.owner, token_required=token_required, clock=self._clock)
+        self._admission = Admission(
+            accounts,
+            self.owner,
+            token_required=token_required,
+            max_output_tokens=max_output_tokens,
+            clock=self._clock,
+        )
         self._fails_open = fail_open and not token_required
         self._fingerprint_key = fingerprint_key
         self._booked = booked
@@ -74,8 +81,11 @@ class Ledger:
         `concurrency_limited` or `budget_exceeded`, 503 `store_unavailable`, or what has ended the call already.
         """
         call.check()
-        worst = self.prices.cost_nano(ask.model, Usage(ask.prompt_tokens, ask.max_tokens)) if server_pays else 0
-        opening = Opening(call=call, principal=principal, ask=ask, server_pays=server_pays, worst_nano=worst)
+
+        def worst_nano(limit: int) -> int | None:
+            return self.prices.cost_nano(ask.model, Usage(ask.prompt_tokens, limit * ask.choices))
+
+        opening = Opening(call=call, principal=principal, ask=ask, server_pays=server_pays, worst_nano=worst_nano)
         try:
             admitted: Admitted = self._database.write_with_others(self._work_all, opening, undo=settlement.take_back)
         except ServiceException as exc:
@@ -84,7 +94,7 @@ class Ledger:
             self.unrecorded += 1
             logger.error("a request is not recorded: the database is away (LEDGER_FAIL_OPEN)")
             return unrecorded(ask, call, receipt)
-        entry = Entry(ask, call, receipt, self.prices, lambda *ending: self._settle(admitted, *ending))
+        entry = Entry(ask, call, receipt, self.prices, lambda *ending: self._settle(admitted, *ending), admitted)
         self._entries[entry] = _Lease(admitted.row_id)
         return entry
 
@@ -146,8 +156,8 @@ class Ledger:
 
     def _settle(self, admitted: Admitted, entry: Entry, status: str, code: str | None) -> None:
         """Write down how a request ended, soon."""
-        receipt, (usage, estimated), cost_nano = entry.receipt, entry.usage(), entry.cost_nano()
-        usage, cost_nano = _bounded(usage), None if cost_nano is None else whole(cost_nano)
+        receipt, (usage, estimated), cost_nano = entry.receipt, entry.usage(), entry.charge_nano()
+        cost_nano = None if cost_nano is None else whole(cost_nano)
         cached = bool(receipt.cache_hit)
         if not cached:
             self._booked(usage, cost_nano, receipt.key_source)
@@ -204,13 +214,6 @@ class _Lease:
 
     row_id: int
     renewed_at: float = field(default_factory=time.monotonic)
-
-
-def _bounded(usage: Usage) -> Usage:
-    """What upstream says that it has used, within the bounds of what can be stored and summed."""
-    if max(vars(usage).values()) <= WHOLE_MAX and min(vars(usage).values()) >= 0:
-        return usage
-    return Usage(**{name: max(0, whole(value)) for name, value in vars(usage).items()})
 
 
 class NullLedger:

@@ -88,7 +88,11 @@ class Database:
         self._writer.write_later(batch, item)
 
     def read(self, work: Callable[[sa.Connection], Result]) -> Result:
-        """Run `work` on a connection of its own, beside the writer."""
+        """Run `work` on a connection of its own, beside the writer.
+
+        Raises what `work` raises, and ChatServiceException `store_unavailable` when the database does not answer in
+        time: also one that accepts connections and then says nothing. Making the tables may take longer.
+        """
 
         def run() -> Result:
             try:
@@ -104,7 +108,10 @@ class Database:
             except (sa.exc.SQLAlchemyError, OSError) as exc:
                 raise unavailable() from exc
 
-        return offload(run)
+        try:
+            return offload(run, self._timeout_seconds if self._migrated else None)
+        except TimeoutError as exc:
+            raise unavailable() from exc
 
     def is_writable(self) -> bool:
         """Tell whether a transaction can be committed now."""

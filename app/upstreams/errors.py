@@ -76,6 +76,14 @@ def bad_response(message: str = "The AI service answered something that cannot b
     return OpenAIClientException(message, "upstream_bad_response")
 
 
+def no_text(finish_reason: str) -> OpenAIClientException:
+    """Upstream finished without a text. Where its limit was the reason, the same request would end the same way."""
+    if finish_reason == "length":
+        message = "The model reached max_tokens before it wrote any text; a larger max_tokens is needed"
+        return OpenAIClientException(message, "max_tokens_too_small")
+    return bad_response("The AI service answered without any text")
+
+
 def connection_error() -> OpenAIClientException:
     """Upstream could not be reached, or the connection broke."""
     return OpenAIClientException("The connection to the AI service failed", "upstream_connection_error")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.calls.call import Call
+from app.calls.watchdog import Watchdog
 from app.config import Config
 from app.errors import ServiceException
 from app.models import ApiKey, Completion, Credentials, Generation, Message, is_well_formed
@@ -45,7 +46,8 @@ class OpenAIClient:
     ) -> None:
         self._config = config or Config.from_env()
         self._transport = transport or Transport(self._config.openai_base_url, self._config.max_concurrent_requests)
-        self._keys = keys or KeySelector(self._config.openai_api_key)
+        self._keys = keys or KeySelector.of(self._config)
+        self._watchdog = Watchdog()
 
     def send(self, request: UpstreamRequest, key: ApiKey, call: Call) -> Response:
         """Make one attempt to have `request` answered; the response is a success (2xx) and has to be closed.
@@ -102,9 +104,15 @@ class OpenAIClient:
         plan = routing.make_plan(self._keys.payer(Credentials(api_key or "", free_mode)), self)
         request = UpstreamRequest(dialect.PATH, dialect.request_body(generation))
         began = time.monotonic()
-        response, key = routing.follow(plan, self._keys, call, lambda attempt: self.send(request, attempt.key, call))
-        with response:
-            completion = dialect.parse_completion(response.read())
+        self._watchdog.add(call)
+        try:
+            response, key = routing.follow(
+                plan, self._keys, call, lambda attempt: self.send(request, attempt.key, call)
+            )
+            with response:
+                completion = dialect.parse_completion(response.read())
+        finally:
+            self._watchdog.discard(call)
         return completion, time.monotonic() - began, key.source
 
     def _select_api_key(self, api_key: str | None = None, free_mode: bool = False) -> tuple[str, str]:

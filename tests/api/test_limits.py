@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -174,19 +175,24 @@ def test_a_budget_renews_with_its_period(app: Flask, upstream: Upstream, databas
 @pytest.mark.parametrize(
     ("limit", "tokens"),
     [
-        ({"max_output_tokens": 7}, 7),
         ({"max_completion_tokens": 8}, 8),
         ({"max_tokens": 9}, 9),
+        ({"max_tokens": 9, "max_completion_tokens": 3}, 9),
+        ({"max_tokens": 9, "n": 4}, 36),
+        ({"max_output_tokens": 7, "max_tokens": 9}, 9),
+        ({"max_output_tokens": 7}, 50),
+        ({"max_tokens": None}, 50),
         ({}, 50),
-        ({"max_tokens": 0}, 50),
-        ({"max_tokens": "9"}, 50),
     ],
 )
 def test_what_a_passed_through_request_reserves(
     make_app: Callable[..., Flask], upstream: Upstream, database_url: str, limit: dict[str, Any], tokens: int
 ) -> None:
-    """Its prompt and the limit that it names, else DEFAULT_MAX_TOKENS, for as long as it is in flight."""
-    app = make_app(auth_mode="token", default_max_tokens=50)
+    """Its prompt and the largest limit that its route obeys, for each choice, as long as it is in flight.
+
+    A request that names none is given MAX_OUTPUT_TOKENS as its limit.
+    """
+    app = make_app(auth_mode="token", max_output_tokens=50)
     token = service(Accounts, app).add("web", Limits(budget_nano=10**9, budget_period="total"))
     reserved: list[int] = []
 
@@ -196,8 +202,10 @@ def test_what_a_passed_through_request_reserves(
 
     upstream.default = look
     headers = {"Authorization": f"Bearer {token}", "X-Free-Mode": "true"}
-    body = {"model": MODEL, "messages": []} | limit
-    assert app.test_client().post("/v1/chat/completions", json=body, headers=headers).status_code == 200
-    assert reserved == [estimate_tokens(upstream.received[0].body.decode()) * 150 + tokens * 600]
+    body = json.dumps({"model": MODEL, "messages": []} | limit)
+    answer = app.test_client().post("/v1/chat/completions", data=body, content_type="application/json", headers=headers)
+    assert answer.status_code == 200
+    assert reserved == [estimate_tokens(body) * 150 + tokens * 600]
+    assert upstream.received[0].json.get("max_completion_tokens", tokens) in {tokens, 3}
     settled(database_url)
     assert spent(database_url)[1] == 0

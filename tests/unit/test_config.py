@@ -62,6 +62,13 @@ GOOD = [
     ("PRICES_FILE", "/etc/prices.toml", "/etc/prices.toml"),
     ("SYSTEM_API_PUBLIC", "true", True),
     ("CORS_ORIGINS", "https://a.example, http://localhost:3000/", ("https://a.example", "http://localhost:3000")),
+    *[
+        ("CORS_ORIGINS", raw, (raw,))
+        for raw in (
+            *("app://obsidian.md", "tauri://localhost", "chrome-extension://abc", "vscode-webview://1f-2e"),
+            *("http://[::1]:3000", "capacitor://localhost", "moz-extension://3f0a"),
+        )
+    ],
 ]
 
 NOT_WHOLE = ["x", "1.5", "1e3", "0x10", "1 2", "NaN", "-1", "9" * 20, "１２3x"]
@@ -107,7 +114,8 @@ BAD = [
         for name in ("CACHE_ENABLED", "SYSTEM_API_PUBLIC", "OPENAI_DOOR_FREE_MODE", "LEDGER_FAIL_OPEN")
         for raw in ("maybe", "2", "truee")
     ],
-    *[("CORS_ORIGINS", raw) for raw in ("*", "a.example", "https://a.example, b.example")],
+    *[("CORS_ORIGINS", raw) for raw in ("*", "a.example", "https://a.example, b.example", "null", "a://")],
+    *[("CORS_ORIGINS", raw) for raw in ("https://*.example.com", "https://u@a.example", "https://a.example/x?y")],
 ]
 
 TEXTS = [item.name.upper() for item in fields(Config) if item.type == "str"]
@@ -178,7 +186,7 @@ def test_defaults() -> None:
         "REQUEST_TIMEOUT": 120.0,
         "MAX_CONCURRENT_REQUESTS": 200,
         "MAX_QUEUE_SECONDS": 5.0,
-        "MAX_REQUEST_BYTES": 1_048_576,
+        "MAX_REQUEST_BYTES": 33_554_432,
         "CACHE_ENABLED": False,
         "CACHE_TTL": 300.0,
         "CACHE_MAX_SIZE": 1000,
