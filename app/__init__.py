@@ -47,7 +47,11 @@ def create_app(config: Config | None = None) -> Flask:
     config = config or Config.from_env()
     app = _flask(config)
 
-    database = Database(config.database_url, timeout_seconds=config.database_timeout)
+    database = Database(
+        config.database_url,
+        timeout_seconds=config.database_timeout,
+        prepared=config.database_prepared_statements,
+    )
     secret = digest_key(config)
     accounts = Accounts(database, secret, clock=database.clock)
     slots = Slots(config.max_concurrent_requests, config.max_queue_seconds)

@@ -21,13 +21,16 @@ Result = TypeVar("Result")
 
 
 class Database:
-    """`timeout_seconds` bounds how long a caller waits for a write or a read."""
+    """`timeout_seconds` bounds how long a caller waits for a write or a read.
 
-    def __init__(self, url: str, *, timeout_seconds: float = 3.0) -> None:
+    `prepared`: whether PostgreSQL may prepare statements that repeat.
+    """
+
+    def __init__(self, url: str, *, timeout_seconds: float = 3.0, prepared: bool = True) -> None:
         self._url = sa.make_url(url)
         self._timeout_seconds = timeout_seconds
-        self.engine = make_engine(self._url, timeout_seconds)
-        self._reading = make_engine(self._url, timeout_seconds, reading=True)
+        self.engine = make_engine(self._url, timeout_seconds, prepared=prepared)
+        self._reading = make_engine(self._url, timeout_seconds, reading=True, prepared=prepared)
         self._writer = Writer(self._writing_connection, lambda: self._file() == self._opened)
         self._opened: tuple[int, int] | None = None
         self._migrated = False
