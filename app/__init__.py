@@ -26,7 +26,7 @@ def create_app(config: Config | None = None) -> Flask:
     from app.ledger.ledger import Ledger
     from app.ledger.pricing import Prices
     from app.ledger.reports import UsageReports
-    from app.ledger.tokens import digest_key
+    from app.ledger.tokens import digest_key, old_digest_key
     from app.models import Completion
     from app.process.housekeeping import Housekeeping
     from app.process.metrics import Metrics
@@ -53,7 +53,7 @@ def create_app(config: Config | None = None) -> Flask:
         prepared=config.database_prepared_statements,
     )
     secret = digest_key(config)
-    accounts = Accounts(database, secret, clock=database.clock)
+    accounts = Accounts(database, secret, old_digest_key=old_digest_key(config), clock=database.clock)
     slots = Slots(config.max_concurrent_requests, config.max_queue_seconds)
     metrics = Metrics(
         {
@@ -109,6 +109,7 @@ def _flask(config: Config) -> Flask:
 
 def _join_web(app: Flask, config: Config, metrics: Metrics, calls: Calls) -> None:
     """Join the hooks, the error handlers, the routes and the commands."""
+    from app.process.commands import register_database_commands
     from app.web.access import register_access
     from app.web.api import ServerApi
     from app.web.cli import register_commands
@@ -126,3 +127,4 @@ def _join_web(app: Flask, config: Config, metrics: Metrics, calls: Calls) -> Non
         allow_origins(app, config.cors_origins)
     api.register(chat.blp, openai.blp, usage.blp, system.blp, metrics_routes.blp, health.blp, docs.blp)
     register_commands(app)
+    register_database_commands(app)

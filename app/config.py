@@ -393,6 +393,17 @@ class Config:
         ),
         secret=True,
     )
+    token_digest_key_old: str = setting(
+        "",
+        api_key,
+        "The `TOKEN_DIGEST_KEY` of before. Tokens that are known by it stay valid; each is kept by the new key when it "
+        "is used for the first time.",
+        ko=(
+            "바꾸기 전의 `TOKEN_DIGEST_KEY`. 그 키로 저장된 토큰도 계속 쓸 수 있으며, 처음 사용될 때 새 키로 다시 "
+            "저장됩니다."
+        ),
+        secret=True,
+    )
     ledger_fail_open: bool = setting(
         False,
         flag,

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import zlib
 from pathlib import Path
@@ -46,7 +47,7 @@ def is_token(text: str) -> bool:
 def digest_key(config: Config) -> bytes:
     """The key of the tokens' digests: the setting, or one made once beside the SQLite file, readable by its owner."""
     if config.token_digest_key:
-        return hashlib.sha256(config.token_digest_key.encode()).digest()
+        return _from_setting(config.token_digest_key)
     if not config.database_url.startswith("sqlite"):
         raise ConfigurationException("TOKEN_DIGEST_KEY must be set when DATABASE_URL is shared", "TOKEN_DIGEST_KEY")
     path = Path(config.database_url.removeprefix("sqlite:///")).parent / "token_digest.key"
@@ -61,6 +62,18 @@ def digest_key(config: Config) -> bytes:
         message = f"{path} must hold {KEY_BYTES} bytes; put the file back from a backup, since tokens need it"
         raise ConfigurationException(message, "TOKEN_DIGEST_KEY")
     return key
+
+
+def old_digest_key(config: Config) -> bytes | None:
+    """The key of the digests of before, None when there is none."""
+    return _from_setting(config.token_digest_key_old) if config.token_digest_key_old else None
+
+
+def _from_setting(text: str) -> bytes:
+    """A key that a setting gives: any text, or `hex:` and the 32 bytes of a file `token_digest.key`."""
+    if re.fullmatch(r"hex:[0-9a-fA-F]{64}", text):
+        return bytes.fromhex(text.removeprefix("hex:"))
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _make_key(path: Path) -> None:

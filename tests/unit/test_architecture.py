@@ -50,7 +50,7 @@ ROOMS: dict[str, set[str]] = {
 }
 """What each room may import of ours. A name stands for a module and all under it, "app" for app/__init__.py alone."""
 
-WEB = {"app", "app.web", "blueprints"}
+WEB = {"app", "app.web", "blueprints", "app.process.commands"}
 LIBRARIES = {
     "openai": {"app.models", "app.process.terminal"},
     "httptools": {"app.upstreams"},
@@ -67,7 +67,7 @@ LIBRARIES = {
     "sqlalchemy": {"app.store", "app.ledger"},
     "alembic": {"app.store"},
     "genai_prices": {"app.ledger.pricing"},
-    "click": {"app.web.cli"},
+    "click": {"app.web.cli", "app.process.commands"},
     "prometheus_client": {"app.process.metrics"},
 }
 """Libraries that only some rooms may name."""

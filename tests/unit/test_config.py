@@ -64,6 +64,7 @@ GOOD = [
     ("TOKEN_DIGEST_KEY", "k" * 32, "k" * 32),
     *[("LEDGER_FAIL_OPEN", raw, raw == "on") for raw in ("on", "off")],
     *[("LEDGER_RETENTION_DAYS", raw, int(raw)) for raw in ("0", "400")],
+    ("TOKEN_DIGEST_KEY_OLD", "hex:0123", "hex:0123"),
     *[("HTTP_KEEPALIVE_SECONDS", raw, int(raw)) for raw in ("1", "620")],
     *[("DATABASE_PREPARED_STATEMENTS", raw, raw == "on") for raw in ("on", "off")],
     *[("DATABASE_URL", f"{raw}://u@h/d", "postgresql+psycopg://u@h/d") for raw in ("postgres", "postgresql")],
@@ -117,7 +118,7 @@ BAD = [
     *[("AUTH_MODE", raw) for raw in ("closed", "tokens", "0")],
     *[("DATABASE_URL", raw) for raw in ("mysql://x/y", "instance/x.db", "postgresqlx://x/y", "postgres:/x")],
     *[("DATABASE_TIMEOUT", raw) for raw in (*NOT_NUMBERS, "0", "61")],
-    *[("TOKEN_DIGEST_KEY", raw) for raw in ("short-7", "with space")],
+    *[(name, raw) for name in ("TOKEN_DIGEST_KEY", "TOKEN_DIGEST_KEY_OLD") for raw in ("short-7", "with space")],
     *[("LEDGER_RETENTION_DAYS", raw) for raw in (*NOT_WHOLE, "36501")],
     *[
         (name, raw)
@@ -215,6 +216,7 @@ def test_defaults() -> None:
         "DATABASE_TIMEOUT": 3.0,
         "DATABASE_PREPARED_STATEMENTS": True,
         "TOKEN_DIGEST_KEY": "",
+        "TOKEN_DIGEST_KEY_OLD": "",
         "LEDGER_FAIL_OPEN": False,
         "LEDGER_RETENTION_DAYS": 0,
         "PRICES_FILE": "prices.toml",
