@@ -26,6 +26,7 @@ def create_app(config: Config | None = None) -> Flask:
     from app.ledger.ledger import Ledger
     from app.ledger.pricing import Prices
     from app.ledger.reports import UsageReports
+    from app.ledger.stored import StoredResponses
     from app.ledger.tokens import digest_key, old_digest_key
     from app.models import Completion
     from app.process.housekeeping import Housekeeping
@@ -81,8 +82,10 @@ def create_app(config: Config | None = None) -> Flask:
     cache = ResponseCache[Completion](config.cache_max_size, config.cache_ttl) if config.cache_enabled else None
     passthrough = Passthrough(
         exchange,
+        StoredResponses(database),
         free_mode=config.openai_door_free_mode,
         is_local=bool(config.local_model),
+        tokens=config.token_required,
     )
     needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []
     calls = Calls()

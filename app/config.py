@@ -18,12 +18,11 @@ from dotenv import load_dotenv
 from app.errors import ConfigurationException
 from app.models import API_KEY_PATTERN
 
+QUOTES = ("'", '"')
 Parse = Callable[[str], Any]
 
 PRINTABLE = r"[\x21-\x7e]+"
 ORIGIN = r"(?i:[a-z][a-z0-9+.-]*)://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?"
-QUOTED = r"\"[^\"]*\"|'[^']*'"
-"""What `docker run --env-file` makes of a value in quotes: it keeps them."""
 HOST = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|[0-9a-f.]*:[0-9a-f:.]*"
 
 
@@ -85,6 +84,13 @@ def choice(*allowed: str, upper: bool = False) -> Parse:
 def api_key(raw: str) -> str:
     """Accept a key that can travel in an HTTP header."""
     if not API_KEY_PATTERN.fullmatch(raw.strip()):
+        raise ValueError("must be 1 to 8000 printable ASCII characters without spaces")
+    return raw.strip()
+
+
+def digest_key(raw: str) -> str:
+    """Accept a key that nobody guesses."""
+    if not re.fullmatch(r"[\x21-\x7e]{8,256}", raw.strip()):
         raise ValueError("must be 8 to 256 printable ASCII characters without spaces")
     return raw.strip()
 
@@ -227,6 +233,12 @@ class Config:
         flag,
         "Free mode for a `/v1` request without the header `X-Free-Mode`.",
         ko="`/v1` 요청에 `X-Free-Mode` 헤더가 없을 때의 무료 모드(free mode).",
+    )
+    upstream_messages: bool = setting(
+        True,
+        flag,
+        "Pass on the upstream's own words when it refuses a request, without keys. `false`: only its codes.",
+        ko="업스트림이 요청을 거절할 때 그 설명을 키를 지우고 호출자에게 전달합니다. `false`이면 코드만 전달합니다.",
     )
     local_model: str = setting(
         "",
@@ -384,7 +396,7 @@ class Config:
     )
     token_digest_key: str = setting(
         "",
-        api_key,
+        digest_key,
         "The key for the digests of tokens. With SQLite, when it is empty, a key is made once beside the "
         "database file. PostgreSQL needs it.",
         ko=(
@@ -395,7 +407,7 @@ class Config:
     )
     token_digest_key_old: str = setting(
         "",
-        api_key,
+        digest_key,
         "The `TOKEN_DIGEST_KEY` of before. Tokens that are known by it stay valid; each is kept by the new key when it "
         "is used for the first time.",
         ko=(
@@ -466,8 +478,6 @@ class Config:
         values = {}
         for item in fields(cls):
             raw = environ.get(item.name.upper())
-            if raw is not None and re.fullmatch(QUOTED, raw.strip(), re.DOTALL):
-                raise ConfigurationException(f"{item.name.upper()} must not be in quotes", item.name.upper())
             if raw is not None and (raw.strip() or item.metadata["empty"]):
                 values[item.name] = _parsed(item.name.upper(), item.metadata["parse"], raw)
         return cls(**values)
@@ -514,6 +524,9 @@ def misspelled(environ: Iterable[str]) -> dict[str, str]:
 
 
 def _parsed(name: str, parse: Parse, raw: str) -> Any:
+    if raw.strip()[:1] in QUOTES and raw.strip()[:1] == raw.strip()[-1:]:
+        # `docker run --env-file` and systemd's drop-ins keep quotes that a shell takes away.
+        raise ConfigurationException(f"{name} must not be in quotes: they would be part of the value", name)
     try:
         return parse(raw)
     except UnicodeError:

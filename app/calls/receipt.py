@@ -26,6 +26,7 @@ class Receipt:
     usage: Usage | None = None
     model: str | None = None
     upstream_request_id: str | None = None
+    response_id: str | None = None
     cache_hit: bool | None = None
     code: str | None = None
     settled: bool = False

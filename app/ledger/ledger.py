@@ -181,6 +181,7 @@ class Ledger:
             "first_token_ms": None if first_token is None else milliseconds(first_token),
             "total_ms": times["total"],
             "upstream_request_id": receipt.upstream_request_id,
+            "response_id": receipt.response_id,
             "settled_at": self._now(),
         }
         charged = (cost_nano or 0) if key is not None and key.source == "default" else 0

@@ -34,6 +34,7 @@ COLUMNS = (
     "first_token_ms",
     "total_ms",
     "upstream_request_id",
+    "response_id",
     "settled_at",
 )
 """What a settlement says of a request; all of it, each time."""

@@ -100,23 +100,20 @@ class OpenExchange:
         return self._entry.output_limit
 
     def send(self, path: str, body: bytes | None) -> HeldResponse:
-        """Take a slot and make the attempts of the plan; the slot is held until the response is closed.
+        """Make the attempts of the plan, each in a slot; the slot of the one that succeeds is held until the response
+        is closed.
 
-        Without a body it is a GET. Raises ServiceException.
+        A pause between two attempts holds none: one upstream account that is limited must not stop everybody else
+        (test_slots.py). Without a body it is a GET. Raises ServiceException.
         """
         request = UpstreamRequest(path, body)
         self._exchange.watchdog.add(self._call)
         try:
-            self._take_slot()
-        except BaseException:
-            self._exchange.watchdog.discard(self._call)
-            raise
-        try:
             response, _ = routing.follow(
-                self._plan, self._exchange.keys, self._call, lambda attempt: self._attempt(attempt, request)
+                self._plan, self._exchange.keys, self._call, lambda attempt: self._in_slot(attempt, request)
             )
         except BaseException:
-            self._release_slot()
+            self._exchange.watchdog.discard(self._call)
             raise
         self.receipt.answered = True
         self.receipt.upstream_request_id = request_id(response.headers)
@@ -138,6 +135,10 @@ class OpenExchange:
         """Keep what upstream says of its answer."""
         self.receipt.usage = usage or self.receipt.usage
         self.receipt.model = model or self.receipt.model
+
+    def note_response(self, response_id: str | None) -> None:
+        """Keep the id by which the upstream knows its answer."""
+        self.receipt.response_id = response_id or self.receipt.response_id
 
     def note_cache(self, hit: bool) -> None:
         """The response cache was asked."""
@@ -171,6 +172,14 @@ class OpenExchange:
     def _release_slot(self) -> None:
         self._exchange.slots.release()
         self._exchange.watchdog.discard(self._call)
+
+    def _in_slot(self, attempt: Attempt, request: UpstreamRequest) -> Response:
+        self._take_slot()
+        try:
+            return self._attempt(attempt, request)
+        except BaseException:
+            self._exchange.slots.release()
+            raise
 
     def _attempt(self, attempt: Attempt, request: UpstreamRequest) -> Response:
         receipt, began = self.receipt, time.monotonic()

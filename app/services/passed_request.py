@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -46,6 +47,16 @@ class PassedRequest:
     def changed(self, **members: Any) -> bytes:
         """The body with some members set anew; everything else means the same."""
         return dump_json({**self.document, **members})
+
+    @property
+    def continues(self) -> str | None:
+        """The member by which it goes on with what the upstream has stored, if there is one."""
+        return next((name for name in ("previous_response_id", "conversation") if self.document.get(name)), None)
+
+    def with_context(self, tokens: int) -> PassedRequest:
+        """The same with so many more tokens before its prompt."""
+        ask = dataclasses.replace(self.ask, prompt_tokens=self.ask.prompt_tokens + tokens)
+        return dataclasses.replace(self, ask=ask)
 
     @property
     def hides_usage(self) -> bool:

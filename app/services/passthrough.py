@@ -18,7 +18,8 @@ from app.calls.call import Call
 from app.errors import OpenAIClientException
 from app.ledger.accounts import Principal
 from app.ledger.limits import Ask
-from app.models import MODEL_MAX_LENGTH, Credentials
+from app.ledger.stored import StoredResponses
+from app.models import MODEL_MAX_LENGTH, Credentials, is_placeholder
 from app.services.exchange import Exchange, HeldResponse, OpenExchange
 from app.services.passed_request import LIMITS, PassedRequest, read_request
 from app.units import dollars
@@ -58,22 +59,37 @@ class PassedResponse:
 
 
 class Passthrough:
-    """`free_mode` is the default of the header; `is_local`: upstream is our llama.cpp, whose events are completed."""
+    """`free_mode` is the default of the header; `is_local`: upstream is our llama.cpp, whose events are completed;
+    `tokens`: every caller has a token, and the server's key pays for a client that may use it."""
 
-    def __init__(self, exchange: Exchange, *, free_mode: bool, is_local: bool) -> None:
+    def __init__(
+        self, exchange: Exchange, stored: StoredResponses, *, free_mode: bool, is_local: bool, tokens: bool = False
+    ) -> None:
         self._exchange = exchange
+        self._stored = stored
         self._free_mode = free_mode
+        self._tokens = tokens
         self._is_local = is_local
 
-    def credentials(self, api_key: str, free_mode: bool | None) -> Credentials:
-        """Who is to pay; where a request says nothing of free mode, the setting does."""
-        return Credentials(api_key, self._free_mode if free_mode is None else free_mode)
+    def credentials(
+        self, api_key: str, free_mode: bool | None, principal: Principal, headers: Mapping[str, str]
+    ) -> Credentials:
+        """Who is to pay. Where a request says nothing of free mode, the setting does; a client that may use the
+        server's key and brings none of its own need not ask for it."""
+        if free_mode is None:
+            brings_none = not api_key or is_placeholder(api_key)
+            free_mode = self._free_mode or (brings_none and self._may_use_servers_key(principal))
+        return Credentials(api_key, free_mode, headers)
+
+    def _may_use_servers_key(self, principal: Principal) -> bool:
+        account = principal.account
+        return self._tokens and account is not None and account.free_mode and self._exchange.keys.has_server_key
 
     def create(
         self, path: str, body: bytes, credentials: Credentials, principal: Principal, call: Call
     ) -> PassedResponse:
         """Pass a body on to `path`, and the answer back; raises ServiceException."""
-        request = read_request(path, body)
+        request = self._checked(read_request(path, body), credentials, principal)
         with contextlib.ExitStack() as resources:
             exchange = resources.enter_context(self._exchange.open(request.ask, credentials, principal, call))
             asks_for_usage = request.hides_usage and exchange.payer.may_be_server
@@ -84,6 +100,18 @@ class Passthrough:
             held = resources.pop_all()
         events = self._events(response, exchange, call, DIALECTS[path], asks_for_usage)
         return _streamed(events, response, exchange, held)
+
+    def _checked(self, request: PassedRequest, credentials: Credentials, principal: Principal) -> PassedRequest:
+        """Refuse to go on, with the server's key, with a conversation that this client did not begin."""
+        member, account = request.continues, principal.account
+        if member is None or account is None or (credentials.api_key and not credentials.free_mode):
+            return request
+        stored = str(request.document[member])[:MODEL_MAX_LENGTH]
+        tokens = self._stored.tokens(stored, account.id) if member == "previous_response_id" else None
+        if tokens is None:
+            message = "There is no such response or conversation of this client"
+            raise OpenAIClientException(message, "response_not_found", param=member)
+        return request.with_context(tokens)
 
     def models(self, credentials: Credentials, principal: Principal, call: Call) -> PassedResponse:
         """Upstream's models; of a client with a model list those that it may use."""
@@ -113,6 +141,7 @@ class Passthrough:
         """
         llama = LlamaEvents() if self._is_local else None
         for event, meaning in exchange.events(response, dialect.read_event):
+            exchange.note_response(_response_id(meaning.document))
             if _tells_failure(meaning.document):
                 exchange.settle("error", "upstream_failed")
             if hides_usage and meaning.usage is not None and not meaning.document.get("choices"):
@@ -167,6 +196,7 @@ def _whole(response: HeldResponse, exchange: OpenExchange) -> PassedResponse:
     if not isinstance(document, dict):
         raise bad_response()
     exchange.note(read_usage(document), string_or_none(document.get("model")))
+    exchange.note_response(_response_id(document))
     if _tells_failure(document):
         exchange.settle("error", "upstream_failed")
     cost = dollars(exchange.cost_nano())
@@ -178,6 +208,14 @@ def _tells_failure(document: Mapping[str, Any]) -> bool:
     answer = document.get("response")
     status = answer.get("status") if isinstance(answer, dict) else document.get("status")
     return bool(document.get("error")) or document.get("type") == "error" or status in {"failed", "cancelled"}
+
+
+def _response_id(document: Mapping[str, Any]) -> str | None:
+    """The id of a response that the upstream may have stored, in an answer or an event of the Responses API."""
+    inner = document.get("response")
+    answer = inner if isinstance(inner, dict) else document
+    found = answer.get("id")
+    return found if answer.get("object") == "response" and isinstance(found, str) else None
 
 
 def _allowed(listing: PassedResponse, principal: Principal) -> PassedResponse:

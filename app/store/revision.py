@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.errors import ConfigurationException
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration."""
 
 

@@ -25,7 +25,7 @@ GOOD = [
     *[("DRAIN_SECONDS", raw, float(raw)) for raw in ("0", "2.5", "300")],
     ("OPENAI_API_KEY", "sk-12345", "sk-12345"),
     ("OPENAI_API_KEY", "  sk-12345\n", "sk-12345"),
-    ("OPENAI_API_KEY", "k" * 256, "k" * 256),
+    *[("OPENAI_API_KEY", raw, raw) for raw in ("x", "EMPTY", "k" * 1800, "k" * 8000, 'a"b', "it's")],
     ("OPENAI_ORG_ID", "org-1", "org-1"),
     ("OPENAI_PROJECT_ID", "proj-1", "proj-1"),
     ("OPENAI_BASE_URL", "http://127.0.0.1:8080/v1/", "http://127.0.0.1:8080/v1"),
@@ -34,6 +34,7 @@ GOOD = [
     ("LOCAL_MODEL", "demo", "demo"),
     *[("UPSTREAM_API", raw, raw.strip().lower()) for raw in ("responses", " Chat_Completions ")],
     *[("OPENAI_DOOR_FREE_MODE", raw, raw == "on") for raw in ("on", "off")],
+    *[("UPSTREAM_MESSAGES", raw, raw == "on") for raw in ("on", "off")],
     *[("KEEPALIVE_SECONDS", raw, float(raw)) for raw in ("0.05", "300")],
     *[("DEFAULT_MAX_CONTEXT_TOKENS", raw, int(raw)) for raw in ("0", "128000")],
     *[("LOG_LEVEL", raw, raw.strip().upper()) for raw in ("DEBUG", "info", " Warning ", "ERROR", "critical")],
@@ -64,6 +65,7 @@ GOOD = [
     ("TOKEN_DIGEST_KEY", "k" * 32, "k" * 32),
     *[("LEDGER_FAIL_OPEN", raw, raw == "on") for raw in ("on", "off")],
     *[("LEDGER_RETENTION_DAYS", raw, int(raw)) for raw in ("0", "400")],
+    ("MAX_OUTPUT_TOKENS", "4096", 4096),
     ("TOKEN_DIGEST_KEY_OLD", "hex:0123", "hex:0123"),
     *[("HTTP_KEEPALIVE_SECONDS", raw, int(raw)) for raw in ("1", "620")],
     *[("DATABASE_PREPARED_STATEMENTS", raw, raw == "on") for raw in ("on", "off")],
@@ -87,7 +89,7 @@ BAD = [
     *[("WEB_CONCURRENCY", raw) for raw in (*NOT_WHOLE, "0", "513")],
     *[("WORKER_CLASS", raw) for raw in ("sync", "uvicorn.workers.UvicornWorker")],
     *[("DRAIN_SECONDS", raw) for raw in (*NOT_NUMBERS, "301")],
-    *[("OPENAI_API_KEY", raw) for raw in ("short-7", "with space", "열쇠열쇠열쇠열쇠", "k" * 257, "key\nkey-key")],
+    *[("OPENAI_API_KEY", raw) for raw in ("with space", "열쇠열쇠열쇠열쇠", "k" * 8001, "key\nkey-key")],
     *[("OPENAI_BASE_URL", raw) for raw in ("api.openai.com", "ftp://x-host", "http://", "https://me:pw@x-host/v1")],
     *[
         ("OPENAI_BASE_URL", raw)
@@ -100,6 +102,7 @@ BAD = [
     *[(name, raw) for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID") for raw in ("한국", "org 1", "org\r\nX: y")],
     ("UPSTREAM_API", "assistants"),
     *[("KEEPALIVE_SECONDS", raw) for raw in (*NOT_NUMBERS, "0", "301")],
+    *[("MAX_OUTPUT_TOKENS", raw) for raw in (*NOT_WHOLE, "0", "1000000001")],
     *[("HTTP_KEEPALIVE_SECONDS", raw) for raw in (*NOT_WHOLE, "0", "3601")],
     *[(name, raw) for name in ("OPENAI_API_KEY", "SERVER_HOST", "LOG_LEVEL") for raw in ('"secret-value"', "'secret'")],
     *[("DEFAULT_MAX_CONTEXT_TOKENS", raw) for raw in NOT_WHOLE],
@@ -128,6 +131,7 @@ BAD = [
             "SYSTEM_API_PUBLIC",
             "OPENAI_DOOR_FREE_MODE",
             "LEDGER_FAIL_OPEN",
+            "UPSTREAM_MESSAGES",
         )
         for raw in ("maybe", "2", "truee")
     ],
@@ -160,6 +164,15 @@ def test_a_bad_value(name: str, raw: str) -> None:
     assert len(raw) < 4 or raw not in told
 
 
+@pytest.mark.parametrize("quote", ["'", '"'])
+@pytest.mark.parametrize("name", [item.name.upper() for item in fields(Config)])
+def test_a_setting_in_quotes(name: str, quote: str) -> None:
+    """`docker run --env-file` keeps them: refused with one line that says so, whatever the setting."""
+    with pytest.raises(ConfigurationException) as raised:
+        Config.from_env({name: f" {quote}sk-abcdefgh{quote}\n"})
+    assert raised.value.message == f"{name} must not be in quotes: they would be part of the value"
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_text_that_utf8_cannot_carry(name: str) -> None:
     """Bytes of the environment that are not UTF-8 would crash a log or a header later."""
@@ -189,6 +202,7 @@ def test_defaults() -> None:
         "OPENAI_BASE_URL": "https://api.openai.com/v1",
         "UPSTREAM_API": "responses",
         "OPENAI_DOOR_FREE_MODE": False,
+        "UPSTREAM_MESSAGES": True,
         "KEEPALIVE_SECONDS": 5.0,
         "DEFAULT_MAX_CONTEXT_TOKENS": 0,
         "LOCAL_MODEL": "",
@@ -205,6 +219,7 @@ def test_defaults() -> None:
         "REQUEST_TIMEOUT": 120.0,
         "MAX_CONCURRENT_REQUESTS": 200,
         "MAX_QUEUE_SECONDS": 5.0,
+        "MAX_OUTPUT_TOKENS": 16_384,
         "MAX_REQUEST_BYTES": 33_554_432,
         "CACHE_ENABLED": False,
         "CACHE_TTL": 300.0,
