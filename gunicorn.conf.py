@@ -7,23 +7,32 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 
-from dotenv import load_dotenv
-
-from app.config import Config
+from app.config import Config, load_env_file, misspelled
 from app.errors import ConfigurationException
+from app.ledger.tokens import digest_key
 from app.logging import log_config
 from app.process.address import check_host, host_and_port
 from app.process.lifecycle import Hooks, give_up
+from app.store.revision import check_file
 from app.upstreams.local_model import model_file
 
-load_dotenv()
 try:
+    load_env_file()
     settings = Config.from_env()
+    digest_key(settings)
+    check_file(settings.database_url)
     check_host(settings.server_host)
     local_model_file = model_file(settings.local_model) if settings.local_model else None
 except ConfigurationException as exc:
     give_up(exc)
+
+for name, meant in misspelled(os.environ).items():
+    print(f"{name} is not a setting of this server; is {meant} meant?", file=sys.stderr)
+
+# So that `gunicorn` alone works in this directory.
+wsgi_app = "wsgi:app"
 
 bind = host_and_port(settings.server_host, settings.server_port)
 workers = settings.web_concurrency
@@ -44,8 +53,8 @@ backlog = 4096
 timeout = 60
 # Longer than any request may take after readiness has failed, so that a stop loses none.
 graceful_timeout = math.ceil(settings.drain_seconds + settings.request_timeout) + 5
-# Longer than a proxy keeps an idle connection in its pool would be safest; 5 s serves direct callers without hoarding.
-keepalive = 5
+# Longer than a load balancer keeps an idle connection: it would send a request into the close otherwise.
+keepalive = settings.http_keepalive_seconds
 
 # Bounds on what is read before Flask sees the request. The body's is MAX_REQUEST_BYTES, enforced by Flask.
 limit_request_line = 4094
@@ -71,6 +80,7 @@ on_starting = hooks.on_starting
 when_ready = hooks.when_ready
 on_reload = hooks.on_reload
 pre_fork = hooks.pre_fork
+post_fork = hooks.post_fork
 post_worker_init = hooks.post_worker_init
 worker_exit = hooks.worker_exit
 child_exit = hooks.child_exit

@@ -27,7 +27,7 @@ def create_app(config: Config | None = None) -> Flask:
     from app.ledger.pricing import Prices
     from app.ledger.reports import UsageReports
     from app.ledger.stored import StoredResponses
-    from app.ledger.tokens import digest_key
+    from app.ledger.tokens import digest_key, old_digest_key
     from app.models import Completion
     from app.process.housekeeping import Housekeeping
     from app.process.metrics import Metrics
@@ -48,9 +48,13 @@ def create_app(config: Config | None = None) -> Flask:
     config = config or Config.from_env()
     app = _flask(config)
 
-    database = Database(config.database_url, timeout_seconds=config.database_timeout)
+    database = Database(
+        config.database_url,
+        timeout_seconds=config.database_timeout,
+        prepared=config.database_prepared_statements,
+    )
     secret = digest_key(config)
-    accounts = Accounts(database, secret, clock=database.clock)
+    accounts = Accounts(database, secret, old_digest_key=old_digest_key(config), clock=database.clock)
     slots = Slots(config.max_concurrent_requests, config.max_queue_seconds)
     metrics = Metrics(
         {
@@ -58,6 +62,7 @@ def create_app(config: Config | None = None) -> Flask:
             "slots_in_use": lambda: slots.in_use,
             "ledger_queue": lambda: database.waiting,
             "unrecorded": lambda: ledger.unrecorded,
+            "set_aside": lambda: database.set_aside,
         }
     )
     ledger = Ledger(
@@ -107,6 +112,7 @@ def _flask(config: Config) -> Flask:
 
 def _join_web(app: Flask, config: Config, metrics: Metrics, calls: Calls) -> None:
     """Join the hooks, the error handlers, the routes and the commands."""
+    from app.process.commands import register_database_commands
     from app.web.access import register_access
     from app.web.api import ServerApi
     from app.web.cli import register_commands
@@ -124,3 +130,4 @@ def _join_web(app: Flask, config: Config, metrics: Metrics, calls: Calls) -> Non
         allow_origins(app, config.cors_origins)
     api.register(chat.blp, openai.blp, usage.blp, system.blp, metrics_routes.blp, health.blp, docs.blp)
     register_commands(app)
+    register_database_commands(app)

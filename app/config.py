@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+import io
 import ipaddress
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from dotenv import load_dotenv
 
 from app.errors import ConfigurationException
 from app.models import API_KEY_PATTERN
@@ -109,10 +114,10 @@ def http_url(raw: str) -> str:
 
 
 def database_url(raw: str) -> str:
-    """Accept a URL of SQLite or of PostgreSQL through psycopg."""
-    url = raw.strip()
+    """Accept a URL of SQLite or of PostgreSQL, which is reached through psycopg whatever the URL's first word."""
+    url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", raw.strip())
     if not re.match(r"(sqlite:///|postgresql\+psycopg://)\S", url):
-        raise ValueError("must be sqlite:///PATH or postgresql+psycopg://…")
+        raise ValueError("must be sqlite:///PATH or postgresql://…")
     return url
 
 
@@ -122,6 +127,22 @@ def origins(raw: str) -> tuple[str, ...]:
     if not all(re.fullmatch(ORIGIN, origin) for origin in found):
         raise ValueError("must be origins such as https://app.example or app://obsidian.md, without wildcards")
     return found
+
+
+def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """How many cores this process may use: its affinity and its control group's quota count, rounded up.
+
+    Source: sched(7) and the kernel's cgroup documentation, `cpu.max` (v2) and `cpu.cfs_quota_us` (v1).
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
+    for files in quotas:
+        try:
+            quota, period = " ".join((root / file).read_text() for file in files).split()
+            return max(1, min(cores, math.ceil(int(quota) / int(period)))) if int(quota) > 0 else cores
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return cores
 
 
 def hosts(raw: str) -> tuple[str, ...]:
@@ -162,11 +183,18 @@ class Config:
         5601, integer(1, 65535), "The port that gunicorn listens on.", ko="gunicorn이 요청을 받는 포트."
     )
     web_concurrency: int = setting(
-        os.cpu_count() or 1,
+        usable_cores(),
         integer(1, 512),
         "The number of gunicorn workers.",
         ko="gunicorn 워커 수.",
-        computed=("the number of cores", "코어 수"),
+        computed=("the number of cores that may be used", "쓸 수 있는 코어 수"),
+    )
+    http_keepalive_seconds: int = setting(
+        75,
+        integer(1, 3600),
+        "Seconds that an idle connection of a caller is kept open. It has to be longer than a load balancer keeps its "
+        "own.",
+        ko="호출자의 유휴 연결을 유지하는 시간(초). 앞단 로드 밸런서의 유지 시간보다 길어야 합니다.",
     )
     worker_class: str = setting(
         "gevent", choice("gevent", "gthread"), "The gunicorn worker class.", ko="gunicorn 워커 종류."
@@ -385,6 +413,12 @@ class Config:
         "Seconds that a request waits for the database.",
         ko="요청이 데이터베이스를 기다리는 최대 시간(초).",
     )
+    database_prepared_statements: bool = setting(
+        True,
+        flag,
+        "Whether PostgreSQL prepares statements that repeat. `false` behind PgBouncer in transaction mode.",
+        ko="PostgreSQL에서 준비된 문장(prepared statement)을 쓸지 여부. 트랜잭션 모드의 PgBouncer 뒤에서는 `false`.",
+    )
     token_digest_key: str = setting(
         "",
         digest_key,
@@ -393,6 +427,17 @@ class Config:
         ko=(
             "토큰의 다이제스트(HMAC)를 만드는 키. SQLite에서 비워 두면 데이터베이스 파일 옆에 한 번 만들어 둡니다. "
             "PostgreSQL에는 반드시 필요합니다."
+        ),
+        secret=True,
+    )
+    token_digest_key_old: str = setting(
+        "",
+        digest_key,
+        "The `TOKEN_DIGEST_KEY` of before. Tokens that are known by it stay valid; each is kept by the new key when it "
+        "is used for the first time.",
+        ko=(
+            "바꾸기 전의 `TOKEN_DIGEST_KEY`. 그 키로 저장된 토큰도 계속 쓸 수 있으며, 처음 사용될 때 새 키로 다시 "
+            "저장됩니다."
         ),
         secret=True,
     )
@@ -489,6 +534,34 @@ class Config:
             return int(self.get(key) or default)
         except ValueError:
             return default
+
+
+def load_env_file() -> None:
+    """Read `.env` beside `wsgi.py` into the environment; a variable that is set already keeps its value.
+
+    Directories above are not searched: what a stranger has put there must not choose where the server's key goes.
+    Values are taken as they are, `$` included. Raises ConfigurationException unless the file is UTF-8.
+    """
+    beside = Path(__file__).parent.parent
+    # Installed as a package there is no place beside wsgi.py for files of the operator's.
+    file = (beside if (beside / "gunicorn.conf.py").exists() else Path.cwd()) / ".env"
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    except OSError:
+        return
+    if "\0" in text:
+        raise ConfigurationException(f"{file} must be a text file in UTF-8", ".env")
+    load_dotenv(stream=io.StringIO(text), interpolate=False)
+
+
+def misspelled(environ: Iterable[str]) -> dict[str, str]:
+    """Variables that are no settings but almost are, each with the setting that is probably meant."""
+    ours = [item.name.upper() for item in fields(Config)]
+    unknown = [name for name in environ if name not in ours]
+    near = {name: difflib.get_close_matches(name, ours, 1, cutoff=0.86) for name in unknown}
+    return {name: found[0] for name, found in near.items() if found}
 
 
 def is_public(address: Any) -> bool:

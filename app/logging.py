@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import errno
 import io
 import json
@@ -9,9 +10,10 @@ import logging
 import logging.handlers
 import os
 import re
+import stat
 import sys
 import traceback
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from pythonjsonlogger.json import JsonFormatter
@@ -163,7 +165,9 @@ class LogFile(logging.handlers.WatchedFileHandler):
 
     def _open(self) -> Any:
         os.makedirs(os.path.dirname(self.baseFilename), exist_ok=True)
-        stream = LineAppender(self.baseFilename)
+        # Others need not read who has asked for what.
+        file = io.FileIO(self.baseFilename, "a", opener=lambda path, flags: os.open(path, flags, 0o600))
+        stream = LineAppender(file)
         # Else the second line would open the file again, and a half first line would not be ended.
         opened = os.fstat(stream.fileno())
         self.dev, self.ino = opened.st_dev, opened.st_ino
@@ -176,8 +180,8 @@ class LineAppender:
     A text stream of Python's would hold back what could not be written, and write it, or half of it, later.
     """
 
-    def __init__(self, path: str) -> None:
-        self._file = io.FileIO(path, "a", opener=lambda path, flags: os.open(path, flags, 0o644))
+    def __init__(self, file: Sink) -> None:
+        self._file = file
         self._unfinished = False
 
     def write(self, line: str) -> None:
@@ -185,8 +189,9 @@ class LineAppender:
         data = line.encode("utf-8", "replace")
         if self._unfinished:
             data = b"\n" + data
-        written = self._file.write(data)
-        self._unfinished = 0 < written < len(data)
+        written = self._file.write(data) or 0
+        if written:
+            self._unfinished = written < len(data)
         if written < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -200,15 +205,88 @@ class LineAppender:
         self._file.close()
 
 
+class StandardOutput(logging.Handler):
+    """Writes lines to standard output without ever waiting for whoever reads it.
+
+    A pipe whose reader has stopped is full after 64 KB. A write would then block the worker's event loop, and with it
+    every request: `test_nobody_reads_standard_output`. So a line that does not fit now is dropped and counted, and the
+    count is logged when lines fit again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._file: LineAppender | None = None
+        self.dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if self._file is None:
+                self._file = LineAppender(unblocked(sys.stdout.fileno()))
+            self._file.write(self.format(record) + "\n")
+        except Exception:
+            self.dropped += 1
+            return
+        if self.dropped:
+            lost, self.dropped = self.dropped, 0
+            logging.getLogger(__name__).warning("%d log lines could not be written to standard output", lost)
+
+
+class Sink(Protocol):
+    """What lines are written to."""
+
+    def write(self, data: bytes, /) -> int | None:
+        """Write what fits and tell how much that was; None and 0 are nothing."""
+
+    def fileno(self) -> int:
+        """The file's descriptor."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class SocketSink:
+    """A socket, as journald gives for standard output; below gevent, whose `send` would wait."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = _socket.socket(fileno=os.dup(descriptor))
+
+    def write(self, data: bytes, /) -> int:
+        return self._socket.send(data, _socket.MSG_DONTWAIT)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def unblocked(descriptor: int) -> Sink:
+    """The same pipe, terminal or socket, for writes that never wait; a file as it is.
+
+    A pipe is opened once more, because the mode not to wait belongs to all who share an open file.
+    """
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISSOCK(mode):
+        return SocketSink(descriptor)
+    if not stat.S_ISFIFO(mode) and not os.isatty(descriptor):
+        return io.FileIO(descriptor, "w", closefd=False)
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        return io.FileIO(f"/proc/self/fd/{descriptor}", "w", opener=lambda path, _: os.open(path, flags))
+    except OSError:
+        # Another user's pipe may be written but not opened.
+        if stat.S_ISFIFO(mode):
+            os.set_blocking(descriptor, False)
+        return io.FileIO(descriptor, "w", closefd=False)
+
+
 def log_config(config: Config) -> dict[str, Any]:
     """The dictConfig for `config`: standard output, and the log file unless it is off or cannot be opened."""
     # When a handler fails, the standard library prints the record, unredacted, to standard error.
     logging.raiseExceptions = False
     redact = Redaction(config.openai_api_key)
     formatter = RedactedJsonFormatter if config.log_format == "json" else TextFormatter
-    handlers: dict[str, Any] = {
-        "stdout": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "line"}
-    }
+    handlers: dict[str, Any] = {"stdout": {"()": StandardOutput, "formatter": "line"}}
     if config.log_file and _writable(config.log_file):
         handlers["file"] = {"()": LogFile, "filename": config.log_file, "formatter": "line"}
     names = list(handlers)
@@ -233,8 +311,8 @@ def log_config(config: Config) -> dict[str, Any]:
 def _writable(path: str) -> bool:
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        with open(path, "a", encoding="utf-8"):
-            return True
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
+        return True
     except (OSError, ValueError) as exc:
         print(f"LOG_FILE is not written ({_reason(exc)}); logging to standard output only", file=sys.stderr)
         return False

@@ -47,7 +47,7 @@ ACCEPTED_KO = {
     r"origins such as https://app.example or app://obsidian.md, without wildcards": (
         "https://app.example, app://obsidian.md 같은 출처. 와일드카드 없음"
     ),
-    r"`sqlite:///PATH` or `postgresql\+psycopg://…`": "`sqlite:///경로` 또는 `postgresql+psycopg://…`",
+    r"`sqlite:///PATH` or `postgresql://…`": "`sqlite:///경로` 또는 `postgresql://…`",
     r"host names without scheme and port": "스킴과 포트가 없는 호스트 이름",
     r"any text": "모든 텍스트",
 }

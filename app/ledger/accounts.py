@@ -78,11 +78,22 @@ NOBODY = Principal()
 
 
 class Accounts:
-    """The table of clients; `digest_key` keys the tokens' digests and must be the same on every machine."""
+    """The table of clients; `digest_key` keys the tokens' digests and must be the same on every machine.
 
-    def __init__(self, database: Database, digest_key: bytes, *, clock: Callable[[], float] = time.time) -> None:
+    `old_digest_key`: the key of before; a token that is known by it is known by the new one from its first use on.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        digest_key: bytes,
+        *,
+        old_digest_key: bytes | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._database = database
         self._digest_key = digest_key
+        self._old_digest_key = old_digest_key
         self._clock = clock
         self._known: TTLCache[str, Account] = TTLCache(KNOWN_MAX, KNOWN_SECONDS)
         self._lock = threading.Lock()
@@ -165,6 +176,7 @@ class Accounts:
             if account is not None:
                 with self._lock:
                     self._known[digest] = account
+        account = account or self._keep_by_new_key(token)
         if account is None or not account.is_active(now):
             raise unauthorized()
         return Principal(account, digest)
@@ -184,7 +196,18 @@ class Accounts:
 
     def digest(self, token: str) -> str:
         """The keyed digest that stands for a token."""
-        return hashlib.blake2b(token.encode("utf-8", "replace"), key=self._digest_key, digest_size=32).hexdigest()
+        return _digest(token, self._digest_key)
+
+    def _keep_by_new_key(self, token: str) -> Account | None:
+        """The client of a token that is known by the old key; its row has the new key's digest from now on."""
+        if self._old_digest_key is None:
+            return None
+        old, new = _digest(token, self._old_digest_key), self.digest(token)
+        if old not in self._database.read(lambda connection: self.active(connection, [old])):
+            return None
+        update = clients.update().where(clients.c.token_digest == old).values(token_digest=new)
+        self._database.write(lambda connection: connection.execute(update))
+        return self._database.read(lambda connection: self.active(connection, [new])).get(new)
 
     def _update(self, name: str, **values: Any) -> None:
         self.show(name)
@@ -198,6 +221,10 @@ class Accounts:
 
     def _now(self) -> int:
         return int(self._clock() * MICROSECONDS)
+
+
+def _digest(token: str, key: bytes) -> str:
+    return hashlib.blake2b(token.encode("utf-8", "replace"), key=key, digest_size=32).hexdigest()
 
 
 def unauthorized() -> ChatServiceException:

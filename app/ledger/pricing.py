@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import logging
 import re
 import time
 import tomllib
@@ -16,6 +17,8 @@ from typing import Any
 from app.errors import ConfigurationException
 from app.models import Usage
 from app.units import NANO
+
+logger = logging.getLogger(__name__)
 
 MILLION = 1_000_000
 DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)")
@@ -59,8 +62,7 @@ class Prices:
     """
 
     def __init__(self, own: Path | None = None, base_url: str = "") -> None:
-        raw = own.read_bytes() if own is not None and own.is_file() else b""
-        self._own = _read(raw)
+        raw, self._own = _read_or_keep(own) if own is not None else (b"", {})
         self._base_url = base_url
         self.version = "genai-prices " + importlib.metadata.version("genai-prices")
         if raw:
@@ -171,6 +173,27 @@ def _this_hour() -> int:
 
 def _nano(amount: Decimal) -> int:
     return int((amount * NANO).to_integral_value(ROUND_HALF_UP))
+
+
+_last_good: dict[Path, bytes] = {}
+"""What a file held when it could be read. A worker inherits it from gunicorn's master, which has read the file at the
+start and reads it before each fork: a file that is half saved when a worker is replaced stops nobody."""
+
+
+def _read_or_keep(own: Path) -> tuple[bytes, dict[str, Price]]:
+    """What the file holds, or held before; nothing when there never was one. Raises ConfigurationException."""
+    try:
+        raw = own.read_bytes() if own.is_file() else _last_good.get(own, b"")
+        found = _read(raw)
+    except (OSError, ConfigurationException) as exc:
+        if own not in _last_good:
+            message = "PRICES_FILE does not hold prices that can be read"
+            raise ConfigurationException(message, "PRICES_FILE") from exc
+        logger.error("PRICES_FILE cannot be read; the prices of before count")
+        return _last_good[own], _read(_last_good[own])
+    if raw:
+        _last_good[own] = raw
+    return raw, found
 
 
 def _read(raw: bytes) -> dict[str, Price]:

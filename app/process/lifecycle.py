@@ -8,6 +8,7 @@ in `Hooks.post_worker_init`. `test_the_master_stays_light` shows it.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import mmap
 import os
@@ -21,6 +22,7 @@ from typing import Any, NoReturn, Protocol
 
 from app.config import Config
 from app.errors import ConfigurationException
+from app.ledger.pricing import Prices
 from app.process import metrics_files
 from app.process.address import check_port
 from app.process.quick_stop import QuickStop, ignore
@@ -88,7 +90,7 @@ class MasterState:
     """
 
     def __init__(self) -> None:
-        self.metrics_directory = metrics_files.make_directory()
+        self.metrics = metrics_files.Directory()
         self.reloads = Reloads()
         self.local_model: LocalModel | None = None
 
@@ -161,6 +163,7 @@ class WorkerSignals:
         self._quick_stop = quick_stop
         self._drain_seconds = drain_seconds
         self._finish_seconds = graceful_timeout - drain_seconds - LAST_SECONDS
+        self._is_stopping = False
 
     def take_over(self) -> None:
         """Handle the signals here instead of in gunicorn."""
@@ -171,7 +174,14 @@ class WorkerSignals:
             signal.siginterrupt(number, False)
 
     def stop(self, signum: int, frame: object) -> None:
-        """SIGTERM: serve on until the drain is over, or until the new workers of a reload are there."""
+        """SIGTERM: serve on until the drain is over, or until the new workers of a reload are there.
+
+        Once only: gunicorn's master says it every second to a worker that is one too many (SIGTTOU), and the timer
+        would never come to its end.
+        """
+        if self._is_stopping:
+            return
+        self._is_stopping = True
         serve_on_seconds = OVERLAP_SECONDS
         if not self._worker.shared.is_outdated:
             self._drain()
@@ -223,6 +233,10 @@ class Hooks:
 
     def on_starting(self, server: Arbiter) -> None:
         """In the master, before anything is started: end when the port is taken; make what is kept until the end."""
+        try:
+            self._keep_prices()
+        except ConfigurationException as exc:
+            give_up(exc)
         if not self._environ.keys() & INHERITED_SOCKET:
             addresses = [address for address in server.cfg.address if isinstance(address, tuple)]
             try:
@@ -232,8 +246,12 @@ class Hooks:
             except ConfigurationException as exc:
                 give_up(exc)
         allow_open_files()
-        server.state = MasterState()
-        self._environ[metrics_files.DIRECTORY_VARIABLE] = str(server.state.metrics_directory)
+        try:
+            server.state = MasterState()
+        except OSError as exc:
+            message = f"TMPDIR must be a directory that can be written ({exc.strerror})"
+            give_up(ConfigurationException(message, "TMPDIR"))
+        self._environ[metrics_files.DIRECTORY_VARIABLE] = str(server.state.metrics.path)
 
     def when_ready(self, server: Arbiter) -> None:
         """In the master, when the port is ours and no worker is there yet: start the local model, if there is one.
@@ -265,6 +283,21 @@ class Hooks:
     def pre_fork(self, server: Arbiter, worker: Worker) -> None:
         """In the master, before a worker is forked."""
         worker.shared = SharedState(server.state.reloads)
+        server.state.metrics.ensure()
+        with contextlib.suppress(ConfigurationException):
+            self._keep_prices()
+
+    def post_fork(self, server: Arbiter, worker: Worker) -> None:
+        """In a worker, before the application is loaded: make the files that it counts in.
+
+        Until gunicorn handles the worker's signals, the handlers are the master's, which only keep a signal for the
+        master's loop. A SIGTERM would be lost, and the stop would last until the master kills this worker:
+        `test_a_stop_while_a_worker_starts`.
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if not metrics_files.prepare(server.state.metrics.path, worker.pid):
+            self._environ.pop(metrics_files.DIRECTORY_VARIABLE, None)
+            print(f"worker {worker.pid} counts for itself: no room for metrics in TMPDIR", file=sys.stderr)
 
     def post_worker_init(self, worker: Worker) -> None:
         """In a worker, when the application is loaded: handle its signals, and start what runs beside its requests."""
@@ -278,6 +311,7 @@ class Hooks:
         settings, app = self._settings, worker.wsgi
         service(Ledger, app).prices.load()
         signals = self._handle_signals(worker)
+        service(Metrics, app).fold()
         service(Metrics, app).keep_fresh()
         service(Housekeeping, app).start()
         MemoryWatch(settings.memory_log_seconds, settings.memory_soft_limit_mb, signals.replace).start()
@@ -296,15 +330,19 @@ class Hooks:
 
     def child_exit(self, server: Arbiter, worker: Worker) -> None:
         """In the master, when a worker has ended; if it had a replacement, the usual number of workers is enough."""
-        metrics_files.forget_gauges(server.state.metrics_directory, worker.pid)
+        metrics_files.forget_gauges(server.state.metrics.path, worker.pid)
         if worker.shared.has_replacement and server.num_workers > server.cfg.workers:
             server.num_workers -= 1
 
     def on_exit(self, server: Arbiter) -> None:
         """In the master, at its end: stop the local model; remove what was counted."""
-        metrics_files.remove_directory(server.state.metrics_directory)
+        server.state.metrics.remove()
         if server.state.local_model is not None:
             server.state.local_model.stop()
+
+    def _keep_prices(self) -> None:
+        """Read PRICES_FILE in the master: what can be read is inherited by every worker that is forked later."""
+        Prices(Path(self._settings.prices_file))
 
     def _handle_signals(self, worker: Worker) -> WorkerSignals:
         from app.process.readiness import Readiness

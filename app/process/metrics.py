@@ -10,14 +10,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import prometheus_client as prometheus
 from prometheus_client import multiprocess, values
+from prometheus_client.mmap_dict import MmapedDict
 
 from app.calls.call import Call
 from app.calls.receipt import Receipt
 from app.failures import FAILURES
 from app.models import Usage
+from app.process import metrics_files
 from app.units import NANO
 
 MEDIA_TYPE = prometheus.CONTENT_TYPE_PLAIN_0_0_4
@@ -41,7 +44,7 @@ class Metrics:
         self._registry = registry = prometheus.CollectorRegistry()
         self._gauges = dict(gauges or {})
         self._lock = threading.Lock()
-        self._unrecorded_told = 0.0
+        self._told: dict[str, float] = {}
         self._open = 0
 
         def counter(name: str, text: str, *labels: str) -> prometheus.Counter:
@@ -61,6 +64,9 @@ class Metrics:
         self._cost = counter("cost_usd", "US dollars as the ledger has them, by whose key paid.", "api_key_source")
         self._unpriced = counter("unpriced_requests", "Requests whose cost is not known.")
         self._unrecorded = counter("ledger_unrecorded", "Requests answered without a ledger row (LEDGER_FAIL_OPEN).")
+        self._set_aside = counter(
+            "ledger_set_aside", "Settlements that could not be written; a sweep closes their rows."
+        )
         self._queue = seconds("queue_seconds", "In front of the handler and waiting for a slot.", SHORT_SECONDS)
         self._overhead = seconds("overhead_seconds", "In this server, without waiting and upstream.", SHORT_SECONDS)
         self._upstream = seconds("upstream_seconds", "In upstream.", LONG_SECONDS)
@@ -108,9 +114,15 @@ class Metrics:
             if name in self._gauges:
                 level.set(self._gauges[name]())
         if "unrecorded" in self._gauges:
-            with self._lock:
-                told, self._unrecorded_told = self._unrecorded_told, self._gauges["unrecorded"]()
-                self._unrecorded.inc(self._unrecorded_told - told)
+            self._count_up("unrecorded", self._unrecorded)
+        if "set_aside" in self._gauges:
+            self._count_up("set_aside", self._set_aside)
+
+    def _count_up(self, name: str, counter: prometheus.Counter) -> None:
+        """Add to a counter what a total of this worker has grown by."""
+        with self._lock:
+            told, self._told[name] = self._told.get(name, 0.0), self._gauges[name]()
+            counter.inc(self._told[name] - told)
 
     def keep_fresh(self, interval_seconds: float = REFRESH_SECONDS) -> None:
         """Refresh in the background, so that the other workers of the machine can tell how this one does."""
@@ -125,11 +137,27 @@ class Metrics:
     def render(self) -> bytes:
         """Everything, over all workers, in the text format 0.0.4."""
         self.refresh()
-        if not _is_shared():
+        directory = _shared_directory()
+        if directory is None:
             return prometheus.generate_latest(self._registry)
         everybody = prometheus.CollectorRegistry()
-        multiprocess.MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
-        return prometheus.generate_latest(everybody)
+        multiprocess.MultiProcessCollector(everybody, str(directory))  # type: ignore[no-untyped-call]
+        with metrics_files.locked(directory, shared=True):
+            return prometheus.generate_latest(everybody)
+
+    def fold(self) -> None:
+        """Add up the files of workers that have ended into one file of each kind.
+
+        Each of them would be read for every answer otherwise, for as long as the server lives.
+        """
+        if (directory := _shared_directory()) is None:
+            return
+        with metrics_files.locked(directory, shared=False):
+            for file in metrics_files.dead_files(directory):
+                kind = file.name.partition("_")[0]
+                if kind != "gauge":
+                    _add_up(file, directory / f"{kind}_folded.db")
+                file.unlink(missing_ok=True)
 
     def _observe(self, call: Call, receipt: Receipt, route: str) -> None:
         seconds = {name: milliseconds / 1000 for name, milliseconds in call.timings().items()}
@@ -152,9 +180,33 @@ class Metrics:
             self._cost.labels(source)
 
 
+def _shared_directory() -> Path | None:
+    """Where the values are in files that all workers read; None when they are not, and when it was taken away."""
+    if not _is_shared():
+        return None
+    try:
+        return Path(multiprocess.MultiProcessCollector(None)._path)  # type: ignore[no-untyped-call]
+    except ValueError:
+        return None
+
+
 def _is_shared() -> bool:
     """Whether the values are in files that all workers read.
 
     prometheus-client decides so once, when it is imported, and has no public way to ask.
     """
     return values.ValueClass is not values.MutexValue
+
+
+def _add_up(file: Path, total: Path) -> None:
+    """Add the values of one file to those of another, and let a reader see both or neither.
+
+    prometheus-client has no public way to do this; `tests/unit/test_private_parts.py` notices when it changes.
+    """
+    draft = total.with_suffix(".draft")
+    draft.write_bytes(total.read_bytes() if total.exists() else b"")
+    sums = MmapedDict(str(draft))  # type: ignore[no-untyped-call]
+    for key, value, _, _ in MmapedDict.read_all_values_from_file(str(file)):  # type: ignore[no-untyped-call]
+        sums.write_value(key, sums.read_value(key)[0] + value, 0.0)  # type: ignore[no-untyped-call]
+    sums.close()  # type: ignore[no-untyped-call]
+    draft.replace(total)

@@ -29,6 +29,10 @@ LINGER_BYTES = 2 * 1024 * 1024
 """How long, and for how many bytes, a connection that is being closed is read: else the answer could be lost."""
 LINGER_DECLARED_BYTES = 64 * 1024 * 1024
 """The same where the request said how long its body is: a caller that sends all of it first can read its 413."""
+HEAD_SECONDS = 5.0
+"""For the first head of a new connection."""
+STOP_IDLE_SECONDS = 2.0
+"""How long idle connections are kept while the worker stops."""
 READ_PIECE = 64 * 1024
 KEPT_BYTES = 64 * 1024
 """What may be left of a body that was not read, where the connection is to serve the next request."""
@@ -77,12 +81,39 @@ class _AnswersWithProblems:
 
 
 class GeventWorker(_AnswersWithProblems, _GeventWorker):
-    """One greenlet per connection. A request's head has `keepalive` seconds, which gunicorn sees to."""
+    """One greenlet per connection.
+
+    gunicorn gives a request's head as long as an idle connection, its `keepalive`. Here a new connection has only
+    HEAD_SECONDS for its first head, and when the worker stops, idle connections do not hold it:
+    `test_an_idle_connection_does_not_hold_a_stop`.
+    """
 
     slow_seconds = 30.0
     """Within which a body has to be there, and each piece of an answer has to be taken."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._waiting: set[_Wait] = set()
+        self._stopped_at: float | None = None
+
+    def timeout_ctx(self) -> _Wait:
+        """How long the next request of this connection is waited for."""
+        has_served = getattr(gevent.getcurrent(), "has_served", False)
+        return _Wait(self.cfg.keepalive if has_served else min(self.cfg.keepalive, HEAD_SECONDS), self._waiting)
+
+    def notify(self) -> None:
+        """Tell the master that this worker lives, as every second; while it stops, close what is idle."""
+        super().notify()
+        if self.alive:
+            return
+        self._stopped_at = self._stopped_at or time.monotonic()
+        # A request may be on its way already.
+        if time.monotonic() - self._stopped_at >= STOP_IDLE_SECONDS:
+            for wait in tuple(self._waiting):
+                wait.end()
+
     def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> bool:
+        gevent.getcurrent().has_served = True
         # What has begun goes on first: else many requests that come at once would all begin before one is answered.
         gevent.sleep(0)
         body = req.body.reader = _TimedReader(req, self.slow_seconds)
@@ -103,6 +134,28 @@ class GeventWorker(_AnswersWithProblems, _GeventWorker):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.close()
             raise StopIteration from None
+
+
+class _Wait(gevent.Timeout):
+    """A wait for the next request of a connection, which can be ended early; `waits` holds those that last."""
+
+    def __init__(self, seconds: float, waits: set[_Wait]) -> None:
+        super().__init__(seconds, False)
+        self._waits = waits
+        self._greenlet = gevent.getcurrent()
+
+    def __enter__(self) -> _Wait:
+        self._waits.add(self)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> Any:
+        self._waits.discard(self)
+        return super().__exit__(*raised)
+
+    def end(self) -> None:
+        """As if the time were over."""
+        gevent.kill(self._greenlet, exception=self, block=False)
 
 
 class _FairSocket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -12,22 +13,24 @@ import sqlalchemy as sa
 
 from app.errors import ServiceException
 from app.store.engine import make_engine
+from app.store.revision import REVISION, check_revision
 from app.store.threads import offload
 from app.store.writer import Batch, Writer, each, unavailable
-
-REVISION = "0002"
 
 Result = TypeVar("Result")
 
 
 class Database:
-    """`timeout_seconds` bounds how long a caller waits for a write or a read."""
+    """`timeout_seconds` bounds how long a caller waits for a write or a read.
 
-    def __init__(self, url: str, *, timeout_seconds: float = 3.0) -> None:
+    `prepared`: whether PostgreSQL may prepare statements that repeat.
+    """
+
+    def __init__(self, url: str, *, timeout_seconds: float = 3.0, prepared: bool = True) -> None:
         self._url = sa.make_url(url)
         self._timeout_seconds = timeout_seconds
-        self.engine = make_engine(self._url, timeout_seconds)
-        self._reading = make_engine(self._url, timeout_seconds, reading=True)
+        self.engine = make_engine(self._url, timeout_seconds, prepared=prepared)
+        self._reading = make_engine(self._url, timeout_seconds, reading=True, prepared=prepared)
         self._writer = Writer(self._writing_connection, lambda: self._file() == self._opened)
         self._opened: tuple[int, int] | None = None
         self._migrated = False
@@ -51,9 +54,11 @@ class Database:
     def migrate(self) -> None:
         """Bring the tables up to date; workers that start together wait for each other."""
         if self._url.get_backend_name() == "sqlite" and self._url.database:
-            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
-        if self._revision() == REVISION:
+            _make_private(Path(self._url.database))
+        found = self._revision()
+        if found == REVISION:
             return
+        check_revision(found)
         # Imported only when there is something to do: it costs a third of a second.
         from alembic import command
         from alembic.config import Config as AlembicConfig
@@ -182,3 +187,13 @@ class Database:
         except OSError:
             return None
         return found.st_dev, found.st_ino
+
+
+def _make_private(file: Path) -> None:
+    """Make SQLite's file, and its directory, for their owner alone; SQLite gives its log (WAL) the file's mode.
+
+    What is there already keeps its mode.
+    """
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))

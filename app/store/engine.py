@@ -14,13 +14,21 @@ nobody does."""
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"wal_autocheckpoint={CHECKPOINT_PAGES}")
 
 
-def make_engine(url: sa.URL, timeout_seconds: float, *, reading: bool = False) -> sa.Engine:
+def make_engine(url: sa.URL, timeout_seconds: float, *, reading: bool = False, prepared: bool = True) -> sa.Engine:
     """An engine for `url`, to read or to write; `timeout_seconds` bounds the wait for a lock, and a whole read.
 
     A write has no such bound: its caller stops waiting by itself (Writer.write), and making the tables may take long.
     """
     if url.get_backend_name() != "sqlite":
-        engine = sa.create_engine(url, pool_pre_ping=True, pool_size=4, max_overflow=4, pool_timeout=timeout_seconds)
+        engine = sa.create_engine(
+            url,
+            # What the URL itself says stays.
+            connect_args={name: value for name, value in _network(prepared).items() if name not in url.query},
+            pool_pre_ping=True,
+            pool_size=4,
+            max_overflow=4,
+            pool_timeout=timeout_seconds,
+        )
         if reading:
             limit = f"SET LOCAL statement_timeout = {math.ceil(timeout_seconds * 1000)}"
             sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(limit))
@@ -46,3 +54,19 @@ def make_engine(url: sa.URL, timeout_seconds: float, *, reading: bool = False) -
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _network(prepared: bool) -> dict[str, object]:
+    """How psycopg and libpq use the network.
+
+    Statements are not prepared behind PgBouncer in transaction mode: the next transaction may be on another connection.
+    A connection whose packets are lost is noticed within 15 s, not after the kernel's two hours. Source: the manual of
+    PostgreSQL, "Parameter Key Words"; psycopg, `prepare_threshold`.
+    """
+    alive: dict[str, object] = {
+        "keepalives_idle": 10,
+        "keepalives_interval": 2,
+        "keepalives_count": 2,
+        "tcp_user_timeout": 15_000,
+    }
+    return alive if prepared else alive | {"prepare_threshold": None}

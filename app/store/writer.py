@@ -77,6 +77,7 @@ class Writer:
         self._is_running = False
         self._connection: sa.Connection | None = None
         self._failing = False
+        self._reason: ServiceException = unavailable()
         self._idle = False
         self._flushing = False
         self._closed = False
@@ -198,7 +199,7 @@ class Writer:
             return True
         for job in jobs:
             if not job.lasting and not job.finished:
-                self._remove(job, unavailable())
+                self._remove(job, self._reason)
         return False
 
     def _commit_together(self, jobs: list[_Job], tries: int = 1) -> bool:
@@ -254,9 +255,11 @@ class Writer:
 
     def _away(self, exc: Exception) -> bool:
         """The database fails: what nobody waits for is tried later."""
+        self._reason = exc if isinstance(exc, ServiceException) else unavailable()
         if not self._failing:
             self._failing = True
-            logger.error("the database fails", exc_info=exc)
+            what = exc.message if isinstance(exc, ServiceException) else "the database fails"
+            logger.error("%s", what, exc_info=exc)
         self._disconnect()
         return False
 

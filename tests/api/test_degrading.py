@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 
 from app.ledger.accounts import KNOWN_SECONDS, Accounts, Limits
 from app.ledger.ledger import Ledger
+from app.store.engine import make_engine
 from app.web.services import service
 from tests.conftest import DIGEST_KEY
 from tests.postgres import Postgres
@@ -226,3 +228,17 @@ def test_fail_open_is_not_for_tokens(make_app: Make, database_url: str) -> None:
 
 
 """Root ignores modes, unless it lacks these capabilities."""
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_statements_behind_a_pooler(postgresql_url: str, prepared: bool) -> None:
+    """With PgBouncer in transaction mode nothing may be prepared; what the URL says of the network stays."""
+    engine = make_engine(sa.make_url(postgresql_url).update_query_dict({"keepalives_idle": "99"}), 1, prepared=prepared)
+    with engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        for _ in range(20):
+            connection.execute(sa.text("SELECT 1"))
+        names = connection.execute(sa.text("SELECT count(*) FROM pg_prepared_statements")).scalar_one()
+        assert (driver.prepare_threshold is not None, names > 0) == (prepared, prepared)
+        assert driver.info.get_parameters()["keepalives_idle"] == "99"
+    engine.dispose()

@@ -467,7 +467,7 @@ def test_a_name_that_no_column_takes(
     assert client.post(CHAT, json=TURN).status_code == 200
     body = json.dumps(DOOR | {"model": model})
     assert client.post(RESPONSES, data=body, content_type="application/json").status_code < 500
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 2
     assert {row["status"] for row in settled(database_url)} <= {"ok", "error"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable
@@ -59,3 +60,53 @@ def test_a_reload_forgets_nothing_and_the_end_leaves_nothing(
     assert len(list(directory.glob("llm-server-metrics-*"))) == 1
     assert server.stop() == 0
     assert list(directory.glob("llm-server-metrics-*")) == []
+
+
+@pytest.mark.parametrize("how", ["kill", "reload"])
+def test_the_metrics_directory_vanishes(start_server: Callable[..., Server], tmp_path: Path, how: str) -> None:
+    """As when a cleaner of /tmp removes it: the workers go on, /metrics answers, and new workers start."""
+    directory = Path(tempfile.mkdtemp(dir=tmp_path))
+    server = start_server(TMPDIR=directory, WEB_CONCURRENCY=2)
+    (metrics,) = directory.glob("llm-server-metrics-*")
+    shutil.rmtree(metrics)
+    assert server.request("GET", "/metrics").status == 200
+    before = server.worker_pids
+    if how == "kill":
+        os.kill(before[0], signal.SIGKILL)
+        server.wait_for(lambda: len(server.worker_pids) == 2 and before[0] not in server.worker_pids)
+    else:
+        server.send_signal(signal.SIGHUP)
+        server.wait_for(lambda: len(server.worker_pids) == 2 and not set(before) & set(server.worker_pids))
+    server.wait_ready()
+    assert [server.chat("hi").status for _ in range(4)] == [200] * 4
+    assert server.request("GET", "/metrics").status == 200
+    assert server.process.poll() is None
+
+
+def test_files_of_dead_workers_are_folded(start_server: Callable[..., Server], tmp_path: Path) -> None:
+    """Their number stays bounded, and nothing that was counted is lost or counted twice."""
+    directory = Path(tempfile.mkdtemp(dir=tmp_path))
+    server = start_server(TMPDIR=directory)
+    for number in range(1, 6):
+        assert server.chat("hi").status == 200
+        server.wait_for(lambda wanted=number: total(server, "requests_total", route=CHAT) == wanted)
+        (victim,) = server.worker_pids
+        os.kill(victim, signal.SIGKILL)
+        server.wait_for(lambda gone=victim: server.worker_pids and gone not in server.worker_pids)
+        server.wait_ready()
+        assert total(server, "requests_total", route=CHAT) == number
+        assert total(server, "upstream_seconds_count", route=CHAT) == number
+    assert len(list(directory.glob("llm-server-metrics-*/*.db"))) <= 8
+
+
+def test_directories_of_dead_masters_are_removed(start_server: Callable[..., Server], tmp_path: Path) -> None:
+    """Those of servers that still run stay."""
+    directory = Path(tempfile.mkdtemp(dir=tmp_path))
+    for _ in range(2):
+        server = start_server(TMPDIR=directory)
+        server.send_signal(signal.SIGKILL, group=True)
+        server.process.wait(10)
+        assert not server.leftovers()
+    start_server(TMPDIR=directory)
+    start_server(TMPDIR=directory)
+    assert len(list(directory.glob("llm-server-metrics-*"))) == 2

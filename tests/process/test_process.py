@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import itertools
 import json
+import os
 import re
 import signal
 import socket
@@ -298,6 +299,18 @@ def test_sigkill_of_a_worker(start_server: Start, upstream: Upstream, worker_cla
     assert (good, len(bad)) == (len(callers.sent) - lost, lost)
     server.wait_for(lambda: server.status("/api/v1/") == 200 and f"[{replacement}] app.request" in server.log())
     print(f"a replacement served after {time.monotonic() - killed:.2f} s")
+
+
+@both
+@pytest.mark.parametrize("late_seconds", [0, 0.1, 0.4])
+def test_a_stop_while_a_worker_starts(start_server: Start, worker_class: str, late_seconds: float) -> None:
+    """SIGTERM reaches a worker that has not loaded the application yet."""
+    server = start_server(WORKER_CLASS=worker_class)
+    (killed,) = server.worker_pids
+    os.kill(killed, signal.SIGKILL)
+    server.wait_for(lambda: server.worker_pids not in ([], [killed]))
+    time.sleep(late_seconds)
+    assert server.stop(seconds=10) == 0
 
 
 def calls_of(pid: int, upstream: Upstream) -> int:

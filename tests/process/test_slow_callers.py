@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import itertools
 import json
 import socket
@@ -221,3 +222,20 @@ def connect_many() -> Iterator[Callable[..., None]]:
                 opened.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10)).sendall(sent)
 
         yield connect
+
+
+@pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
+def test_an_idle_connection_does_not_hold_a_stop(start_server: Callable[..., Server], worker_class: str) -> None:
+    """It is kept for longer than gunicorn's 5 s while the server runs, and closed soon when it stops."""
+    server = start_server(WORKER_CLASS=worker_class)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    for pause_seconds in (0, 6, 0):
+        time.sleep(pause_seconds)
+        connection.request("GET", "/livez")
+        answer = connection.getresponse()
+        assert (answer.status, answer.read() != b"") == (200, True)
+        assert connection.sock is not None
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - began < 8
+    connection.close()

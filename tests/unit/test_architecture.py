@@ -46,13 +46,13 @@ ROOMS: dict[str, set[str]] = {
     | {"app.process.metrics", "app.process.readiness", "app.process.system"},
     "app.process": BELOW_THE_WEB | {"app", "app.process", "app.logging", "app.web"},
     "app": BELOW_THE_WEB | {"app.process", "app.web", "blueprints"},
-    "app.__main__": set(),
+    "app.__main__": FOUNDATION | {"app.config", "app.process.terminal"},
 }
 """What each room may import of ours. A name stands for a module and all under it, "app" for app/__init__.py alone."""
 
-WEB = {"app", "app.web", "blueprints"}
+WEB = {"app", "app.web", "blueprints", "app.process.commands"}
 LIBRARIES = {
-    "openai": {"app.models"},
+    "openai": {"app.models", "app.process.terminal"},
     "httptools": {"app.upstreams"},
     "xllamacpp": {"app.upstreams.local_model"},
     "flask": WEB,
@@ -67,7 +67,7 @@ LIBRARIES = {
     "sqlalchemy": {"app.store", "app.ledger"},
     "alembic": {"app.store"},
     "genai_prices": {"app.ledger.pricing"},
-    "click": {"app.web.cli"},
+    "click": {"app.web.cli", "app.process.commands"},
     "prometheus_client": {"app.process.metrics"},
 }
 """Libraries that only some rooms may name."""

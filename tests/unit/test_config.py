@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.config import Config, is_public
+from app.config import Config, is_public, misspelled, usable_cores
 from app.errors import ConfigurationException
+from tests.server import ROOT
 
 GOOD = [
     ("SERVER_HOST", "0.0.0.0", "0.0.0.0"),
@@ -63,6 +68,10 @@ GOOD = [
     ("TOKEN_DIGEST_KEY", "k" * 32, "k" * 32),
     *[("LEDGER_FAIL_OPEN", raw, raw == "on") for raw in ("on", "off")],
     *[("LEDGER_RETENTION_DAYS", raw, int(raw)) for raw in ("0", "400")],
+    ("TOKEN_DIGEST_KEY_OLD", "hex:0123", "hex:0123"),
+    *[("HTTP_KEEPALIVE_SECONDS", raw, int(raw)) for raw in ("1", "620")],
+    *[("DATABASE_PREPARED_STATEMENTS", raw, raw == "on") for raw in ("on", "off")],
+    *[("DATABASE_URL", f"{raw}://u@h/d", "postgresql+psycopg://u@h/d") for raw in ("postgres", "postgresql")],
     ("PRICES_FILE", "/etc/prices.toml", "/etc/prices.toml"),
     ("SYSTEM_API_PUBLIC", "true", True),
     ("ALLOWED_HOSTS", "llm.example, GPU-Box.,::1", ("llm.example", "gpu-box", "::1")),
@@ -96,12 +105,14 @@ BAD = [
     *[(name, raw) for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID") for raw in ("한국", "org 1", "org\r\nX: y")],
     ("UPSTREAM_API", "assistants"),
     *[("KEEPALIVE_SECONDS", raw) for raw in (*NOT_NUMBERS, "0", "301")],
+    *[("MAX_OUTPUT_TOKENS", raw) for raw in (*NOT_WHOLE, "0", "1000000001")],
+    *[("HTTP_KEEPALIVE_SECONDS", raw) for raw in (*NOT_WHOLE, "0", "3601")],
+    *[(name, raw) for name in ("OPENAI_API_KEY", "SERVER_HOST", "LOG_LEVEL") for raw in ('"secret-value"', "'secret'")],
     *[("DEFAULT_MAX_CONTEXT_TOKENS", raw) for raw in NOT_WHOLE],
     *[("LOG_LEVEL", raw) for raw in ("LOUD", "10")],
     ("LOG_FORMAT", "xml"),
     *[("DEFAULT_TEMPERATURE", raw) for raw in (*NOT_NUMBERS, "2.1")],
     *[("DEFAULT_MAX_TOKENS", raw) for raw in (*NOT_WHOLE, "0", "1000000001")],
-    *[("MAX_OUTPUT_TOKENS", raw) for raw in (*NOT_WHOLE, "0", "1000000001")],
     *[("REQUEST_TIMEOUT", raw) for raw in (*NOT_NUMBERS, "0", "3601")],
     *[("STREAM_IDLE_SECONDS", raw) for raw in (*NOT_NUMBERS, "0", "3601")],
     *[("STREAM_MAX_SECONDS", raw) for raw in (*NOT_NUMBERS, "0", "86401")],
@@ -113,13 +124,14 @@ BAD = [
     *[("MEMORY_LOG_SECONDS", raw) for raw in (*NOT_NUMBERS, "0")],
     *[("MEMORY_SOFT_LIMIT_MB", raw) for raw in NOT_WHOLE],
     *[("AUTH_MODE", raw) for raw in ("closed", "tokens", "0")],
-    *[("DATABASE_URL", raw) for raw in ("mysql://x/y", "instance/x.db", "postgresql://x/y")],
+    *[("DATABASE_URL", raw) for raw in ("mysql://x/y", "instance/x.db", "postgresqlx://x/y", "postgres:/x")],
     *[("DATABASE_TIMEOUT", raw) for raw in (*NOT_NUMBERS, "0", "61")],
-    *[("TOKEN_DIGEST_KEY", raw) for raw in ("short-7", "with space")],
+    *[(name, raw) for name in ("TOKEN_DIGEST_KEY", "TOKEN_DIGEST_KEY_OLD") for raw in ("short-7", "with space")],
     *[("LEDGER_RETENTION_DAYS", raw) for raw in (*NOT_WHOLE, "36501")],
     *[
         (name, raw)
         for name in (
+            "DATABASE_PREPARED_STATEMENTS",
             "CACHE_ENABLED",
             "SYSTEM_API_PUBLIC",
             "OPENAI_DOOR_FREE_MODE",
@@ -128,6 +140,7 @@ BAD = [
         )
         for raw in ("maybe", "2", "truee")
     ],
+    ("DATABASE_PREPARED_STATEMENTS", "maybe"),
     *[("CORS_ORIGINS", raw) for raw in ("*", "a.example", "https://a.example, b.example", "null", "a://")],
     *[("ALLOWED_HOSTS", raw) for raw in ("http://a.example", "a.example:80", "*", "a b", "a.example/x")],
     *[("CORS_ORIGINS", raw) for raw in ("https://*.example.com", "https://u@a.example", "https://a.example/x?y")],
@@ -185,7 +198,8 @@ def test_defaults() -> None:
     assert values == {
         "SERVER_HOST": "127.0.0.1",
         "SERVER_PORT": 5601,
-        "WEB_CONCURRENCY": os.cpu_count(),
+        "WEB_CONCURRENCY": usable_cores(),
+        "HTTP_KEEPALIVE_SECONDS": 75,
         "WORKER_CLASS": "gevent",
         "DRAIN_SECONDS": 5.0,
         "OPENAI_API_KEY": "",
@@ -223,7 +237,9 @@ def test_defaults() -> None:
         "AUTH_MODE": "",
         "DATABASE_URL": "sqlite:///instance/llm_server.db",
         "DATABASE_TIMEOUT": 3.0,
+        "DATABASE_PREPARED_STATEMENTS": True,
         "TOKEN_DIGEST_KEY": "",
+        "TOKEN_DIGEST_KEY_OLD": "",
         "LEDGER_FAIL_OPEN": False,
         "LEDGER_RETENTION_DAYS": 0,
         "PRICES_FILE": "prices.toml",
@@ -271,6 +287,84 @@ def test_the_seeds_getters(key: str, text: str, number: int) -> None:
     """`get` gives text and `get_int` whole numbers, else their defaults."""
     assert Config().get(key, "fallback") == text
     assert Config().get_int(key, 7) == number
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "100000 100000"}, 1),
+        ({"cpu.max": "10000000 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "90000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu.max": "nonsense"}, None),
+    ],
+)
+def test_cores_that_may_be_used(tmp_path: Path, files: dict[str, str], cores: int | None) -> None:
+    """A container's quota bounds the number of workers, and so does the affinity."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert usable_cores(tmp_path) == (cores or len(os.sched_getaffinity(0)))
+
+
+def test_an_affinity_bounds_the_workers() -> None:
+    """As `taskset` sets it."""
+    code = "from app.config import Config; print(Config.from_env({}).web_concurrency)"
+    command = ["taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable, "-c", code]
+    assert subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout == "1\n"
+
+
+ENV_FILE = """
+import os, sys
+from app.config import load_env_file
+from app.errors import ConfigurationException
+try:
+    load_env_file()
+    print(ascii(os.environ.get("DEFAULT_MODEL")), ascii(os.environ.get("DATABASE_URL")))
+except ConfigurationException as exc:
+    print(exc.message)
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "printed"),
+    [
+        (b"DEFAULT_MODEL=mine\n", "'mine' None"),
+        ("# 한국어\r\nDEFAULT_MODEL='모델'\r\n".encode("utf-8-sig"), r"'\ubaa8\ub378' None"),
+        (b"DATABASE_URL='postgres://u:p${x}w@h/d'\n", "None 'postgres://u:p${x}w@h/d'"),
+        ("DEFAULT_MODEL=mine\n".encode("utf-16"), None),
+        ("DEFAULT_MODEL=mine\n".encode("utf-16-le"), None),
+        ("# 한국어\nDEFAULT_MODEL=mine\n".encode("cp949"), None),
+    ],
+)
+def test_the_env_file(tmp_path: Path, content: bytes, printed: str | None) -> None:
+    """It is read as UTF-8 and literally, only in its own place; another encoding is refused with one line."""
+    shutil.copytree(ROOT / "app", tmp_path / "here" / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "here" / "gunicorn.conf.py").touch()
+    (tmp_path / ".env").write_bytes(b"DEFAULT_MODEL=a-stranger\n")
+    place = tmp_path / "here" / "deeper"
+    place.mkdir()
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path / "here")}
+
+    def run() -> str:
+        command = [sys.executable, "-c", ENV_FILE]
+        return subprocess.run(command, cwd=place, env=environ, check=True, capture_output=True, text=True).stdout
+
+    assert run() == "None None\n"
+    (tmp_path / "here" / ".env").write_bytes(content)
+    assert run() == (f"{printed}\n" if printed else f"{tmp_path}/here/.env must be a text file in UTF-8\n")
+
+
+def test_names_that_are_almost_settings() -> None:
+    """They are told; settings, and variables of other programs, are not."""
+    ours = [item.name.upper() for item in fields(Config)]
+    others = ["PATH", "HOME", "LANG", "HTTP_PROXY", "PYTHONPATH", "PGHOST", "OPENAI_LOG", "KUBERNETES_SERVICE_HOST"]
+    assert misspelled([*ours, *others]) == {}
+    meant = {"OPENAI_APIKEY": "OPENAI_API_KEY", "AUTHMODE": "AUTH_MODE", "DATABASE_URLS": "DATABASE_URL"}
+    assert misspelled([*ours, *others, *meant]) == meant
 
 
 @pytest.mark.parametrize(

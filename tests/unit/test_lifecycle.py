@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,9 +21,12 @@ import pytest
 
 from app.config import Config
 from app.errors import ConfigurationException
+from app.ledger.pricing import Prices
+from app.models import Usage
 from app.process import lifecycle
 from app.process.address import check_host, check_port, host_and_port
 from app.process.lifecycle import Hooks, MasterState, SharedState, WorkerSignals
+from app.process.metrics_files import FILE_BYTES
 from tests.server import ROOT, free_port
 
 SIGNALS = (signal.SIGTERM, signal.SIGALRM, signal.SIGTTIN)
@@ -189,10 +193,51 @@ class TestMaster:
         """They are removed, with nothing of another worker and no counter."""
         names = {"gauge_livesum_1.db", "gauge_livesum_11.db", "gauge_all_1.db", "counter_1.db", "histogram_1.db"}
         for name in names:
-            (master.state.metrics_directory / name).touch()
+            (master.state.metrics.path / name).touch()
         make_hooks().child_exit(master, worker)
-        left = {file.name for file in master.state.metrics_directory.iterdir()}
-        assert left == names - {"gauge_livesum_1.db"}
+        left = {file.name for file in master.state.metrics.path.iterdir()}
+        assert left - {"in-use.lock"} == names - {"gauge_livesum_1.db"}
+
+    def test_a_directory_that_vanishes(self, master: FakeArbiter, worker: FakeWorker) -> None:
+        """It is made again before the next worker is forked, and the worker finds its files with all their room."""
+        shutil.rmtree(master.state.metrics.path)
+        environ = {"PROMETHEUS_MULTIPROC_DIR": str(master.state.metrics.path)}
+        make_hooks().pre_fork(master, worker)
+        make_hooks(environ).post_fork(master, worker)
+        made = {file.name: file.stat().st_blocks * 512 for file in master.state.metrics.path.glob("*.db")}
+        assert made.keys() == {"counter_1.db", "histogram_1.db", "gauge_livesum_1.db"}
+        assert min(made.values()) >= FILE_BYTES
+        assert environ
+
+    def test_a_directory_that_cannot_be_made_again(self, master: FakeArbiter, worker: FakeWorker) -> None:
+        """The worker counts for itself."""
+        shutil.rmtree(master.state.metrics.path)
+        master.state.metrics.path.touch()
+        environ = {"PROMETHEUS_MULTIPROC_DIR": str(master.state.metrics.path)}
+        make_hooks().pre_fork(master, worker)
+        make_hooks(environ).post_fork(master, worker)
+        assert not environ
+        master.state.metrics.path.unlink()
+
+    def test_a_price_file_that_cannot_be_read(
+        self, tmp_path: Path, master: FakeArbiter, worker: FakeWorker, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """At the start it ends the server; later the prices of before count for every worker that is replaced."""
+        file = tmp_path / "prices.toml"
+        hooks = make_hooks(prices_file=str(file))
+        file.write_text("[models")
+        with pytest.raises(SystemExit) as ended:
+            hooks.on_starting(FakeArbiter())
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.startswith("PRICES_FILE")
+        file.write_text('[models."house"]\ninput = "1"\noutput = "2"\n')
+        hooks.pre_fork(master, worker)
+        for broken in ("[models", "", "\x00"):
+            file.write_text(broken)
+            hooks.pre_fork(master, worker)
+            if broken:
+                assert Prices(file).cost_nano("house", Usage(1_000_000, 0, 1_000_000)) == 10**9
+        assert Prices(file).cost_nano("house", Usage(1_000_000, 0, 1_000_000)) is None or broken
 
     def test_a_worker_without_an_application(self, master: FakeArbiter, worker: FakeWorker) -> None:
         """One that could not load it has nothing to write at its end."""
@@ -307,6 +352,15 @@ class TestSignals:
         wait_until(lambda: bool(quick_stops))
         assert 0.5 <= time.monotonic() - began < 1.5
         assert (worker.left, quick_stops) == ([signal.SIGALRM], [signal.SIGALRM])
+
+    def test_a_stop_that_is_asked_for_again_and_again(self, worker: FakeWorker) -> None:
+        """gunicorn's master repeats SIGTERM every second to a worker that is one too many; the drain ends in time."""
+        self.signals(worker, drain_seconds=0.5)
+        began = time.monotonic()
+        while not worker.left and time.monotonic() - began < 3:
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        assert 0.5 <= time.monotonic() - began < 1
 
     def test_a_stop_without_a_drain(self, worker: FakeWorker) -> None:
         """A timer of zero seconds would never end."""

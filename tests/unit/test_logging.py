@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -267,3 +269,53 @@ def test_several_processes_share_the_file(tmp_path: Path) -> None:
     found = [tuple(json.loads(line)["id"]) for file in tmp_path.iterdir() for line in file.read_text().splitlines()]
     assert rotations
     assert sorted(found) == [(w, t, n) for w in range(3) for t in range(4) for n in range(LINES)]
+
+
+STALLED = """
+import logging, logging.config, os, sys, time
+from app.config import Config
+from app.logging import log_config
+logging.config.dictConfig(log_config(Config(log_file="")))
+began = time.monotonic()
+for number in range(20_000):
+    logging.getLogger("test").info("line %d", number)
+print(time.monotonic() - began < 10, file=sys.stderr, flush=True)
+sys.stdin.read(1)
+for number in range(20_000, 20_003):
+    logging.getLogger("test").info("line %d", number)
+"""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_nobody_reads_standard_output(kind: str) -> None:
+    """Lines that do not fit are dropped and counted; those that were written are whole."""
+    reading, writing = os.pipe() if kind == "pipe" else (end.detach() for end in socket.socketpair())
+    command = [sys.executable, "-c", STALLED]
+    with subprocess.Popen(command, cwd=ROOT, stdin=-1, stdout=writing, stderr=-1) as process:
+        os.close(writing)
+        assert process.stdin is not None
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"True\n"
+        os.set_blocking(reading, False)
+        text = b""
+        with contextlib.suppress(BlockingIOError):
+            while piece := os.read(reading, 65536):
+                text += piece
+        os.set_blocking(reading, True)
+        process.stdin.write(b"x")
+        process.stdin.close()
+        while piece := os.read(reading, 65536):
+            text += piece
+    os.close(reading)
+    lines = text.decode().splitlines()
+    numbers = [int(found[1]) for line in lines if (found := re.search(r"line (\d+)$", line))]
+    (told,) = [int(found[1]) for line in lines if (found := re.search(r"(\d+) log lines could not be written", line))]
+    assert numbers == [*range(numbers[-4] + 1), 20_000, 20_001, 20_002]
+    assert told == 20_003 - len(numbers)
+
+
+def test_the_log_file_is_its_owners(tmp_path: Path) -> None:
+    """It holds session ids and who called when."""
+    path = tmp_path / "logs" / "app.log"
+    log_config(Config(log_file=str(path)))
+    assert path.stat().st_mode & 0o777 == 0o600

@@ -1,8 +1,12 @@
-"""The alert rules that we ship."""
+"""The alert rules that we ship, and metrics without room for their files."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import yaml
 
@@ -20,3 +24,25 @@ def test_the_rules_are_of_prometheus_form() -> None:
             assert rule["labels"]["severity"] in {"page", "ticket"}
             assert set(rule["annotations"]) == {"summary", "description"}
             assert re.fullmatch(r"\d+[smh]", rule["for"])
+
+
+ALONE = """
+import os, sys
+from pathlib import Path
+from app.process.metrics_files import DIRECTORY_VARIABLE, prepare
+directory = Path(sys.argv[1])
+if not prepare(directory, os.getpid()):
+    del os.environ[DIRECTORY_VARIABLE]
+from app.process.metrics import Metrics
+metrics = Metrics({"slots": lambda: 3.0})
+metrics.keep_fresh()
+print(b"llm_server_slots 3.0" in metrics.render(), list(directory.glob("*.db")))
+"""
+
+
+def test_no_room_for_metrics(tmp_path: Path) -> None:
+    """A worker whose files have no room on the disk counts in its own memory; nothing half made is left."""
+    command = ["prlimit", "--fsize=100000", sys.executable, "-c", ALONE, str(tmp_path)]
+    environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True, text=True)
+    assert done.stdout == "True []\n"

@@ -31,6 +31,7 @@ from flask.testing import FlaskClient
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.http import errors
+from prometheus_client.mmap_dict import MmapedDict
 
 from app.calls.sockets import peek
 from app.process.workers import GeventWorker, ThreadWorker
@@ -394,6 +395,18 @@ class TestSQLAlchemy:
             with pytest.raises(sa.exc.OperationalError):
                 Statement(sa.select(sa.table("no_such_table", sa.column("a")))).rows(connection)
         engine.dispose()
+
+
+class TestPrometheus:
+    def test_a_file_of_values(self, tmp_path: Path) -> None:
+        """metrics.py: values are written by key and read back from the file, which may be there with its room."""
+        file = tmp_path / "counter_1.db"
+        file.write_bytes(bytes(4096))
+        values: Any = MmapedDict(str(file))  # type: ignore[no-untyped-call]
+        values.write_value("a", values.read_value("a")[0] + 2.0, 0.0)
+        values.close()
+        read: Any = MmapedDict.read_all_values_from_file(str(file))  # type: ignore[no-untyped-call]
+        assert [(key, value) for key, value, _, _ in read] == [("a", 2.0)]
 
 
 class TestPython:

@@ -1,4 +1,4 @@
-"""What is written down fits its column, and a worker's name tells it apart from every other."""
+"""The store: what fits its columns, whose its files are, which it refuses; and how a worker is told apart."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from app.config import Config
+from app.errors import ConfigurationException, ServiceException
+from app.ledger.accounts import Accounts, Limits
 from app.ledger.lease import Owner, look_up, owner_name
+from app.ledger.tokens import digest_key
+from app.store.database import Database
 from app.store.fitting import WHOLE_MAX, Fitting
+from app.store.revision import NewerDatabase, check_file
 from app.store.tables import requests
 
 fitted = Fitting(requests)
@@ -78,3 +86,42 @@ def test_a_process_that_has_ended_is_gone() -> None:
 def test_of_other_machines_nothing_is_known(owner: str) -> None:
     """Neither that it runs nor that it is gone, whatever its name looks like."""
     assert look_up(owner.format(pid=os.getpid(), host=socket.gethostname()[:32])) is Owner.ELSEWHERE
+
+
+def test_files_are_their_owners(tmp_path: Path) -> None:
+    """The directory that is made, the database, its log and the digest key."""
+    file = tmp_path / "new" / "deeper" / "llm.db"
+    database = Database(f"sqlite:///{file}")
+    digest_key(Config(database_url=f"sqlite:///{file}"))
+    Accounts(database, b"key").add("web", Limits())
+    modes = {found.name: found.stat().st_mode & 0o777 for found in file.parent.iterdir()}
+    database.close()
+    assert {"llm.db", "llm.db-wal", "token_digest.key"} <= modes.keys()
+    assert set(modes.values()) == {0o600}
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_newer_database(tmp_path: Path) -> None:
+    """It is refused with a sentence, by whoever reads or writes it, and before gunicorn starts."""
+    url = f"sqlite:///{tmp_path}/llm.db"
+    old = Database(url)
+    accounts = Accounts(old, b"key")
+    accounts.add("web", Limits())
+    check_file(url)
+    old.write(lambda connection: connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'")))
+    old.close()
+    for use in (lambda known: known.all(), lambda known: known.add("other", Limits())):
+        newer = Database(url)
+        with pytest.raises(ServiceException, match="newer version of this server"):
+            use(Accounts(newer, b"key"))
+        newer.close()
+    with pytest.raises(NewerDatabase, match="9999"):
+        check_file(url)
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 33, 100])
+def test_a_digest_key_of_an_odd_size(tmp_path: Path, size: int) -> None:
+    """An empty one would key nothing, and a longer one is none of ours."""
+    (tmp_path / "token_digest.key").write_bytes(b"k" * size)
+    with pytest.raises(ConfigurationException, match="must hold 32 bytes"):
+        digest_key(Config(database_url=f"sqlite:///{tmp_path}/llm.db"))
