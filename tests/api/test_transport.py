@@ -149,7 +149,7 @@ def test_cookies_of_one_answer_do_not_reach_the_next_caller(make_app: Callable[.
 def test_proxies_of_the_environment_are_not_used(
     make_app: Callable[..., Flask], upstream: Upstream, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """A proxy variable of the machine does not divert prompts and keys."""
+    """A proxy variable of the machine that is not for `https` does not divert prompts and keys."""
     with Upstream() as proxy:
         monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
         assert outcome(chat(make_app())) == "hi"
