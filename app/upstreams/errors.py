@@ -58,7 +58,7 @@ def _mapped(status: int, headers: Mapping[str, str], error: Mapping[str, Any], k
 def error_object(body: bytes) -> dict[str, Any]:
     """The `error` object of an upstream's refusal; `{}` when it has none that can be read."""
     try:
-        document = json.loads(body.decode())
+        document = json.loads(body.removeprefix(b"\xef\xbb\xbf").decode())
     except (ValueError, RecursionError):
         return {}
     error = document.get("error") if isinstance(document, dict) else None

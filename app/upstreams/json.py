@@ -9,6 +9,8 @@ from typing import Any
 from app.models import Usage
 from app.upstreams.errors import bad_response
 
+BOM = b"\xef\xbb\xbf"
+
 
 def dump_json(value: Any) -> bytes:
     """Compact JSON in UTF-8."""
@@ -18,7 +20,7 @@ def dump_json(value: Any) -> bytes:
 def load_json(raw: bytes) -> Any:
     """Parse JSON from upstream; whatever makes Python's parser fail is `upstream_bad_response`."""
     try:
-        return json.loads(raw.decode())
+        return json.loads(raw.removeprefix(BOM).decode())
     except (ValueError, RecursionError):
         raise bad_response() from None
 
