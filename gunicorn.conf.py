@@ -33,8 +33,9 @@ workers = settings.web_concurrency
 # worker starts, so nothing may import SQLAlchemy or psycopg before: no preload.
 worker_class = "app.process.workers." + ("GeventWorker" if settings.worker_class == "gevent" else "ThreadWorker")
 preload_app = False
-# Room for every call in flight, as many waiting for a slot, and the probes.
-worker_connections = 2 * settings.max_concurrent_requests + 1000
+# Room for every call in flight, as many waiting for a slot, and thousands of connections that send nothing or slowly:
+# a probe has to find room beside them.
+worker_connections = 2 * settings.max_concurrent_requests + 5000
 # gthread only: a thread per call in flight and per call that waits, and some for the other routes.
 threads = settings.max_concurrent_requests + 32
 # The kernel's queue; a burst of 1,000 callers must not be refused before a worker sees it.

@@ -26,6 +26,7 @@ def create_app(config: Config | None = None) -> Flask:
     from app.ledger.ledger import Ledger
     from app.ledger.pricing import Prices
     from app.ledger.reports import UsageReports
+    from app.ledger.stored import StoredResponses
     from app.ledger.tokens import digest_key
     from app.models import Completion
     from app.process.housekeeping import Housekeeping
@@ -49,7 +50,7 @@ def create_app(config: Config | None = None) -> Flask:
 
     database = Database(config.database_url, timeout_seconds=config.database_timeout)
     secret = digest_key(config)
-    accounts = Accounts(database, secret)
+    accounts = Accounts(database, secret, clock=database.clock)
     slots = Slots(config.max_concurrent_requests, config.max_queue_seconds)
     metrics = Metrics(
         {
@@ -62,21 +63,22 @@ def create_app(config: Config | None = None) -> Flask:
     ledger = Ledger(
         database,
         accounts,
-        Prices(Path(config.prices_file)),
+        Prices(Path(config.prices_file), config.openai_base_url),
         token_required=config.token_required,
         fail_open=config.ledger_fail_open,
+        max_output_tokens=config.max_output_tokens,
         fingerprint_key=secret,
         booked=metrics.booked,
     )
-    keys = KeySelector(config.openai_api_key, server_headers=config.openai_headers)
+    keys = KeySelector.of(config)
     transport = Transport.from_config(config)
     client = OpenAIClient(config, transport=transport, keys=keys)
     exchange = Exchange(client, keys, slots, Watchdog(), ledger)
     cache = ResponseCache[Completion](config.cache_max_size, config.cache_ttl) if config.cache_enabled else None
     passthrough = Passthrough(
         exchange,
+        StoredResponses(database),
         free_mode=config.openai_door_free_mode,
-        max_tokens=config.default_max_tokens,
         is_local=bool(config.local_model),
     )
     needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []
@@ -104,11 +106,10 @@ def _flask(config: Config) -> Flask:
 
 def _join_web(app: Flask, config: Config, metrics: Metrics, calls: Calls) -> None:
     """Join the hooks, the error handlers, the routes and the commands."""
-    from flask_cors import CORS
-
     from app.web.access import register_access
     from app.web.api import ServerApi
     from app.web.cli import register_commands
+    from app.web.cors import allow_origins
     from app.web.middleware import register_middleware
     from app.web.problems import register_error_handlers
     from blueprints import chat, docs, health, openai, system, usage
@@ -119,6 +120,6 @@ def _join_web(app: Flask, config: Config, metrics: Metrics, calls: Calls) -> Non
     register_access(app, config)
     register_error_handlers(app)
     if config.cors_origins:
-        CORS(app, origins=list(config.cors_origins), expose_headers=["X-Request-ID", "Retry-After", "X-Cache"])
+        allow_origins(app, config.cors_origins)
     api.register(chat.blp, openai.blp, usage.blp, system.blp, metrics_routes.blp, health.blp, docs.blp)
     register_commands(app)

@@ -19,6 +19,7 @@ Parse = Callable[[str], Any]
 PRINTABLE = r"[\x21-\x7e]+"
 PROXY_VARIABLES = {"https_proxy", "no_proxy"}
 """Variables of the whole machine, which are mostly written in lower case."""
+ORIGIN = r"(?i:[a-z][a-z0-9+.-]*)://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?"
 HOST = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|[0-9a-f.]*:[0-9a-f:.]*"
 
 
@@ -136,8 +137,11 @@ def database_url(raw: str) -> str:
 
 
 def origins(raw: str) -> tuple[str, ...]:
-    """Accept a comma-separated list of web origins."""
-    return tuple(http_url(origin) for origin in raw.split(",") if origin.strip())
+    """Accept a comma-separated list of origins: of web pages, and of desktop applications and browser extensions."""
+    found = tuple(origin.strip().rstrip("/") for origin in raw.split(",") if origin.strip())
+    if not all(re.fullmatch(ORIGIN, origin) for origin in found):
+        raise ValueError("must be origins such as https://app.example or app://obsidian.md, without wildcards")
+    return found
 
 
 def setting(
@@ -257,6 +261,12 @@ class Config:
         "Free mode for a `/v1` request without the header `X-Free-Mode`.",
         ko="`/v1` 요청에 `X-Free-Mode` 헤더가 없을 때의 무료 모드(free mode).",
     )
+    upstream_messages: bool = setting(
+        True,
+        flag,
+        "Pass on the upstream's own words when it refuses a request, without keys. `false`: only its codes.",
+        ko="업스트림이 요청을 거절할 때 그 설명을 키를 지우고 호출자에게 전달합니다. `false`이면 코드만 전달합니다.",
+    )
     local_model: str = setting(
         "",
         text,
@@ -287,6 +297,12 @@ class Config:
     )
     default_max_tokens: int = setting(
         1000, integer(1, 10**9), "`max_tokens` when the request gives none.", ko="요청에 없을 때 쓰는 `max_tokens`."
+    )
+    max_output_tokens: int = setting(
+        16_384,
+        integer(1, 10**9),
+        "The output limit that is added to a `/v1` request without one when a client's budget pays for it.",
+        ko="클라이언트의 예산으로 처리하는 `/v1` 요청에 출력 한도가 없을 때 추가하는 한도.",
     )
     default_system_message: str = setting(
         "당신은 도움이 되는 AI 어시스턴트입니다.",
@@ -341,10 +357,10 @@ class Config:
         ko="요청에 없을 때 쓰는 `max_context_tokens`. `0`이면 제한하지 않습니다.",
     )
     max_request_bytes: int = setting(
-        1_048_576,
+        33_554_432,
         integer(1024, 2**31),
-        "The largest request body in bytes. A larger one is answered 413.",
-        ko="요청 본문의 최대 크기(바이트). 넘으면 413으로 응답합니다.",
+        "The largest request body in bytes, before and after it is decompressed. A larger one is answered 413.",
+        ko="요청 본문의 최대 크기(바이트). 압축을 풀기 전과 후에 모두 적용하며, 넘으면 413으로 응답합니다.",
     )
 
     cache_enabled: bool = setting(
@@ -437,8 +453,8 @@ class Config:
     cors_origins: tuple[str, ...] = setting(
         (),
         origins,
-        "The web origins that may call the API, separated by commas.",
-        ko="API를 호출할 수 있는 웹 출처(origin). 쉼표로 구분합니다.",
+        "The web origins that may call the API, separated by commas. `app://obsidian.md` and the like are taken, too.",
+        ko="API를 호출할 수 있는 웹 출처(origin). 쉼표로 구분하며 `app://…` 같은 스킴도 됩니다.",
     )
 
     @property

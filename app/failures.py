@@ -48,8 +48,8 @@ FAILURES: Mapping[str, Failure] = {
     "api_key_rejected": Failure(
         401,
         "client",
-        "The upstream refuses the caller's key, or refused it within the last ten minutes.",
-        "업스트림이 호출자의 키를 거절했거나, 최근 10분 안에 거절한 적이 있음.",
+        "The upstream refuses the caller's key, or refused it within the last 60 seconds.",
+        "업스트림이 호출자의 키를 거절했거나, 최근 60초 안에 거절한 적이 있음.",
     ),
     "unauthorized": Failure(
         401,
@@ -69,6 +69,13 @@ FAILURES: Mapping[str, Failure] = {
     ),
     "free_mode_not_allowed": Failure(
         403, "client", "The client has to bring its own API key.", "클라이언트가 자기 API 키를 보내야 함."
+    ),
+    "not_covered": Failure(
+        400,
+        "client",
+        "The request asks for something whose cost or model cannot be known before, and the client has a budget or a "
+        "model list. `param` names it.",
+        "클라이언트에 예산이나 모델 목록이 있는데, 비용이나 모델을 미리 알 수 없는 항목을 요청함(`param`).",
     ),
     "rate_limited": Failure(
         429,
@@ -116,13 +123,18 @@ FAILURES: Mapping[str, Failure] = {
         "이 경로가 지원하지 않는 메서드. 지원하는 메서드는 `Allow`에 표시.",
     ),
     "request_too_large": Failure(
-        413, "client", "The body is larger than `MAX_REQUEST_BYTES`.", "본문이 `MAX_REQUEST_BYTES`보다 큼."
+        413,
+        "client",
+        "The body is larger than `MAX_REQUEST_BYTES`, as it came or decompressed, or it has more than 500,000 commas "
+        "or 200,000 names.",
+        "본문이 압축을 풀기 전이나 후에 `MAX_REQUEST_BYTES`보다 크거나, 쉼표가 500,000개 또는 이름이 200,000개를 넘음.",
     ),
     "unsupported_media_type": Failure(
         415,
         "client",
-        "The body is not `application/json` in UTF-8, or it has a content encoding.",
-        "본문이 UTF-8 `application/json`이 아니거나 압축되어 있음.",
+        "The body is not `application/json` in UTF-8, or its `Content-Encoding` is not one of those that "
+        "`Accept-Encoding` of the answer lists.",
+        "본문이 UTF-8 `application/json`이 아니거나, 응답의 `Accept-Encoding`에 없는 방식으로 압축되어 있음.",
     ),
     "client_closed_request": Failure(
         499,
@@ -187,14 +199,34 @@ FAILURES: Mapping[str, Failure] = {
     "upstream_rejected_request": Failure(
         400,
         "client",
-        "The upstream refuses the request. The status is the upstream's: 400, 404 or 422.",
-        "업스트림이 요청을 거절함. 상태는 업스트림이 준 400, 404, 422 중 하나.",
+        "The upstream refuses the request. The status is the upstream's 400, 404, 413 or 422, and 400 for any other.",
+        "업스트림이 요청을 거절함. 상태는 업스트림이 준 400, 404, 413, 422이고, 그 밖에는 400.",
+    ),
+    "upstream_forbidden": Failure(
+        403,
+        "client",
+        "The upstream does not permit this request (403): a flagged prompt, a model or a region. The key is not in "
+        "doubt, and no other key is tried.",
+        "업스트림이 이 요청을 허용하지 않음(403): 걸러진 프롬프트, 모델, 지역 등. 키의 문제가 아니며 다른 키로 다시 "
+        "보내지 않음.",
+    ),
+    "max_tokens_too_small": Failure(
+        422,
+        "client",
+        "The model used up `max_tokens` before it wrote any text, as reasoning models do. The tokens are charged.",
+        "추론 모델처럼 텍스트를 쓰기 전에 `max_tokens`를 모두 써 버림. 쓴 토큰의 비용은 계산됩니다.",
+    ),
+    "response_not_found": Failure(
+        404,
+        "client",
+        "The request goes on with a response or conversation that this client did not make with the server's key.",
+        "이 클라이언트가 서버 키로 만들지 않은 응답이나 대화를 이어 가려 함.",
     ),
     "model_not_found": Failure(
         404,
         "client",
-        "The upstream does not know the model. The status is the upstream's: 400, 404 or 422.",
-        "업스트림이 모르는 모델. 상태는 업스트림이 준 400, 404, 422 중 하나.",
+        "The upstream does not know the model. The status is the upstream's, as for `upstream_rejected_request`.",
+        "업스트림이 모르는 모델. 상태는 `upstream_rejected_request`와 같은 방식.",
     ),
     "upstream_error": Failure(
         502,

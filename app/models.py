@@ -19,14 +19,15 @@ MALFORMED_KEY = "must be 8 to 256 printable ASCII characters without spaces"
 TOKEN_PREFIX = "llms_"
 """What the tokens of this server's clients begin with, and no key of OpenAI's does."""
 
-TOKEN_PREFIX = "llms_"
-"""How the token of a client begins."""
-
 SESSION_ID_MAX_LENGTH = 128
 MODEL_MAX_LENGTH = 256
 MAX_TOKENS_LIMIT = 1_000_000_000
 TEMPERATURE_MAX = 2
 IMAGES_MAX = 8
+ENTRIES_MAX = 10_000
+"""How many past turns, and how many memories, a request may have."""
+SCHEMA_DEPTH_MAX = 100
+SCHEMA_VALUES_MAX = 20_000
 IMAGE_URL_MAX_LENGTH = 2048
 IMAGE_DATA_MAX_LENGTH = 700_000
 
@@ -112,13 +113,16 @@ class ChatPreview:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens as upstream counted them; 0 where it said nothing."""
+    """Tokens as upstream counted them; 0 where it said nothing. `service_tier`: empty for the standard one."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     total_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    input_audio_tokens: int = 0
+    output_audio_tokens: int = 0
+    service_tier: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,12 @@ from flask import Response, request
 from app.models import Credentials
 from app.services.passthrough import PassedResponse, Passthrough
 from app.web.access import Access, bearer, principal
+from app.web.bodies import require_json, whole_body
 from app.web.event_stream import stream_passed
 from app.web.middleware import call
 from app.web.problems import OPENAI
 from app.web.services import service
-from app.web.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint, require_json, whole_body
+from app.web.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint
 from schemas.openai import REQUEST_BODY, OpenAIHeadersSchema, PassedOnSchema
 
 blp = StrictBlueprint(
@@ -81,7 +82,7 @@ def models(headers: dict[str, str]) -> Response:
     return _response(service(Passthrough).models(_credentials(headers), principal(), call()))
 
 
-@blp.get("/models/<model>")
+@blp.get("/models/<path:model>")
 @documented
 def model(headers: dict[str, str], model: str) -> Response:
     """Show one of upstream's models

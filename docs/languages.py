@@ -45,6 +45,9 @@ ACCEPTED_KO = {
     r"an http\(s\) URL without credentials, query or fragment": "인증 정보, 쿼리, 프래그먼트가 없는 http(s) URL",
     r"`http://\[user:password@\]host:port` or `direct`": "`http://[user:password@]host:port` 또는 `direct`",
     r"a file with certificates in PEM": "인증서(PEM)가 든 파일",
+    r"origins such as https://app.example or app://obsidian.md, without wildcards": (
+        "https://app.example, app://obsidian.md 같은 출처. 와일드카드 없음"
+    ),
     r"`sqlite:///PATH` or `postgresql\+psycopg://…`": "`sqlite:///경로` 또는 `postgresql+psycopg://…`",
     r"any text": "모든 텍스트",
 }

@@ -8,6 +8,7 @@ from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from app.models import (
     API_KEY_PATTERN,
+    ENTRIES_MAX,
     IMAGE_DATA_MAX_LENGTH,
     IMAGES_MAX,
     MALFORMED_KEY,
@@ -79,6 +80,7 @@ class ChatRequestSchema(Schema):
                 ]
             }
         ),
+        most=ENTRIES_MAX,
         allow_none=True,
         metadata={
             "description": 'Past turns in order: `"user: text"`, `"assistant: text"`, or objects of role and content.',
@@ -88,6 +90,7 @@ class ChatRequestSchema(Schema):
     )
     memory_context = BoundedList(
         fields.String(metadata={"pattern": TEXT}),
+        most=ENTRIES_MAX,
         allow_none=True,
         metadata={"description": "What to remember.", "example": ["The user lives in Seoul"], "default": []},
     )
@@ -151,14 +154,14 @@ class ChatRequestSchema(Schema):
             "example": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
         },
     )
-    images = fields.List(
+    images = BoundedList(
         fields.String(metadata={"pattern": IMAGE_PATTERN, "maxLength": IMAGE_DATA_MAX_LENGTH}),
+        most=IMAGES_MAX,
         allow_none=True,
         metadata={
             "description": "`https:` or `data:` URLs of images that belong to the user's message.",
             "example": ["https://example.com/cat.png"],
             "default": [],
-            "maxItems": IMAGES_MAX,
         },
     )
 

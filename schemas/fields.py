@@ -38,11 +38,20 @@ class StrictInteger(fields.Integer):
 
 
 class BoundedList(fields.List[Any]):
-    """A list that names its first wrong entries only, by index."""
+    """A list of at most `most` entries that names its first wrong ones only, by index.
+
+    Its length is looked at before its entries are: half a million of them would hold a worker for seconds.
+    """
+
+    def __init__(self, inner: fields.Field[Any], *, most: int, metadata: dict[str, Any], **options: Any) -> None:
+        super().__init__(inner, metadata=metadata | {"maxItems": most}, **options)
+        self._most = most
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         if not isinstance(value, list):
             raise self.make_error("invalid")
+        if len(value) > self._most:
+            raise ValidationError(f"must be at most {self._most} long")
         entries, errors = [], {}
         for index, entry in enumerate(value):
             try:

@@ -63,7 +63,7 @@ def response_document(text: str, **changes: Any) -> dict[str, Any]:
 
 
 def error_document(code: str | None = None, **members: Any) -> dict[str, Any]:
-    """An OpenAI-shaped error body; its message must never reach our caller."""
+    """An OpenAI-shaped error body; its message may reach our caller with a refusal (4xx), and no log."""
     return {"error": {"message": "UPSTREAM-SECRET-TEXT", "type": "some_error", "code": code, **members}}
 
 

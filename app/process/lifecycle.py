@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import mmap
 import os
+import resource
 import signal
 import sys
 import threading
@@ -33,6 +34,7 @@ OVERLAP_SECONDS = 2.0
 """How long a worker that is being replaced still accepts connections: until the new one has loaded the application."""
 LAST_SECONDS = 2.5
 """How long before the master kills a worker (SIGKILL, after graceful_timeout) the worker begins a quick stop."""
+OPEN_FILES = 65_536
 GC_THRESHOLDS = (10_000, 20, 50)
 
 
@@ -217,6 +219,7 @@ class Hooks:
                 check_port(self._settings.server_host, self._settings.server_port)
             except ConfigurationException as exc:
                 give_up(exc)
+        allow_open_files()
         server.state = MasterState()
         self._environ[metrics_files.DIRECTORY_VARIABLE] = str(server.state.metrics_directory)
 
@@ -306,6 +309,17 @@ def give_up(exc: ConfigurationException) -> NoReturn:
     """End the start with one line that names the setting."""
     print(exc.message, file=sys.stderr)
     sys.exit(BAD_SETTING)
+
+
+def allow_open_files() -> None:
+    """Let this process and its workers open up to OPEN_FILES files, as far as the system permits.
+
+    Each connection is one. The usual limit of 1,024 would be reached by the connections of one slow peer.
+    """
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
+    if allowed != resource.RLIM_INFINITY and allowed < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def collect_less_often() -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from app.errors import ERRORS_MAX
 from app.models import (
+    ENTRIES_MAX,
     IMAGE_DATA_MAX_LENGTH,
     IMAGE_URL_MAX_LENGTH,
     IMAGES_MAX,
     MALFORMED_KEY,
     MAX_TOKENS_LIMIT,
     MODEL_MAX_LENGTH,
+    SCHEMA_DEPTH_MAX,
+    SCHEMA_VALUES_MAX,
     SESSION_ID_MAX_LENGTH,
     TEMPERATURE_MAX,
     ChatRequest,
@@ -31,7 +34,13 @@ IMAGE_FORMS = (
     f"must be an https: URL of at most {IMAGE_URL_MAX_LENGTH} characters or "
     f"a data: URL with a base64 PNG, JPEG, GIF or WebP of at most {IMAGE_DATA_MAX_LENGTH}"
 )
-LENGTHS = {"session_id": SESSION_ID_MAX_LENGTH, "model": MODEL_MAX_LENGTH, "images": IMAGES_MAX}
+LENGTHS = {
+    "session_id": SESSION_ID_MAX_LENGTH,
+    "model": MODEL_MAX_LENGTH,
+    "images": IMAGES_MAX,
+    "conversation_history": ENTRIES_MAX,
+    "memory_context": ENTRIES_MAX,
+}
 RANGES = {
     "max_tokens": (1, MAX_TOKENS_LIMIT),
     "max_context_tokens": (1, MAX_TOKENS_LIMIT),
@@ -46,7 +55,7 @@ def read_turns(history: Sequence[str | Message]) -> tuple[list[Message], Errors]
     """The past turns, and what is wrong with the first entries that are none, by index."""
     turns: list[Message] = []
     errors: Errors = {}
-    for index, entry in enumerate(history):
+    for index, entry in enumerate(itertools.islice(history, ENTRIES_MAX)):
         turn = parse_turn(entry)
         if turn is None:
             errors[str(index)] = [TURN_FORMS]
@@ -69,11 +78,13 @@ def broken_rules(request: ChatRequest, turn_errors: Errors) -> dict[str, Any]:
         errors.setdefault(name, []).append(message)
     items = {
         "conversation_history": turn_errors,
-        "memory_context": dict(itertools.islice(_broken_texts(request.memory_context or ()), ERRORS_MAX)),
-        "images": dict(itertools.islice(_broken_images(request.images or ()), ERRORS_MAX)),
+        "memory_context": dict(
+            itertools.islice(_broken_texts(_first(request.memory_context, ENTRIES_MAX)), ERRORS_MAX)
+        ),
+        "images": dict(itertools.islice(_broken_images(_first(request.images, IMAGES_MAX)), ERRORS_MAX)),
     }
     for name, by_index in items.items():
-        if by_index:
+        if by_index and name not in errors:
             errors[name] = by_index
     return errors
 
@@ -91,18 +102,28 @@ def _broken(request: ChatRequest) -> Iterator[tuple[str, str]]:
             yield name, f"must be from {least} to {most}"
     if request.openai_api_key and not is_well_formed(request.openai_api_key):
         yield "openai_api_key", MALFORMED_KEY
-    if not _is_json(request.response_schema):
-        yield "response_schema", "must be JSON without NaN, Infinity or lone surrogates"
+    if (broken := _what_is_wrong_with_schema(request.response_schema)) is not None:
+        yield "response_schema", broken
     for item in fields(request):
         if not is_writable(getattr(request, item.name)):
             yield item.name, UNWRITABLE
 
 
-def _broken_texts(texts: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+def _named(broken: Iterator[tuple[str, list[str]]]) -> Errors:
+    """The first of the broken entries, by index."""
+    return dict(itertools.islice(broken, ERRORS_MAX))
+
+
+def _first(entries: Sequence[Any] | None, most: int) -> Iterator[Any]:
+    """Those that are looked at: a list that is too long is refused for that alone."""
+    return itertools.islice(entries or (), most)
+
+
+def _broken_texts(texts: Iterator[str]) -> Iterator[tuple[str, list[str]]]:
     return ((str(index), [UNWRITABLE]) for index, text in enumerate(texts) if not is_writable(text))
 
 
-def _broken_images(urls: Sequence[Any]) -> Iterator[tuple[str, list[str]]]:
+def _broken_images(urls: Iterator[Any]) -> Iterator[tuple[str, list[str]]]:
     for index, url in enumerate(urls):
         if not _is_image(url):
             yield str(index), [IMAGE_FORMS]
@@ -123,6 +144,29 @@ def _is_json(value: Any) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _what_is_wrong_with_schema(schema: Any) -> str | None:
+    if not _is_shallow(schema):
+        return f"must have at most {SCHEMA_DEPTH_MAX} levels and {SCHEMA_VALUES_MAX} values"
+    return None if _is_json(schema) else "must be JSON without NaN, Infinity or lone surrogates"
+
+
+def _is_shallow(value: Any) -> bool:
+    """Whether a value is nested no deeper, and has no more members, than the server can write again."""
+    level, seen = [value], 0
+    for _ in range(SCHEMA_DEPTH_MAX + 1):
+        level = [child for parent in level for child in _children(parent)]
+        seen += len(level)
+        if not level or seen > SCHEMA_VALUES_MAX:
+            break
+    return not level
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
 
 
 def is_writable(value: Any) -> bool:

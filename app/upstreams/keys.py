@@ -8,13 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from cachetools import TTLCache
 
+from app.config import Config
 from app.errors import ConfigurationException, OpenAIClientException, ServiceException, ValidationException
 from app.models import MALFORMED_KEY, ApiKey, Credentials, is_well_formed
 
-REFUSED_SECONDS = 600
+REFUSED_SECONDS = 60
 REFUSED_MAX = 10_000
 
 
@@ -35,9 +37,9 @@ class Payer:
         """Whether the server's key may come to pay, so that a budget and free mode have to allow it."""
         return self.in_free_mode or self.first.source == "default"
 
-    def refused(self) -> ServiceException:
-        """The error when upstream has refused every key: in free mode the caller was promised another one."""
-        return no_server_key() if self.in_free_mode else rejected_key()
+    def refused(self, last: ServiceException) -> ServiceException:
+        """The error when upstream has refused every key, `last` in its words: free mode promised another key."""
+        return no_server_key() if self.in_free_mode else last
 
 
 class KeySelector:
@@ -61,11 +63,16 @@ class KeySelector:
         self._refused: TTLCache[bytes, bool] = TTLCache(REFUSED_MAX, REFUSED_SECONDS, timer=clock)
         self._lock = threading.Lock()
 
+    @classmethod
+    def of(cls, config: Config, *, in_process: bool = False) -> Self:
+        """The selector that the settings describe."""
+        return cls(config.openai_api_key, server_headers=config.openai_headers, in_process=in_process)
+
     def payer(self, credentials: Credentials) -> Payer:
         """Say whose key pays for a request.
 
         Raises ValidationException for a malformed key, ConfigurationException when no key may pay, and
-        OpenAIClientException for one that upstream refused in the last ten minutes.
+        OpenAIClientException for one that upstream refused in the last 60 seconds.
         """
         own, free_mode = credentials.api_key, credentials.free_mode
         if own and not is_well_formed(own):

@@ -6,22 +6,26 @@ for a request (docs/performance). A Response of the SDK can still be handed to C
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.calls.call import Call
+from app.calls.watchdog import Watchdog
 from app.config import Config
 from app.errors import ServiceException
 from app.models import ApiKey, Completion, Credentials, Generation, Message, is_well_formed
 from app.upstreams import retry, routing
 from app.upstreams.dialects import native_dialect
-from app.upstreams.errors import connection_error, error_object, from_status, request_id
+from app.upstreams.errors import connection_error, from_status, request_id
 from app.upstreams.keys import KeySelector
+from app.upstreams.refusals import Refusal, read_refusal
 from app.upstreams.retry import AttemptFailed
 from app.upstreams.routing import UpstreamRequest
 from app.upstreams.transport import ConnectionLost, CouldNotConnect, Response, Transport
+from app.upstreams.waits import asked_wait, whole_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +49,8 @@ class OpenAIClient:
     ) -> None:
         self._config = config or Config.from_env()
         self._transport = transport or Transport.from_config(self._config)
-        self._keys = keys or KeySelector(self._config.openai_api_key)
+        self._keys = keys or KeySelector.of(self._config)
+        self._watchdog = Watchdog()
 
     def send(self, request: UpstreamRequest, key: ApiKey, call: Call) -> Response:
         """Make one attempt to have `request` answered; the response is a success (2xx) and has to be closed.
@@ -65,7 +70,7 @@ class OpenAIClient:
             raise AttemptFailed(exc) from exc
         if 200 <= response.status < 300:
             return response
-        raise _refused(response, key)
+        raise self._refused(response, key, call)
 
     def close(self) -> None:
         """Close the connections."""
@@ -102,9 +107,15 @@ class OpenAIClient:
         plan = routing.make_plan(self._keys.payer(Credentials(api_key or "", free_mode)), self)
         request = UpstreamRequest(dialect.PATH, dialect.request_body(generation))
         began = time.monotonic()
-        response, key = routing.follow(plan, self._keys, call, lambda attempt: self.send(request, attempt.key, call))
-        with response:
-            completion = dialect.parse_completion(response.read())
+        self._watchdog.add(call)
+        try:
+            response, key = routing.follow(
+                plan, self._keys, call, lambda attempt: self.send(request, attempt.key, call)
+            )
+            with response:
+                completion = dialect.parse_completion(response.read())
+        finally:
+            self._watchdog.discard(call)
         return completion, time.monotonic() - began, key.source
 
     def _select_api_key(self, api_key: str | None = None, free_mode: bool = False) -> tuple[str, str]:
@@ -116,6 +127,27 @@ class OpenAIClient:
         """Tell whether a key is well-formed. Whether upstream accepts it shows when it is used: nothing probes."""
         return is_well_formed(api_key)
 
+    def _refused(self, response: Response, key: ApiKey, call: Call) -> AttemptFailed:
+        """The failure of an attempt that upstream answered without success."""
+        status, headers, upstream_request_id = response.status, response.headers, request_id(response.headers)
+        with response:
+            try:
+                body = response.read()
+            except ServiceException as exc:
+                return AttemptFailed(exc, upstream_request_id=upstream_request_id)
+        refusal = self._scrubbed(read_refusal(body, headers.get("content-type", "")), key)
+        wait = asked_wait(status, headers, refusal)
+        error = from_status(status, headers, refusal, key, whole_seconds(wait))
+        _tell(error, status, refusal, call)
+        return retry.refused(error, status, upstream_request_id, wait)
+
+    def _scrubbed(self, refusal: Refusal, key: ApiKey) -> Refusal:
+        """The refusal without any key or account of this request and of the server."""
+        config = self._config
+        accounts = (config.openai_org_id, config.openai_project_id)
+        scrubbed = refusal.scrubbed(key.secret, config.openai_api_key, *accounts)
+        return scrubbed if config.upstream_messages else dataclasses.replace(scrubbed, message="")
+
 
 def _unconnected(call: Call, *, may_cost: bool = False, max_retries: int = 0) -> AttemptFailed:
     """The failure of an attempt without an answer: a connection that the end of its call cut is lost, too."""
@@ -126,15 +158,13 @@ def _unconnected(call: Call, *, may_cost: bool = False, max_retries: int = 0) ->
     return AttemptFailed(connection_error(), may_cost=may_cost, max_retries=max_retries)
 
 
-def _refused(response: Response, key: ApiKey) -> AttemptFailed:
-    """The failure of an attempt that upstream answered without success."""
-    upstream_request_id = request_id(response.headers)
-    with response:
-        try:
-            body = response.read()
-        except ServiceException as exc:
-            return AttemptFailed(exc, upstream_request_id=upstream_request_id)
-    error = from_status(response.status, response.headers, error_object(body), key)
+def _tell(error: ServiceException, status: int, refusal: Refusal, call: Call) -> None:
+    """Log what upstream refused, for the operator. Its message may hold prompts, so its code has to do."""
     if error.error_code == "server_credentials_rejected":
-        logger.error("upstream rejects the server's key (HTTP %d); check OPENAI_API_KEY", response.status)
-    return retry.refused(error, response.status, upstream_request_id)
+        logger.error("upstream rejects the server's key (HTTP %d); check OPENAI_API_KEY", status)
+    logger.info(
+        "upstream answered HTTP %d, upstream_code=%s request_id=%s",
+        status,
+        refusal.code or refusal.type or "-",
+        call.request_id or "-",
+    )

@@ -98,6 +98,7 @@ class Transport:
             call.hold(connection.socket)
             status, answered = connection.ask(request)
         except BaseException:
+            call.let_go()
             connection.close()
             raise
         # A stream is bounded event by event where it is read; it is never held as a whole.

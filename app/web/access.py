@@ -45,7 +45,8 @@ def register_access(app: Flask, config: Config) -> None:
         access = declared_access(app, request.endpoint)
         if access is None:
             raise ChatServiceException("This route is closed", "forbidden")
-        if access is Access.PUBLIC:
+        # A browser asks before it sends a page's request, without the token (Fetch standard, "CORS-preflight fetch").
+        if access is Access.PUBLIC or request.method == "OPTIONS":
             return
         g.principal = _find_principal(config, remembered=access is Access.ADMITTED)
         if access is Access.ADMIN:

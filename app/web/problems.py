@@ -36,7 +36,7 @@ FIELD_NAME_MAX_LENGTH = 64
 HTTP_ERRORS = {
     404: ("not_found", "There is nothing at this address"),
     405: ("method_not_allowed", "This address does not answer this method"),
-    413: ("request_too_large", "The request body is larger than the server accepts"),
+    413: ("request_too_large", "The request body is larger than the setting MAX_REQUEST_BYTES allows"),
     415: ("unsupported_media_type", "The body must be application/json in UTF-8, without content encoding"),
     422: ("validation_error", "The request breaks a rule"),
     500: ("internal_error", "The server failed to handle the request"),
@@ -66,25 +66,35 @@ def problem(error: ServiceException, session_id: str, request_id: str) -> dict[s
         "session_id": session_id,
         "error_message": error.error_message,
         "origin": error.failure.origin,
-        "retryable": error.failure.retryable,
+        "retryable": error.retryable,
         "request_id": request_id,
     }
     if isinstance(error, ValidationException) and error.errors:
         document["errors"] = {error.location: _shortened(error.errors)}
     if error.param in NATIVE_FIELDS:
         document["param"] = NATIVE_FIELDS[error.param]
-    if error.upstream_code is not None:
-        document["upstream_code"] = error.upstream_code
+    if upstream_code := error.upstream_code or error.upstream_type:
+        document["upstream_code"] = upstream_code
+    if error.upstream_message:
+        document["upstream_message"] = error.upstream_message
     return document
 
 
 def openai_error(error: ServiceException, session_id: str = "", request_id: str = "") -> dict[str, Any]:
-    """A failure in OpenAI's shape; the SDKs choose their exception by status."""
+    """A failure in OpenAI's shape; the SDKs choose their exception by status.
+
+    A refusal of upstream's keeps upstream's words where it has any: programs look for its codes, and people for what
+    they have to change.
+    """
     kind = OPENAI_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-    param = error.param
+    param, message, code = error.param, error.error_message, error.error_code
     if isinstance(error, ValidationException):
         param = error.field or next(iter(error.errors), None)
-    return {"error": {"message": error.error_message, "type": kind, "param": param, "code": error.error_code}}
+    elif error.status < 500:
+        kind = error.upstream_type or kind
+        code = code if code == "model_not_found" else error.upstream_code or code
+        message = error.upstream_message or message
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 PROBLEM = ErrorDialect("application/problem+json", ProblemSchema, problem)
@@ -106,6 +116,8 @@ def _answer(error: ServiceException) -> Response:
     response = Response(current_app.json.dumps(document), error.status, mimetype=dialect.media_type)
     if dialect.passes_upstream_headers:
         response.headers.update(error.upstream_headers)
+    # OpenAI's SDKs ask this header first; without it they would repeat every 409, 429 and 5xx.
+    response.headers["X-Should-Retry"] = "true" if error.retryable else "false"
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     for name, value in error.headers.items():

@@ -3,6 +3,7 @@ says it takes."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar, cast
@@ -11,13 +12,13 @@ import flask
 import marshmallow
 from flask_smorest import Blueprint
 from webargs.flaskparser import FlaskParser
-from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from app.errors import ValidationException
 from app.failures import FAILURES
 from app.models import SESSION_ID_MAX_LENGTH
 from app.services.rules import is_writable
 from app.web.access import Access
+from app.web.bodies import require_json, whole_body
 from app.web.problems import PROBLEM, ErrorDialect
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -30,9 +31,13 @@ EVENT: dict[str, Any] = {
 EVENT_STREAM: dict[str, Any] = {"schema": EVENT, "content_type": "text/event-stream", "success": True}
 """What is documented beside the JSON answer of a route that can stream."""
 
+MEMBERS_MAX = 1000
+"""Of so many members of a body those that the schema does not have are named."""
+
 CHAT_PROBLEMS = (
     "invalid_json",
     "validation_error",
+    "max_tokens_too_small",
     "unsupported_media_type",
     "request_too_large",
     "api_key_required",
@@ -41,6 +46,7 @@ CHAT_PROBLEMS = (
     "upstream_rate_limited",
     "model_not_found",
     "upstream_rejected_request",
+    "upstream_forbidden",
     "internal_error",
     "server_busy",
     "server_shutting_down",
@@ -55,6 +61,8 @@ CHAT_PROBLEMS = (
     "upstream_connection_error",
     "unauthorized",
     "model_not_allowed",
+    "not_covered",
+    "response_not_found",
     "model_price_unknown",
     "free_mode_not_allowed",
     "rate_limited",
@@ -68,7 +76,7 @@ ADMIN_PROBLEMS = ("unauthorized", "forbidden", "system_routes_private", "store_u
 class StrictParser(FlaskParser):
     """Reads what a view's `arguments` ask for, or says clearly what is wrong with it.
 
-    A JSON body has to be UTF-8 `application/json` without content encoding, and holds nothing unknown.
+    A JSON body has to be UTF-8 `application/json`, and holds nothing unknown.
     """
 
     def load_json(self, req: flask.Request, schema: marshmallow.Schema) -> Any:
@@ -79,7 +87,8 @@ class StrictParser(FlaskParser):
         except (ValueError, RecursionError):
             raise ValidationException("The body is not JSON that can be read", error_code="invalid_json") from None
         _remember_session_id(body)
-        return body
+        # More members than the schema has are refused for the first of those that it does not have.
+        return body if not isinstance(body, dict) else dict(itertools.islice(body.items(), MEMBERS_MAX))
 
     def load_headers(self, req: flask.Request, schema: marshmallow.Schema) -> dict[str, str]:
         """The headers that the schema names."""
@@ -145,21 +154,6 @@ class StrictBlueprint(Blueprint):
             str(status): {"description": " or ".join(names), "content": content} for status, names in by_status.items()
         }
         return cast(Callable[[View], View], self.doc(responses=responses))
-
-
-def require_json(req: flask.Request) -> None:
-    """Raise 415 unless the body is said to be `application/json` in UTF-8 without content encoding."""
-    charset = req.mimetype_params.get("charset", "utf-8").lower()
-    if req.mimetype != "application/json" or charset != "utf-8" or "Content-Encoding" in req.headers:
-        raise UnsupportedMediaType
-
-
-def whole_body(req: flask.Request) -> bytes:
-    """The body. Werkzeug cuts a chunked one at the limit where it has to refuse it."""
-    raw = req.get_data()
-    if req.content_length is None and len(raw) == req.max_content_length and req.environ["wsgi.input"].read(1):
-        raise RequestEntityTooLarge
-    return raw
 
 
 def _remember_session_id(body: Any) -> None:

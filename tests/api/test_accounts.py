@@ -147,6 +147,8 @@ class TestCommands:
             "models": "gpt-4o*,o1",
             "free_mode": "no",
             "admin": "yes",
+            "spent_usd": "0",
+            "reserved_usd": "0",
         }
         rotated = run(app, "clients rotate web").strip()
         assert is_token(rotated)
@@ -162,9 +164,46 @@ class TestCommands:
         run(app, "clients delete web")
         assert run(app, "clients list") == "nothing yet\n"
 
+    def test_limits_can_be_changed(self, app: Flask) -> None:
+        """What is named changes at once, `none` takes a limit away, and the rest and the token stay."""
+        token = run(app, "clients add web --budget-usd 5/day --rpm 60 --models o1").strip()
+        run(app, "clients set web --rpm 7 --budget-usd 0.01/month --no-free-mode --concurrency 3")
+        shown = dict(line.split(None, 1) for line in run(app, "clients show web").splitlines())
+        assert {name: shown[name] for name in ("rpm", "budget_usd", "models", "free_mode", "concurrency")} == {
+            "rpm": "7",
+            "budget_usd": "0.01/month",
+            "models": "o1",
+            "free_mode": "no",
+            "concurrency": "3",
+        }
+        run(app, "clients set web --rpm none --budget-usd none --models none --concurrency none --expires none")
+        (account,) = service(Accounts, app).all()
+        assert (account.requests_per_minute, account.budget_nano, account.models) == (None, None, "")
+        assert service(Accounts, app).principal(token).account == account
+
+    def test_spending_shows(self, app: Flask, upstream: Upstream, database_url: str) -> None:
+        """What the budget has spent in the present period, and what is reserved."""
+        token = run(app, "clients add web --budget-usd 5/day").strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        chat = {"user_message": "hi", "free_mode": True}
+        assert app.test_client().post("/api/v1/chat", json=chat, headers=headers).status_code == 200
+        settled(database_url)
+        assert "spent_usd    0.00000585" in run(app, "clients show web")
+        assert "reserved_usd 0" in run(app, "clients show web")
+
+    @pytest.mark.parametrize("option", ["--budget-usd", "--rpm", "--concurrency", "--models", "--expires"])
+    @pytest.mark.parametrize("command", ["add", "set"])
+    def test_an_empty_value_is_an_error(self, app: Flask, command: str, option: str) -> None:
+        """A variable that was not set must not mean: no limit."""
+        result = app.test_cli_runner().invoke(args=["clients", command, "web", option, ""])
+        assert result.exit_code == 2
+        assert "must not be empty" in result.output
+        assert run(app, "clients list") == "nothing yet\n"
+
     @pytest.mark.parametrize(
         ("command", "told"),
         [
+            ("clients set nobody --rpm 1", "is not the name of a client"),
             ("clients show nobody", "is not the name of a client"),
             ("clients rotate nobody", "is not the name of a client"),
             ("clients revoke nobody", "is not the name of a client"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,22 @@ def test_postgresql_stops(make_app: Make, postgres: Postgres, postgresql_url: st
         postgres.start()
     assert_back(app, token)
     assert [row["status"] for row in settled(postgresql_url)] == ["ok", "ok"]
+
+
+def test_postgresql_says_nothing(make_app: Make, postgres: Postgres, postgresql_url: str) -> None:
+    """Every request is answered within the timeout, more of them than there are connections, and it recovers."""
+    settings = {"database_url": postgresql_url, "token_digest_key": DIGEST_KEY, "database_timeout": TIMEOUT}
+    token = add_client(postgresql_url, Limits())  # Without the short timeout: the tables are made here.
+    app = make_app(auth_mode="token", **settings)
+    assert chat(app, token).status_code == 200
+    settled(postgresql_url)
+    time.sleep(KNOWN_SECONDS)
+    with postgres.frozen(), ThreadPoolExecutor(20) as threads:
+        began = time.monotonic()
+        answers = list(threads.map(lambda _: chat(app, token).get_json()["code"], range(20)))
+        assert answers == ["store_unavailable"] * 20
+        assert time.monotonic() - began < TIMEOUT + 3
+    assert_back(app, token)
 
 
 def test_fail_open(make_app: Make, upstream: Upstream, database_url: str) -> None:

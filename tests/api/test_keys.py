@@ -161,13 +161,13 @@ def test_a_key_refused_without_free_mode_is_remembered_too(client: FlaskClient, 
 
 
 def test_only_a_refused_key_is_remembered(client: FlaskClient, upstream: Upstream) -> None:
-    """A rate limit, a quota or a bad model says nothing about the key."""
-    for status, code in [(429, "insufficient_quota"), (400, "bad"), (404, "model_not_found")]:
+    """A rate limit, a quota, a bad model or a prompt that is not permitted says nothing about the key."""
+    for status, code in [(429, "insufficient_quota"), (400, "bad"), (404, "model_not_found"), (403, "flagged")]:
         upstream.script(reply(status, error_document(code)))
         body = {"user_message": "hi", "openai_api_key": CALLER_KEY}
         assert client.post(CHAT, json=body).status_code == status
         assert client.post(CHAT, json=body).status_code == 200
-    assert keys_seen(upstream) == [CALLER_KEY] * 6
+    assert keys_seen(upstream) == [CALLER_KEY] * 8
 
 
 def test_the_servers_key_is_never_remembered_as_refused(client: FlaskClient, upstream: Upstream) -> None:

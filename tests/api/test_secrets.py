@@ -65,8 +65,9 @@ def test_in_process(
     log_format: str,
 ) -> None:
     """No canary is in an answer, a header, a log line, the cache, or a table of keys, whatever the level and format."""
-    settings = {"log_level": level, "log_format": log_format, "log_file": str(tmp_path / "app.log")}
+    settings: dict[str, Any] = {"log_level": level, "log_format": log_format, "log_file": str(tmp_path / "app.log")}
     logging.config.dictConfig(log_config(Config(openai_api_key=SERVER_KEY, **settings)))
+    settings["max_request_bytes"] = 1_048_576
     app = make_app(openai_api_key=SERVER_KEY, request_timeout=0.1, cache_enabled=True, **settings)
     client = app.test_client()
 
@@ -174,4 +175,68 @@ def test_cors_opens_for_the_configured_origins_only(make_app: Callable[..., Flas
         "null",
     ):
         assert "Access-Control-Allow-Origin" not in client.options(CHAT, headers=asked | {"Origin": origin}).headers
+        assert "Access-Control-Allow-Origin" not in client.get("/livez", headers={"Origin": origin}).headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *[("POST", path) for path in (CHAT, "/v1/chat/completions", "/v1/responses", "/v1/embeddings")],
+        *[
+            ("GET", path)
+            for path in ("/v1/models", "/v1/models/a/b", "/api/v1/usage", "/api/v1/system/info", "/metrics")
+        ],
+    ],
+)
+def test_a_preflight_needs_no_token(make_app: Callable[..., Flask], method: str, path: str) -> None:
+    """A browser sends it without one. The request itself is 401 without a token, and the page can read that."""
+    client = make_app(auth_mode="token", cors_origins=(ORIGIN,)).test_client()
+    asked = {
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
+    preflight = client.options(path, headers=asked | {"Origin": ORIGIN})
+    assert preflight.status_code == 200
+    assert preflight.headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert method in preflight.headers["Access-Control-Allow-Methods"]
+    assert "authorization" in preflight.headers["Access-Control-Allow-Headers"]
+    assert preflight.headers["Access-Control-Max-Age"] == "7200"
+    refused = client.open(path, method=method, headers={"Origin": ORIGIN})
+    assert refused.status_code == 401
+    assert refused.headers["Access-Control-Allow-Origin"] == ORIGIN
+    for answer in (
+        client.options(path, headers=asked | {"Origin": "https://other.example"}),
+        client.open(path, method=method, headers={"Origin": "https://other.example"}),
+    ):
+        assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("X-Cost-USD", "Server-Timing", "X-Upstream-Request-ID", "X-Request-ID", "X-Cache", "Retry-After"),
+        *("RateLimit", "RateLimit-Policy", "x-ratelimit-remaining-requests", "x-ratelimit-reset-tokens"),
+    ],
+)
+def test_what_a_script_can_read(make_app: Callable[..., Flask], name: str) -> None:
+    """On good answers and on errors, those of unknown addresses included."""
+    client = make_app(cors_origins=(ORIGIN,)).test_client()
+    for path in ("/livez", "/nope", "/v1/nope"):
+        exposed = client.get(path, headers={"Origin": ORIGIN}).headers["Access-Control-Expose-Headers"]
+        assert name.lower() in exposed.lower().split(", ")
+
+
+@pytest.mark.parametrize(
+    ("listed", "others"),
+    [
+        ("http://[::1]:3000", ["http://1:30000", "http://::1:3000", "http://[::1]:30001", "http://[::1]"]),
+        ("app://obsidian.md", ["app://obsidianxmd", "app://obsidian.md.evil", "https://obsidian.md"]),
+        ("chrome-extension://abc", ["chrome-extension://abcd", "xchrome-extension://abc"]),
+    ],
+)
+def test_an_origin_is_compared_as_a_whole(make_app: Callable[..., Flask], listed: str, others: list[str]) -> None:
+    """Nothing in it is a pattern."""
+    client = make_app(cors_origins=(listed,)).test_client()
+    assert client.get("/livez", headers={"Origin": listed}).headers["Access-Control-Allow-Origin"] == listed
+    for origin in others:
         assert "Access-Control-Allow-Origin" not in client.get("/livez", headers={"Origin": origin}).headers

@@ -38,7 +38,12 @@ from tests.upstream import (
 def test_under_gunicorn(upstream: Upstream, start_server: Callable[..., Server], level: str, log_format: str) -> None:
     """Nor does standard output, error output, or the log file of a real server show one."""
     server = start_server(
-        OPENAI_API_KEY=SERVER_KEY, LOG_LEVEL=level, LOG_FORMAT=log_format, REQUEST_TIMEOUT=0.1, CACHE_ENABLED=True
+        MAX_REQUEST_BYTES=2**20,
+        OPENAI_API_KEY=SERVER_KEY,
+        LOG_LEVEL=level,
+        LOG_FORMAT=log_format,
+        REQUEST_TIMEOUT=0.1,
+        CACHE_ENABLED=True,
     )
 
     def send(item: Try) -> tuple[int, str, bytes]:
@@ -72,7 +77,9 @@ def test_tokens_and_records(
     upstream: Upstream, start_server: Callable[..., Server], make_app: Callable[..., Flask], sqlite_url: str
 ) -> None:
     """A client's token is nowhere but with its client; the database holds no key, prompt or answer either."""
-    server = start_server(OPENAI_API_KEY=SERVER_KEY, AUTH_MODE="token", LOG_LEVEL="DEBUG", REQUEST_TIMEOUT=0.3)
+    server = start_server(
+        OPENAI_API_KEY=SERVER_KEY, AUTH_MODE="token", LOG_LEVEL="DEBUG", REQUEST_TIMEOUT=0.3, MAX_REQUEST_BYTES=2**20
+    )
     token = service(Accounts, make_app()).add("web", Limits())
     bearer = {"Authorization": f"Bearer {token}"}
     typo = {"Authorization": f"Bearer {token[:-1]}{'a' if token[-1] != 'a' else 'b'}"}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -118,3 +120,104 @@ def test_answers_nobody_reads(server: Server, upstream: Upstream, connect: Calla
     for one in slow:
         with pytest.raises(ConnectionResetError):
             read_to_end(one)
+
+
+FLOODS = {
+    "unknown address": b"POST /nope HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000000\r\n\r\n",
+    "too large": b"POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 100000000000\r\n\r\n",
+    "chunked": b"POST /nope HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "no body is read": b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000000\r\n\r\n",
+    "not HTTP": b"\x16\x03\x01\x02\x00 \r\n\r\n",
+}
+PIECE = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+TINY = b"1\r\nx\r\n" * 10_000
+
+
+def flood(port: int, head: bytes, piece: bytes, seconds: float) -> tuple[int, float, bytes]:
+    """Send as fast as the server takes it; gives the bytes it took, the seconds until it closed, and its answer."""
+    began, sent, answer = time.monotonic(), 0, b""
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
+        connection.sendall(head)
+        try:
+            while time.monotonic() - began < seconds:
+                sent += connection.send(piece)
+                with contextlib.suppress(BlockingIOError):
+                    answer += connection.recv(65536, socket.MSG_DONTWAIT)
+        except OSError:
+            pass
+    return sent, time.monotonic() - began, answer
+
+
+def slowest_probe(server: Server, seconds: float) -> float:
+    """The longest time that `/livez` takes within so many seconds, without the first and the slowest two of all.
+
+    Those may be the machine's and not the server's: the tests share it.
+    """
+    taken, until = [], time.monotonic() + seconds
+    while time.monotonic() < until:
+        began = time.monotonic()
+        assert server.request("GET", "/livez", timeout=30).status == 200
+        taken.append(time.monotonic() - began)
+        time.sleep(0.01)
+    assert len(taken) > 10
+    return sorted(taken[1:])[-3]
+
+
+@pytest.mark.parametrize("piece", [PIECE, TINY], ids=["large", "tiny"])
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_flood_holds_nobody_up(
+    start_server: Callable[..., Server], threads: ThreadPoolExecutor, kind: str, piece: bytes
+) -> None:
+    """A body that is refused is let go within a few seconds and megabytes, and others are served meanwhile."""
+    server = start_server()
+    floods = [threads.submit(flood, server.port, FLOODS[kind], piece, 8.0) for _ in range(4)]
+    assert slowest_probe(server, 3.0) < 0.25
+    for sent, seconds, answer in (one.result() for one in floods):
+        assert sent < 20_000_000
+        assert seconds < 4
+        assert answer == b"" or b"Connection: close" in answer
+    assert server.chat("hi").status == 200
+
+
+def test_a_body_that_is_taken_and_never_ends(start_server: Callable[..., Server], threads: ThreadPoolExecutor) -> None:
+    """As much as a request may have is read in turns with the others, and then refused."""
+    server = start_server(MAX_REQUEST_BYTES=2**25)
+    head = FLOODS["chunked"].replace(b"/nope", b"/v1/chat/completions")
+    head = head.replace(b"Host", b"Content-Type: application/json\r\nHost")
+    floods = [threads.submit(flood, server.port, head, TINY, 6.0) for _ in range(4)]
+    assert slowest_probe(server, 3.0) < 0.25
+    assert [one.result() for one in floods]
+    assert server.chat("hi").status == 200
+
+
+def test_a_body_that_is_a_little_too_large_is_told_so(start_server: Callable[..., Server]) -> None:
+    """A caller that sends all of its body first reads its 413; what was small enough leaves the connection open."""
+    server = start_server(MAX_REQUEST_BYTES=100_000)
+    answer = server.request("POST", "/api/v1/chat", b"x" * 20_000_000)
+    assert (answer.status, answer.json["code"]) == (413, "request_too_large")
+    assert answer.headers["Connection"] == "close"
+    answer = server.request("POST", "/nope", b"x" * 2000)
+    assert (answer.status, answer.headers["Connection"]) == (404, "keep-alive")
+
+
+def test_a_thousand_connections_that_wait(
+    start_server: Callable[..., Server], connect_many: Callable[..., None]
+) -> None:
+    """With a head and no body, or with half a head: probes are answered at once."""
+    server = start_server(MAX_CONCURRENT_REQUESTS=1)
+    connect_many(server, 1100, CHAT[:-20])
+    connect_many(server, 1100, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-A: ")
+    assert slowest_probe(server, 2.0) < 0.25
+
+
+@pytest.fixture
+def connect_many() -> Iterator[Callable[..., None]]:
+    """Open connections that have sent something, and keep them."""
+    with contextlib.ExitStack() as opened:
+
+        def connect(server: Server, number: int, sent: bytes) -> None:
+            for _ in range(number):
+                opened.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10)).sendall(sent)
+
+        yield connect

@@ -63,7 +63,7 @@ LIBRARIES = {
     "marshmallow": {"app.web", "schemas"},
     "gevent": {"app.process.workers", "app.store.threads"},
     "gunicorn": {"app.process.workers", "app.web.problems"},
-    "psutil": {"app.process.system", "app.ledger.lease"},
+    "psutil": {"app.process.system"},
     "sqlalchemy": {"app.store", "app.ledger"},
     "alembic": {"app.store"},
     "genai_prices": {"app.ledger.pricing"},
@@ -78,7 +78,7 @@ ONE_WAY = {
     "app.upstreams.openai_client": {"app", "app.services.exchange"},
     "app.upstreams.routing": {"app.services.exchange", "app.upstreams.openai_client"},
     "app.upstreams.slots": {"app", "app.services.exchange"},
-    "app.calls.watchdog": {"app", "app.services.exchange"},
+    "app.calls.watchdog": {"app", "app.services.exchange", "app.upstreams.openai_client"},
 }
 """The parts of the one way through a request, and who may know them: no other module admits, takes a slot, attempts."""
 

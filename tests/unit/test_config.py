@@ -35,6 +35,7 @@ GOOD = [
     ("UPSTREAM_CA_FILE", __file__, __file__),  # A "BEGIN CERTIFICATE" is enough here; app/upstreams/connect.py reads it
     *[("UPSTREAM_API", raw, raw.strip().lower()) for raw in ("responses", " Chat_Completions ")],
     *[("OPENAI_DOOR_FREE_MODE", raw, raw == "on") for raw in ("on", "off")],
+    *[("UPSTREAM_MESSAGES", raw, raw == "on") for raw in ("on", "off")],
     *[("KEEPALIVE_SECONDS", raw, float(raw)) for raw in ("0.05", "300")],
     *[("DEFAULT_MAX_CONTEXT_TOKENS", raw, int(raw)) for raw in ("0", "128000")],
     *[("LOG_LEVEL", raw, raw.strip().upper()) for raw in ("DEBUG", "info", " Warning ", "ERROR", "critical")],
@@ -68,6 +69,13 @@ GOOD = [
     ("PRICES_FILE", "/etc/prices.toml", "/etc/prices.toml"),
     ("SYSTEM_API_PUBLIC", "true", True),
     ("CORS_ORIGINS", "https://a.example, http://localhost:3000/", ("https://a.example", "http://localhost:3000")),
+    *[
+        ("CORS_ORIGINS", raw, (raw,))
+        for raw in (
+            *("app://obsidian.md", "tauri://localhost", "chrome-extension://abc", "vscode-webview://1f-2e"),
+            *("http://[::1]:3000", "capacitor://localhost", "moz-extension://3f0a"),
+        )
+    ],
 ]
 
 NOT_WHOLE = ["x", "1.5", "1e3", "0x10", "1 2", "NaN", "-1", "9" * 20, "１２3x"]
@@ -117,10 +125,17 @@ BAD = [
     *[("LEDGER_RETENTION_DAYS", raw) for raw in (*NOT_WHOLE, "36501")],
     *[
         (name, raw)
-        for name in ("CACHE_ENABLED", "SYSTEM_API_PUBLIC", "OPENAI_DOOR_FREE_MODE", "LEDGER_FAIL_OPEN")
+        for name in (
+            "CACHE_ENABLED",
+            "SYSTEM_API_PUBLIC",
+            "OPENAI_DOOR_FREE_MODE",
+            "LEDGER_FAIL_OPEN",
+            "UPSTREAM_MESSAGES",
+        )
         for raw in ("maybe", "2", "truee")
     ],
-    *[("CORS_ORIGINS", raw) for raw in ("*", "a.example", "https://a.example, b.example")],
+    *[("CORS_ORIGINS", raw) for raw in ("*", "a.example", "https://a.example, b.example", "null", "a://")],
+    *[("CORS_ORIGINS", raw) for raw in ("https://*.example.com", "https://u@a.example", "https://a.example/x?y")],
 ]
 
 TEXTS = [item.name.upper() for item in fields(Config) if item.type == "str"]
@@ -179,6 +194,7 @@ def test_defaults() -> None:
         "UPSTREAM_CA_FILE": "",
         "UPSTREAM_API": "responses",
         "OPENAI_DOOR_FREE_MODE": False,
+        "UPSTREAM_MESSAGES": True,
         "KEEPALIVE_SECONDS": 5.0,
         "DEFAULT_MAX_CONTEXT_TOKENS": 0,
         "LOCAL_MODEL": "",
@@ -195,7 +211,7 @@ def test_defaults() -> None:
         "REQUEST_TIMEOUT": 120.0,
         "MAX_CONCURRENT_REQUESTS": 200,
         "MAX_QUEUE_SECONDS": 5.0,
-        "MAX_REQUEST_BYTES": 1_048_576,
+        "MAX_REQUEST_BYTES": 33_554_432,
         "CACHE_ENABLED": False,
         "CACHE_TTL": 300.0,
         "CACHE_MAX_SIZE": 1000,

@@ -24,13 +24,13 @@ import gevent.hub
 import gevent.socket
 import gunicorn.config
 import gunicorn.http
+import gunicorn.http.wsgi
 import pytest
 import sqlalchemy as sa
 from flask.testing import FlaskClient
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.http import errors
-from gunicorn.util import close_graceful
 
 from app.calls.sockets import peek
 from app.process.workers import GeventWorker, ThreadWorker
@@ -100,6 +100,42 @@ class TestGunicorn:
         assert req.body.read() == b"fake"
         assert asked
 
+    def test_what_is_left_of_a_body(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """workers.py: a reader by length says how much is left; one of chunks has no parser when it is through."""
+        here, there = pair
+        there.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody")
+        reader = parsed(here).body.reader
+        assert (reader.length, reader.read(3), reader.length) == (4, b"bod", 1)
+        there.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n")
+        req = parsed(here)
+        assert req.body.reader.parser is not None
+        assert req.body.read() == b"x"
+        assert req.body.reader.parser is None
+
+    def test_the_socket_of_a_reader(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """workers.py: whatever is read of a connection comes through `req.unreader.sock.recv`."""
+        here, there = pair
+        there.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n")
+        req = parsed(here)
+        assert req.unreader.sock is here
+
+        class FakeSocket:
+            def recv(self, size: int) -> bytes:
+                return b"fake"
+
+        req.unreader.sock = FakeSocket()
+        assert req.body.read() == b"fake"
+
+    def test_an_answer_asks_its_request_whether_to_close(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """workers.py: `req.should_close` decides on `Connection: close` when the head is made."""
+        here, there = pair
+        there.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        req = parsed(here)
+        req.should_close = lambda: True
+        response = gunicorn.http.wsgi.Response(req, here, gunicorn.config.Config())
+        response.start_response("200 OK", [("Content-Length", "0")])
+        assert "Connection: close\r\n" in response.default_headers()
+
     def test_a_connection_can_be_told_to_close(self, pair: tuple[socket.socket, socket.socket]) -> None:
         """workers.py: `req.force_close` ends the connection after the answer."""
         here, there = pair
@@ -136,16 +172,6 @@ class TestGunicorn:
         assert there.recv(4096).endswith(b"\r\n\r\nhi")
         assert ended is closes
         assert seen == [here]
-
-    def test_a_graceful_close(self, pair: tuple[socket.socket, socket.socket]) -> None:
-        """workers.py: what the caller has sent is read before the close, which would be a reset otherwise."""
-        here, there = pair
-        there.sendall(b"x" * 1000)
-        there.shutdown(socket.SHUT_WR)
-        here.sendall(b"answer")
-        close_graceful(here, timeout=1.0, max_drain=2000)
-        assert there.recv(100) == b"answer"
-        assert there.recv(100) == b""
 
     def test_what_cannot_be_parsed(self) -> None:
         """workers.py: all that the parser refuses is one kind of exception."""
@@ -248,7 +274,9 @@ print(answers.get(timeout=5) != identify(), len(ticks))
         assert printed == "True True True\nTrue 0\n"
 
     def test_the_threadpool(self) -> None:
-        """threads.py: the hub's `threadpool.apply` works in a system thread, and other greenlets go on."""
+        """threads.py: the hub's `threadpool` works in a system thread, other greenlets go on, and a wait for it ends by
+        a Timeout, a wait for a place in the full pool as well.
+        """
         printed = run_patched("""
 import gevent
 from gevent.monkey import get_original
@@ -261,8 +289,16 @@ gevent.spawn(tick)
 identify = get_original("_thread", "get_ident")
 other = gevent.get_hub().threadpool.apply(lambda: (get_original("time", "sleep")(0.2), identify())[1])
 print(other != identify(), len(ticks) > 3)
+pool = gevent.get_hub().threadpool
+pool.maxsize = 1
+pool.spawn(get_original("time", "sleep"), 1)
+try:
+    with gevent.Timeout(0.2, TimeoutError):
+        pool.spawn(print).get()
+except TimeoutError:
+    print("in time")
 """)
-        assert printed == "True True\n"
+        assert printed == "True True\nin time\n"
 
 
 class TestPrometheusClient:

@@ -26,7 +26,7 @@ from app.services.chat import ChatService
 from app.upstreams.openai_client import OpenAIClient
 from app.upstreams.responses import parse_completion
 from tests.conftest import CALLER_KEY, SERVER_KEY
-from tests.upstream import Upstream, error_document, reply, response_document
+from tests.upstream import Upstream, error_document, reply, response_document, silence
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -168,6 +168,29 @@ class TestOpenAIClient:
         assert [sent[name] for name in ("model", "instructions", "max_output_tokens", "temperature")] == [
             *("gpt-4o", "be brief", 5, 0),
         ]
+
+    def test_generate_response_has_a_deadline(self, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An upstream that says nothing does not hold the program for ever."""
+        monkeypatch.setenv("REQUEST_TIMEOUT", "0.3")
+        upstream.default = silence()
+        with pytest.raises(OpenAIClientException) as caught:
+            OpenAIClient().generate_response(HELLO, free_mode=True)
+        assert caught.value.error_code == "upstream_timeout"
+
+    def test_organization_and_project_go_with_the_programs_key(
+        self, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In plain Python as over HTTP; never with another key."""
+        monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+        monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-1")
+        OpenAIClient().generate_response(HELLO, free_mode=True)
+        ChatService().process_chat_request(ChatRequest(user_message="hi"))
+        ChatService().process_chat_request(ChatRequest(user_message="hi", openai_api_key=CALLER_KEY))
+        sent = [
+            (received.headers.get("openai-organization"), received.headers.get("openai-project"))
+            for received in upstream.received
+        ]
+        assert sent == [("org-1", "proj-1"), ("org-1", "proj-1"), (None, None)]
 
     def test_select_api_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The key that is tried first and its source."""

@@ -1,0 +1,96 @@
+"""Request bodies: their media type, their content coding, and the bounds within which they are read."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterator
+
+import flask
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from app.errors import ValidationException
+
+VALUES_MAX = 500_000
+"""How many values a body may have: OpenAI's largest are lists of 300,000 tokens for embeddings."""
+NAMES_MAX = 200_000
+"""How many members its objects may have, all together."""
+PIECE = 256 * 1024
+"""As much is decoded at once, which takes about a millisecond."""
+GZIP = zlib.MAX_WBITS | 16
+CODINGS = ("gzip", "identity")
+"""The content codings that a request body may have, as they are named in `Accept-Encoding` of a 415 (RFC 9110,
+section 15.5.16)."""
+
+
+def require_json(request: flask.Request) -> None:
+    """Raise 415 unless the body is said to be `application/json` in UTF-8, in a content coding that can be decoded."""
+    charset = request.mimetype_params.get("charset", "utf-8").lower()
+    if request.mimetype != "application/json" or charset not in {"utf-8", "utf8"}:
+        raise _unsupported("The body must be application/json in UTF-8")
+    if _coding(request) not in CODINGS:
+        raise _unsupported("The content coding of the body must be one of " + ", ".join(CODINGS))
+
+
+def whole_body(request: flask.Request) -> bytes:
+    """The body, decoded; 413 when it is larger than the limit, coded or decoded, or has too many values."""
+    raw = _read(request)
+    if _coding(request) == "gzip":
+        raw = _joined(_gunzip(raw), request.max_content_length or len(raw))
+    _check_number_of_values(raw)
+    return raw
+
+
+def _coding(request: flask.Request) -> str:
+    coding = request.headers.get("Content-Encoding", "").strip().lower()
+    return {"": "identity", "x-gzip": "gzip"}.get(coding, coding)
+
+
+def _unsupported(message: str) -> ValidationException:
+    accepted = {"Accept-Encoding": ", ".join(CODINGS)}
+    return ValidationException(message, error_code="unsupported_media_type", headers=accepted)
+
+
+def _read(request: flask.Request) -> bytes:
+    """The body as it came. Werkzeug cuts a chunked one at the limit where it has to refuse it."""
+    raw = request.get_data()
+    cut = request.content_length is None and len(raw) == request.max_content_length
+    if cut and request.environ["wsgi.input"].read(1):
+        raise RequestEntityTooLarge
+    return raw
+
+
+def _joined(pieces: Iterator[bytes], limit: int) -> bytes:
+    """What was decoded; a small body that becomes a huge one is not decoded to its end."""
+    decoded = bytearray()
+    try:
+        for piece in pieces:
+            decoded += piece
+            if len(decoded) > limit:
+                raise RequestEntityTooLarge
+            # Under gevent the other requests have a turn.
+            time.sleep(0)
+    except (zlib.error, EOFError):
+        message = "The body cannot be decoded by its Content-Encoding"
+        raise ValidationException(message, error_code="invalid_json") from None
+    return bytes(decoded)
+
+
+def _gunzip(coded: bytes) -> Iterator[bytes]:
+    """Decode one or more members of gzip (RFC 1952, section 2.2); raises EOFError for one that was cut."""
+    while coded:
+        member = zlib.decompressobj(GZIP)
+        while not member.eof:
+            piece = member.decompress(coded, PIECE)
+            if not piece and not member.eof and not member.unconsumed_tail:
+                raise EOFError
+            coded = member.unconsumed_tail
+            yield piece
+        coded = member.unused_data
+
+
+def _check_number_of_values(raw: bytes) -> None:
+    """Refuse a body whose parsing would hold the worker; values are separated by commas, names end with a colon."""
+    if len(raw) > NAMES_MAX and (raw.count(b",") > VALUES_MAX or raw.count(b'":') > NAMES_MAX):
+        message = f"The request body has more than {VALUES_MAX} commas or {NAMES_MAX} names"
+        raise ValidationException(message, error_code="request_too_large")
