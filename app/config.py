@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from app.errors import ConfigurationException
 from app.models import API_KEY_PATTERN
 
+QUOTES = ("'", '"')
 Parse = Callable[[str], Any]
 
 PRINTABLE = r"[\x21-\x7e]+"
@@ -81,6 +82,13 @@ def choice(*allowed: str, upper: bool = False) -> Parse:
 def api_key(raw: str) -> str:
     """Accept a key that can travel in an HTTP header."""
     if not API_KEY_PATTERN.fullmatch(raw.strip()):
+        raise ValueError("must be 1 to 8000 printable ASCII characters without spaces")
+    return raw.strip()
+
+
+def digest_key(raw: str) -> str:
+    """Accept a key that nobody guesses."""
+    if not re.fullmatch(r"[\x21-\x7e]{8,256}", raw.strip()):
         raise ValueError("must be 8 to 256 printable ASCII characters without spaces")
     return raw.strip()
 
@@ -417,7 +425,7 @@ class Config:
     )
     token_digest_key: str = setting(
         "",
-        api_key,
+        digest_key,
         "The key for the digests of tokens. With SQLite, when it is empty, a key is made once beside the "
         "database file. PostgreSQL needs it.",
         ko=(
@@ -511,6 +519,9 @@ class Config:
 
 
 def _parsed(name: str, parse: Parse, raw: str) -> Any:
+    if raw.strip()[:1] in QUOTES and raw.strip()[:1] == raw.strip()[-1:]:
+        # `docker run --env-file` and systemd's drop-ins keep quotes that a shell takes away.
+        raise ConfigurationException(f"{name} must not be in quotes: they would be part of the value", name)
     try:
         return parse(raw)
     except UnicodeError:

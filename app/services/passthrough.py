@@ -19,7 +19,7 @@ from app.errors import OpenAIClientException
 from app.ledger.accounts import Principal
 from app.ledger.limits import Ask
 from app.ledger.stored import StoredResponses
-from app.models import MODEL_MAX_LENGTH, Credentials
+from app.models import MODEL_MAX_LENGTH, Credentials, is_placeholder
 from app.services.exchange import Exchange, HeldResponse, OpenExchange
 from app.services.passed_request import LIMITS, PassedRequest, read_request
 from app.units import dollars
@@ -59,17 +59,31 @@ class PassedResponse:
 
 
 class Passthrough:
-    """`free_mode` is the default of the header; `is_local`: upstream is our llama.cpp, whose events are completed."""
+    """`free_mode` is the default of the header; `is_local`: upstream is our llama.cpp, whose events are completed;
+    `tokens`: every caller has a token, and the server's key pays for a client that may use it."""
 
-    def __init__(self, exchange: Exchange, stored: StoredResponses, *, free_mode: bool, is_local: bool) -> None:
+    def __init__(
+        self, exchange: Exchange, stored: StoredResponses, *, free_mode: bool, is_local: bool, tokens: bool = False
+    ) -> None:
         self._exchange = exchange
         self._stored = stored
         self._free_mode = free_mode
+        self._tokens = tokens
         self._is_local = is_local
 
-    def credentials(self, api_key: str, free_mode: bool | None) -> Credentials:
-        """Who is to pay; where a request says nothing of free mode, the setting does."""
-        return Credentials(api_key, self._free_mode if free_mode is None else free_mode)
+    def credentials(
+        self, api_key: str, free_mode: bool | None, principal: Principal, headers: Mapping[str, str]
+    ) -> Credentials:
+        """Who is to pay. Where a request says nothing of free mode, the setting does; a client that may use the
+        server's key and brings none of its own need not ask for it."""
+        if free_mode is None:
+            brings_none = not api_key or is_placeholder(api_key)
+            free_mode = self._free_mode or (brings_none and self._may_use_servers_key(principal))
+        return Credentials(api_key, free_mode, headers)
+
+    def _may_use_servers_key(self, principal: Principal) -> bool:
+        account = principal.account
+        return self._tokens and account is not None and account.free_mode and self._exchange.keys.has_server_key
 
     def create(
         self, path: str, body: bytes, credentials: Credentials, principal: Principal, call: Call

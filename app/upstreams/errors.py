@@ -82,9 +82,10 @@ def no_text(finish_reason: str) -> OpenAIClientException:
     return bad_response("The AI service answered without any text")
 
 
-def connection_error() -> OpenAIClientException:
-    """Upstream could not be reached, or the connection broke."""
-    return OpenAIClientException("The connection to the AI service failed", "upstream_connection_error")
+def connection_error(*, retryable: bool = True) -> OpenAIClientException:
+    """Upstream could not be reached, or the connection broke. What is wrong with its certificate stays wrong."""
+    message = "The connection to the AI service failed"
+    return OpenAIClientException(message, "upstream_connection_error", retryable=retryable)
 
 
 def failed_response(error: Any) -> OpenAIClientException:

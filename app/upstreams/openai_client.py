@@ -20,7 +20,8 @@ from app.models import ApiKey, Completion, Credentials, Generation, Message, is_
 from app.upstreams import retry, routing
 from app.upstreams.dialects import native_dialect
 from app.upstreams.errors import connection_error, from_status, request_id
-from app.upstreams.keys import KeySelector
+from app.upstreams.keys import ACCOUNT_HEADERS, KeySelector
+from app.upstreams.outage import Outage
 from app.upstreams.refusals import Refusal, read_refusal
 from app.upstreams.retry import AttemptFailed
 from app.upstreams.routing import UpstreamRequest
@@ -51,6 +52,7 @@ class OpenAIClient:
         self._transport = transport or Transport.from_config(self._config)
         self._keys = keys or KeySelector.of(self._config)
         self._watchdog = Watchdog()
+        self._outage = Outage(self._config.openai_base_url)
 
     def send(self, request: UpstreamRequest, key: ApiKey, call: Call) -> Response:
         """Make one attempt to have `request` answered; the response is a success (2xx) and has to be closed.
@@ -62,13 +64,17 @@ class OpenAIClient:
             call.remaining_seconds()
             response = self._transport.send(request.path, headers, request.body, call)
         except CouldNotConnect as exc:
-            raise _unconnected(call, max_retries=retry.MAX_RETRIES) from exc
+            failure = _unconnected(call, may_retry=exc.may_retry)
+            if failure.error.error_code == "upstream_connection_error":
+                self._outage.could_not_connect(exc.reason)
+            raise failure from exc
         except ConnectionLost as exc:
             raise _unconnected(call, may_cost=True) from exc
         except ServiceException as exc:
             # The call ended before anything was sent.
             raise AttemptFailed(exc) from exc
         if 200 <= response.status < 300:
+            self._outage.over()
             return response
         raise self._refused(response, key, call)
 
@@ -138,24 +144,28 @@ class OpenAIClient:
         refusal = self._scrubbed(read_refusal(body, headers.get("content-type", "")), key)
         wait = asked_wait(status, headers, refusal)
         error = from_status(status, headers, refusal, key, whole_seconds(wait))
+        if error.error_code == "upstream_bad_response":
+            self._outage.misdirected(status, headers.get("location", ""))
         _tell(error, status, refusal, call)
         return retry.refused(error, status, upstream_request_id, wait)
 
     def _scrubbed(self, refusal: Refusal, key: ApiKey) -> Refusal:
         """The refusal without any key or account of this request and of the server."""
         config = self._config
-        accounts = (config.openai_org_id, config.openai_project_id)
+        theirs = (key.headers[name] for name in ACCOUNT_HEADERS if name in key.headers)
+        accounts = (config.openai_org_id, config.openai_project_id, *theirs)
         scrubbed = refusal.scrubbed(key.secret, config.openai_api_key, *accounts)
         return scrubbed if config.upstream_messages else dataclasses.replace(scrubbed, message="")
 
 
-def _unconnected(call: Call, *, may_cost: bool = False, max_retries: int = 0) -> AttemptFailed:
+def _unconnected(call: Call, *, may_cost: bool = False, may_retry: bool | None = None) -> AttemptFailed:
     """The failure of an attempt without an answer: a connection that the end of its call cut is lost, too."""
     try:
         call.remaining_seconds()
     except ServiceException as ended:
         return AttemptFailed(ended, may_cost=may_cost)
-    return AttemptFailed(connection_error(), may_cost=may_cost, max_retries=max_retries)
+    error = connection_error(retryable=may_retry is not False)
+    return AttemptFailed(error, may_cost=may_cost, max_retries=retry.MAX_RETRIES if may_retry else 0)
 
 
 def _tell(error: ServiceException, status: int, refusal: Refusal, call: Call) -> None:

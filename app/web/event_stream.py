@@ -20,7 +20,7 @@ from app.models import ChatRequest, ChatResponse
 from app.services.chat import Listener
 from app.services.passthrough import PassedResponse
 from app.services.turn_stream import Keepalive, Started, Text, TurnEvent, TurnStream
-from app.web.problems import openai_error, problem
+from app.web.problems import openai_error, prefers_english, problem
 from app.web.services import service
 from schemas.chat import ChatResponseSchema
 
@@ -40,11 +40,11 @@ def stream_turn(request: ChatRequest, run: Callable[[Listener], ChatResponse], c
     if isinstance(first, ServiceException):
         raise first
     dumps = current_app.json.dumps
-    session_id = request.session_id or ""
+    session_id, in_english = request.session_id or "", prefers_english()
 
     def encoded() -> Iterator[bytes]:
         for event in itertools.chain([first], events):
-            yield from _encode(event, call, session_id, dumps)
+            yield from _encode(event, call, session_id, dumps, in_english)
 
     response = Response(encoded(), mimetype="text/event-stream", headers=HEADERS)
     if isinstance(first, Started) and first.cached:
@@ -77,7 +77,7 @@ def stream_passed(passed: PassedResponse, events: Iterator[bytes], call: Call) -
     return response
 
 
-def _encode(event: TurnEvent, call: Call, session_id: str, dumps: Any) -> Iterator[bytes]:
+def _encode(event: TurnEvent, call: Call, session_id: str, dumps: Any, in_english: bool) -> Iterator[bytes]:
     if isinstance(event, Keepalive):
         yield b": keepalive\n"
     elif isinstance(event, Text):
@@ -89,7 +89,7 @@ def _encode(event: TurnEvent, call: Call, session_id: str, dumps: Any) -> Iterat
         yield _event("done", dumps(CHAT_RESPONSE.dump(event) | {"server_timing": call.timings()}))
         yield _comment("server-timing", call.server_timing())
     elif event.error_code != "client_closed_request":
-        yield _event("error", dumps(problem(event, session_id, call.request_id)))
+        yield _event("error", dumps(problem(event, session_id, call.request_id, in_english=in_english)))
         yield _comment("server-timing", call.server_timing())
 
 

@@ -129,8 +129,8 @@ REFUSED_BEFORE_ADMISSION: list[tuple[str, dict[str, Any], int]] = [
     ("/api/v1/chat", {"json": NO_KEY | {"max_tokens": 0}}, 422),
     ("/api/v1/chat", {"data": "{", "content_type": "application/json"}, 400),
     ("/api/v1/chat", {"data": "x", "content_type": "text/plain"}, 415),
-    ("/v1/responses", {"json": {}}, 401),
-    ("/v1/chat/completions", {"json": {"stream": True}}, 401),
+    ("/v1/responses", {"json": {}, "headers": {"X-Free-Mode": "false"}}, 401),
+    ("/v1/chat/completions", {"json": {"stream": True}, "headers": {"X-Free-Mode": "false"}}, 401),
     ("/v1/responses", {"json": {"stream": 1}, "headers": {"X-Free-Mode": "true"}}, 422),
     ("/v1/embeddings", {"data": "{", "content_type": "application/json"}, 400),
 ]

@@ -17,9 +17,9 @@ from app.ledger.tokens import is_token, new_token
 from app.store.database import Database
 from app.store.tables import clients
 from app.web.services import service
-from tests.conftest import CALLER_KEY, EVERY_STORE
+from tests.conftest import CALLER_KEY, EVERY_STORE, SERVER_KEY
 from tests.records import connected, settled
-from tests.upstream import Upstream
+from tests.upstream import Upstream, reply
 
 TURN = {"user_message": "hi", "free_mode": True}
 
@@ -245,3 +245,67 @@ def test_a_new_database_is_made_by_whoever_needs_it_first(tmp_path: Path) -> Non
     database = Database(f"sqlite:///{tmp_path}/new/x.db")
     assert Accounts(database, b"key").all() == []
     database.close()
+
+
+OPENAI_MODES = [
+    # the token's client may use the server's key, headers beside the token, status, keys that upstream saw
+    (True, {}, 200, [SERVER_KEY]),
+    (True, {"X-Free-Mode": "true"}, 200, [SERVER_KEY]),
+    (True, {"X-Free-Mode": "false"}, 401, []),
+    (True, {"X-OpenAI-Api-Key": CALLER_KEY}, 200, [CALLER_KEY]),
+    (True, {"X-OpenAI-Api-Key": "EMPTY"}, 200, [SERVER_KEY]),
+    (True, {"X-OpenAI-Api-Key": "EMPTY", "X-Free-Mode": "false"}, 200, ["EMPTY"]),
+    (False, {}, 401, []),
+    (False, {"X-Free-Mode": "true"}, 403, []),
+    (False, {"X-OpenAI-Api-Key": CALLER_KEY}, 200, [CALLER_KEY]),
+]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/models"])
+@pytest.mark.parametrize(("may", "headers", "status", "keys"), OPENAI_MODES)
+def test_a_token_is_all_that_an_openai_client_needs(
+    make_app: Callable[..., Flask],
+    upstream: Upstream,
+    path: str,
+    may: bool,
+    headers: dict[str, str],
+    status: int,
+    keys: list[str],
+) -> None:
+    """`OpenAI(api_key="llms_…")` works where the client may use the server's key and brings none."""
+    app = make_app(auth_mode="token")
+    token = service(Accounts, app).add("web", Limits(free_mode=may))
+    upstream.default = reply(200, {"object": "list", "data": [], "id": "x"})
+    method = "GET" if path == "/v1/models" else "POST"
+    body = None if method == "GET" else {"model": "gpt-4o-mini"}
+    answer = app.test_client().open(
+        path, method=method, json=body, headers={"Authorization": f"Bearer {token}"} | headers
+    )
+    if (path, status) != ("/v1/models", 403):
+        assert answer.status_code == status
+        assert [received.key for received in upstream.received] == keys
+
+
+def test_in_open_mode_the_servers_key_is_asked_for(make_app: Callable[..., Flask]) -> None:
+    """There a token says who calls, and not that the server pays."""
+    app = make_app()
+    headers = {"Authorization": f"Bearer {service(Accounts, app).add('web', Limits())}"}
+    assert app.test_client().post("/v1/responses", json={}, headers=headers).status_code == 401
+
+
+def test_a_refused_own_key_is_not_replaced_unasked(make_app: Callable[..., Flask], upstream: Upstream) -> None:
+    """A client that brings its own key has chosen who pays."""
+    app = make_app(auth_mode="token")
+    headers = {"Authorization": f"Bearer {service(Accounts, app).add('web', Limits())}", "X-OpenAI-Api-Key": CALLER_KEY}
+    upstream.default = reply(401)
+    assert app.test_client().post("/v1/responses", json={}, headers=headers).status_code == 401
+    assert [received.key for received in upstream.received] == [CALLER_KEY]
+
+
+def test_a_server_without_a_key_asks_for_the_clients(make_app: Callable[..., Flask]) -> None:
+    """What is missing is a key of the client's own, and the answer says so."""
+    app = make_app(auth_mode="token", openai_api_key="")
+    headers = {"Authorization": f"Bearer {service(Accounts, app).add('web', Limits())}"}
+    answer = app.test_client().post("/v1/responses", json={}, headers=headers)
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (401, "api_key_required")
+    assert "X-Free-Mode" in answer.get_json()["error"]["message"]

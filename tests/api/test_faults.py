@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import itertools
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
+from app.failures import FAILURES
 from app.upstreams.slots import Slots
 from app.web.services import service
 from tests.conftest import CALLER_KEY, SERVER_KEY
@@ -189,7 +191,7 @@ def check_problem(answer: TestResponse, want: Want) -> dict[str, Any]:
     problem = answer.get_json()
     assert (answer.status_code, problem["code"], problem["status"]) == (want.status, want.code, want.status)
     assert answer.mimetype == "application/problem+json"
-    assert problem["error_message"].startswith("AI 서비스 연결 오류: ")
+    assert problem["error_message"].startswith(FAILURES[problem["code"]].told)
     assert problem["success"] is False
     assert answer.headers.get("Retry-After") == want.retry_after
     assert (want.retry_after is not None) == (answer.status_code in {429, 503})
@@ -282,6 +284,25 @@ def test_refused_connection(make_app: Callable[..., Flask], payer: dict[str, Any
         check_good_request(app, payer)
 
 
+def test_the_log_says_once_why_there_is_no_connection(
+    make_app: Callable[..., Flask], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Refused and unknown host look alike to a caller; the operator has to know which."""
+    with Upstream() as gone:
+        pass
+    hosts = {
+        gone.base_url: "connection refused",
+        "http://does-not-exist.invalid/v1": "(unknown host|name lookup failed)",
+    }
+    for base_url, reason in hosts.items():
+        caplog.clear()
+        app = make_app(openai_base_url=base_url, request_timeout=PATIENT)
+        for _ in range(2):
+            chat(app, SERVER)
+        (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        assert re.fullmatch(f"cannot connect to upstream {re.escape(base_url)}: {reason}", told)
+
+
 @pytest.mark.parametrize("payer", [CALLER, SERVER], ids=["caller", "server"])
 def test_dns_failure(make_app: Callable[..., Flask], payer: dict[str, Any]) -> None:
     """A host nobody knows is a connection error that does not name the host."""
@@ -314,13 +335,21 @@ def test_peer_that_never_takes_the_connection(
 
 @pytest.mark.parametrize("payer", [CALLER, SERVER], ids=["caller", "server"])
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirect(make_app: Callable[..., Flask], upstream: Upstream, status: int, payer: dict[str, Any]) -> None:
+def test_redirect(
+    make_app: Callable[..., Flask],
+    upstream: Upstream,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+    payer: dict[str, Any],
+) -> None:
     """A redirect is not followed: the other host gets nothing, neither the prompt nor the key."""
     app = make_app(request_timeout=TIMEOUT)
     with Upstream() as elsewhere:
         upstream.script(reply(status, headers={"Location": elsewhere.base_url + "/responses"}))
         problem = check_problem(chat(app, payer), BAD)
         assert problem["retryable"] is False
+        (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        assert f"HTTP {status}, to http://127.0.0.1:{elsewhere.port}; check OPENAI_BASE_URL" in told
         assert (len(upstream.received), elsewhere.connections) == (1, 0)
     check_good_request(app, payer)
 

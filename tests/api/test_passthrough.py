@@ -86,7 +86,11 @@ def test_a_model_that_upstream_only_lists(client: FlaskClient, upstream: Upstrea
         ({"X-OpenAI-Api-Key": CALLER_KEY}, False, 200, [CALLER_KEY]),
         ({"Authorization": "Bearer llms_not-issued"} | FREE, False, 401, []),
         ({"Authorization": "Bearer llms_x", "X-OpenAI-Api-Key": CALLER_KEY}, False, 401, []),
-        ({"Authorization": "Bearer short"}, True, 422, []),
+        ({"Authorization": "Bearer a key"}, True, 422, []),
+        ({"Authorization": "Bearer ollama"}, True, 200, [SERVER_KEY]),
+        ({"Authorization": "Bearer ollama"}, False, 200, ["ollama"]),
+        ({"Authorization": f"Bearer {'j' * 1800}"}, False, 200, ["j" * 1800]),
+        ({"X-OpenAI-Api-Key": "llms_0123456789"}, True, 422, []),
         ({"X-Free-Mode": "yes"}, True, 422, []),
     ],
 )
@@ -324,3 +328,45 @@ def test_our_own_refusal_names_the_field(client: FlaskClient) -> None:
     assert client.post(RESPONSES, json={"stream": 1}, headers=OWN).get_json()["error"]["param"] == "stream"
     answer = client.post(RESPONSES, json={}, headers=OWN | {"X-Free-Mode": "perhaps"})
     assert answer.get_json()["error"]["param"] == "X-Free-Mode"
+
+
+CALLERS = {
+    "OpenAI-Organization": "org-callers",
+    "OpenAI-Project": "proj_callers",
+    "OpenAI-Beta": "assistants=v2, x",
+    "Idempotency-Key": "once-1",
+}
+
+
+@pytest.mark.parametrize("path", [RESPONSES, COMPLETIONS, EMBEDDINGS, "/v1/models"])
+def test_headers_of_the_callers_account_pass_with_its_own_key_only(
+    make_app: Callable[..., Flask], upstream: Upstream, path: str
+) -> None:
+    """A key in several organizations would be billed to the wrong one; with the server's key they are nobody's."""
+    app = make_app(openai_org_id="org-ours")
+    refused, echoed = reply(401), reply(200, {"data": []})
+    upstream.script(echoed, echoed, refused, echoed)
+    for headers in (OWN, FREE, OWN | FREE):
+        app.test_client().open(path, method="GET" if "models" in path else "POST", json={}, headers=headers | CALLERS)
+    own, free, _, fallback = [received.headers for received in upstream.received]
+    assert {name: own[name.lower()] for name in CALLERS} == CALLERS
+    for headers in (free, fallback):
+        assert "callers" not in str(headers)
+        assert not {"openai-beta", "idempotency-key"} & headers.keys()
+        assert headers["openai-organization"] == "org-ours"
+
+
+@pytest.mark.parametrize("value", ["org-\xe9", "x" * 257], ids=["not ASCII", "long"])
+@pytest.mark.parametrize("name", CALLERS)
+def test_a_header_that_cannot_pass(client: FlaskClient, upstream: Upstream, name: str, value: str) -> None:
+    """It is refused by name, not dropped: another organization would be billed."""
+    environ = {f"HTTP_{name.upper().replace('-', '_')}": value}
+    answer = client.post(RESPONSES, json={}, headers=OWN, environ_overrides=environ)
+    assert (answer.status_code, answer.get_json()["error"]["param"]) == (422, name)
+    assert upstream.received == []
+
+
+def test_a_key_that_cannot_be_one_is_named_as_it_came(client: FlaskClient) -> None:
+    """Not by a field that the request does not have."""
+    answer = client.post(RESPONSES, json={}, headers={"Authorization": "Bearer a key"})
+    assert (answer.status_code, answer.get_json()["error"]["param"]) == (422, "Authorization")

@@ -161,7 +161,7 @@ def test_a_proxy_that_drips(upstream: Upstream) -> None:
         began = time.monotonic()
         with pytest.raises(ServiceException):
             Transport(upstream.base_url, 1, proxy=f"http://{proxy.address}").send("/x", {}, b"", Call(0.4))
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 1.4
 
 
 A, B = "http://a.test:1", "http://b.test:2"
