@@ -20,7 +20,6 @@ from app.upstreams.local_model import model_file
 load_dotenv()
 try:
     settings = Config.from_env()
-    settings.check_exposure()
     check_host(settings.server_host)
     local_model_file = model_file(settings.local_model) if settings.local_model else None
 except ConfigurationException as exc:
@@ -52,6 +51,11 @@ keepalive = 5
 limit_request_line = 4094
 limit_request_fields = 100
 limit_request_field_size = 8190
+
+# A Unix socket is for the server's own user and group (mode 0660), and not for every user of the machine.
+umask = 0o117
+# By default a caller may set SCRIPT_NAME by a header, and so get past what a proxy allows by path.
+forwarder_headers = ""
 
 # On by default since gunicorn 25.1: a socket that takes commands. Nothing here needs it.
 control_socket_disable = True

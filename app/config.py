@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 import re
@@ -149,6 +150,14 @@ def origins(raw: str) -> tuple[str, ...]:
     found = tuple(origin.strip().rstrip("/") for origin in raw.split(",") if origin.strip())
     if not all(re.fullmatch(ORIGIN, origin) for origin in found):
         raise ValueError("must be origins such as https://app.example or app://obsidian.md, without wildcards")
+    return found
+
+
+def hosts(raw: str) -> tuple[str, ...]:
+    """Accept a comma-separated list of host names, without ports."""
+    found = tuple(name.strip().lower().rstrip(".") for name in raw.split(",") if name.strip())
+    if not all(re.fullmatch(HOST, name) for name in found):
+        raise ValueError("must be host names without scheme and port")
     return found
 
 
@@ -465,6 +474,13 @@ class Config:
         ko="API를 호출할 수 있는 웹 출처(origin). 쉼표로 구분하며 `app://…` 같은 스킴도 됩니다.",
     )
 
+    allowed_hosts: tuple[str, ...] = setting(
+        (),
+        hosts,
+        "In open mode, the names in `Host` that are answered beside loopback names and addresses, separated by commas.",
+        ko="토큰 없이 열린 모드에서 루프백 이름과 주소 외에 응답할 `Host` 이름. 쉼표로 구분합니다.",
+    )
+
     @property
     def token_required(self) -> bool:
         """Whether every caller needs a token."""
@@ -476,12 +492,21 @@ class Config:
         named = {"OpenAI-Organization": self.openai_org_id, "OpenAI-Project": self.openai_project_id}
         return {name: value for name, value in named.items() if value}
 
-    def check_exposure(self) -> None:
-        """Refuse to let the public spend the server's key by mistake; raises ConfigurationException."""
-        loopback = self.server_host in {"localhost", "::1"} or self.server_host.startswith("127.")
-        if self.openai_api_key and not loopback and not self.auth_mode:
+    @property
+    def has_upstream(self) -> bool:
+        """Whether the server has something of its own that strangers could use: a key, a model, or a way to one."""
+        default = type(self).__dataclass_fields__["openai_base_url"].default
+        return bool(self.openai_api_key or self.local_model) or self.openai_base_url != default
+
+    def check_exposure(self, *addresses: Any) -> None:
+        """Refuse to let the public use the server's key or model by mistake; raises ConfigurationException.
+
+        `addresses` are those that are listened on, as `getsockname()` gives them; a Unix socket is a path.
+        """
+        if self.has_upstream and not self.auth_mode and any(is_public(address) for address in addresses):
             raise ConfigurationException(
-                "AUTH_MODE must be set: SERVER_HOST is public, so anybody who reaches it would spend OPENAI_API_KEY. "
+                "AUTH_MODE must be set: the server listens on a public address, so anybody who reaches it would spend "
+                "OPENAI_API_KEY or use the model. "
                 "Set AUTH_MODE=token (then: flask clients add NAME), or AUTH_MODE=open if that is meant",
                 "AUTH_MODE",
             )
@@ -516,6 +541,18 @@ class Config:
             return int(self.get(key) or default)
         except ValueError:
             return default
+
+
+def is_public(address: Any) -> bool:
+    """Whether other machines can reach an address: a tuple that begins with the host, or what is no such tuple."""
+    if not isinstance(address, tuple):
+        return False
+    host = str(address[0]).partition("%")[0]
+    try:
+        parsed = ipaddress.ip_address(host)
+        return not (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
+    except ValueError:
+        return host != "localhost"
 
 
 def _parsed(name: str, parse: Parse, raw: str) -> Any:

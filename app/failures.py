@@ -157,6 +157,20 @@ FAILURES: Mapping[str, Failure] = {
         "없는 경로이거나 없는 기록.",
         told="요청 경로 오류: 없는 주소이거나 없는 기록입니다.",
     ),
+    "auth_mode_required": Failure(
+        403,
+        "client",
+        "The request came through a proxy, and `AUTH_MODE` is not set: nobody has decided who may call.",
+        "프록시를 거친 요청인데 `AUTH_MODE`가 설정되지 않음. 누가 호출할 수 있는지 정해지지 않은 상태.",
+        told="권한 오류: 프록시를 거친 요청을 받으려면 서버에 AUTH_MODE를 설정해야 합니다.",
+    ),
+    "misdirected_request": Failure(
+        421,
+        "client",
+        "In open mode: `Host` is neither a loopback name, an address nor a name in `ALLOWED_HOSTS`.",
+        "토큰 없이 열린 모드에서 `Host`가 루프백 이름도, 주소도, `ALLOWED_HOSTS`의 이름도 아님.",
+        told="권한 오류: 이 서버의 이름이 아닌 Host로 호출했습니다.",
+    ),
     "method_not_allowed": Failure(
         405,
         "client",

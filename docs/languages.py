@@ -50,6 +50,7 @@ ACCEPTED_KO = {
         "https://app.example, app://obsidian.md 같은 출처. 와일드카드 없음"
     ),
     r"`sqlite:///PATH` or `postgresql\+psycopg://…`": "`sqlite:///경로` 또는 `postgresql+psycopg://…`",
+    r"host names without scheme and port": "스킴과 포트가 없는 호스트 이름",
     r"any text": "모든 텍스트",
 }
 """What parsers accept, as patterns of `accepted`, and the same in Korean."""

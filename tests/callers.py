@@ -107,5 +107,6 @@ def message(method: str, path: str, body: Any = None, headers: Mapping[str, str]
     """A whole request; a body is sent as JSON."""
     content = b"" if body is None else json.dumps(body).encode()
     typed = {} if body is None else {"Content-Type": "application/json", "Content-Length": str(len(content))}
-    lines = "".join(f"{name}: {value}\r\n" for name, value in ({"Host": "x"} | typed | dict(headers or {})).items())
+    fields = {"Host": "localhost"} | typed | dict(headers or {})
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + content

@@ -65,6 +65,10 @@ class Server:
         }
         self._settings = {name: str(value) for name, value in (defaults | settings).items() if value is not None}
 
+    def configure(self, settings: Mapping[str, str | None]) -> None:
+        """Change settings before the start; None takes one away."""
+        self._settings |= {name: value for name, value in settings.items() if value is not None}
+
     @property
     def environ(self) -> dict[str, str]:
         """What the server sees: its settings, and nothing of the machine's proxies, keys and `.env`."""

@@ -8,16 +8,27 @@ import time
 
 from app.config import Config
 from app.process.address import host_and_port
+from app.upstreams.local_model import DEMO
 
 logger = logging.getLogger(__name__)
 
 EXAMPLE = """
 LLM Server is ready at http://{address}   (documentation: http://{address}/docs)
-
+{notes}
 Try it:
 
-curl -s http://{address}/api/v1/chat -H 'Content-Type: application/json' -d '{body}'
+curl -s http://{address}/api/v1/chat{token} -H 'Content-Type: application/json' -d '{body}'
 """
+DEMO_NOTE = """
+The demo model is very small: it knows English only, and what it says is often wrong. OPENAI_API_KEY, OPENAI_BASE_URL
+or LOCAL_MODEL give the server a better one.
+"""
+TOKEN_NOTE = """
+Every caller needs a token. This command prints one, to be put in the place of TOKEN:
+
+.venv/bin/flask --app wsgi clients add NAME
+"""
+TOKEN = " -H 'Authorization: Bearer TOKEN'"
 BODY = '{"user_message": "What is the capital of France?", "temperature": 0, "free_mode": true}'
 
 
@@ -34,7 +45,13 @@ def announce(config: Config, *, timeout_seconds: float = 120.0) -> None:
     if config.log_format == "json":
         logger.info("ready at http://%s", address)
     else:
-        print(EXAMPLE.format(address=address, body=BODY), flush=True)
+        print(_example(config, address), flush=True)
+
+
+def _example(config: Config, address: str) -> str:
+    notes = (DEMO_NOTE if config.local_model == DEMO else "") + (TOKEN_NOTE if config.token_required else "")
+    token = TOKEN if config.token_required else ""
+    return EXAMPLE.format(address=address, body=BODY, notes=notes, token=token)
 
 
 def _is_ready(host: str, port: int) -> bool:

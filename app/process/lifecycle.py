@@ -15,7 +15,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -24,7 +24,7 @@ from app.errors import ConfigurationException
 from app.process import metrics_files
 from app.process.address import check_port
 from app.process.quick_stop import QuickStop, ignore
-from app.upstreams.local_model import LOCAL_KEY, LocalModel
+from app.upstreams.local_model import DEMO, DEMO_MAX_TOKENS, MAX_TOKENS, LocalModel
 
 BAD_SETTING = 2
 """The exit status of a start that a setting prevents."""
@@ -39,9 +39,17 @@ GC_THRESHOLDS = (10_000, 20, 50)
 
 
 class WorkerSettings(Protocol):
-    """The one setting of gunicorn that is asked for."""
+    """The settings of gunicorn that are asked for. `address` has what `bind` names: pairs of host and port, paths."""
 
     workers: int
+    address: Sequence[Any]
+
+
+class Listener(Protocol):
+    """What is used of gunicorn's listening socket."""
+
+    def getsockname(self) -> Any:
+        """Its address: a tuple that begins with host and port, or a path."""
 
 
 class Arbiter(Protocol):
@@ -49,6 +57,7 @@ class Arbiter(Protocol):
 
     cfg: WorkerSettings
     num_workers: int
+    LISTENERS: Sequence[Listener]
     state: MasterState
 
 
@@ -215,8 +224,11 @@ class Hooks:
     def on_starting(self, server: Arbiter) -> None:
         """In the master, before anything is started: end when the port is taken; make what is kept until the end."""
         if not self._environ.keys() & INHERITED_SOCKET:
+            addresses = [address for address in server.cfg.address if isinstance(address, tuple)]
             try:
-                check_port(self._settings.server_host, self._settings.server_port)
+                self._settings.check_exposure(*addresses)
+                for host, port in addresses:
+                    check_port(host, port)
             except ConfigurationException as exc:
                 give_up(exc)
         allow_open_files()
@@ -224,15 +236,27 @@ class Hooks:
         self._environ[metrics_files.DIRECTORY_VARIABLE] = str(server.state.metrics_directory)
 
     def when_ready(self, server: Arbiter) -> None:
-        """In the master, when the port is ours and no worker is there yet: start the local model, if there is one."""
+        """In the master, when the port is ours and no worker is there yet: start the local model, if there is one.
+
+        What is really listened on is known now, inherited sockets (systemd) included.
+        """
+        try:
+            self._settings.check_exposure(*(listener.getsockname() for listener in server.LISTENERS))
+        except ConfigurationException as exc:
+            self.on_exit(server)
+            give_up(exc)
         if self._local_model_file is None:
             return
-        server.state.local_model = LocalModel(self._local_model_file)
-        self._environ["OPENAI_BASE_URL"] = server.state.local_model.base_url
+        is_demo = self._settings.local_model == DEMO
+        model = server.state.local_model = LocalModel(
+            self._local_model_file,
+            max_tokens=DEMO_MAX_TOKENS if is_demo else MAX_TOKENS,
+            api_key=self._environ.get("OPENAI_API_KEY", "").strip(),
+        )
+        self._environ["OPENAI_BASE_URL"] = model.base_url
         # llama.cpp has both APIs, but only this one follows a response schema and tells an answer that was cut.
         self._environ.setdefault("UPSTREAM_API", "chat_completions")
-        if not self._environ.get("OPENAI_API_KEY", "").strip():
-            self._environ["OPENAI_API_KEY"] = LOCAL_KEY
+        self._environ["OPENAI_API_KEY"] = model.api_key
 
     def on_reload(self, server: Arbiter) -> None:
         """In the master, at SIGHUP: tell the workers that they are being replaced."""

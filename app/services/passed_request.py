@@ -48,6 +48,10 @@ class PassedRequest:
         """The body with some members set anew; everything else means the same."""
         return dump_json({**self.document, **members})
 
+    def with_members(self, **members: Any) -> PassedRequest:
+        """The same with some members set anew."""
+        return dataclasses.replace(self, body=self.changed(**members), document={**self.document, **members})
+
     @property
     def continues(self) -> str | None:
         """The member by which it goes on with what the upstream has stored, if there is one."""

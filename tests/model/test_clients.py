@@ -112,7 +112,7 @@ def test_python_responses_stream_helper(client: OpenAI) -> None:
 
 
 def test_python_structured_output(client: OpenAI) -> None:
-    """`chat.completions.parse` gives an object of the asked class."""
+    """`chat.completions.parse` and `responses.parse` give an object of the asked class."""
 
     class Dog(BaseModel):
         name: str = Field(max_length=8)
@@ -121,6 +121,8 @@ def test_python_structured_output(client: OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "Invent a dog."}]
     answer = client.chat.completions.parse(model="local", messages=messages, response_format=Dog, max_tokens=200)
     assert isinstance(answer.choices[0].message.parsed, Dog)
+    parsed = client.responses.parse(model="local", input="Invent a dog.", text_format=Dog, max_output_tokens=200)
+    assert isinstance(parsed.output_parsed, Dog)
 
 
 def test_python_embeddings_and_models(client: OpenAI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import http.server
 import importlib.util
 import os
@@ -93,6 +94,33 @@ def test_the_model_is_a_process_of_its_own_on_loopback(demo: Server) -> None:
     assert supervisor.pid not in demo.worker_pids
     listening = [one.laddr.ip for one in model.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
     assert listening == ["127.0.0.1"]
+
+
+def test_nobody_but_the_server_can_use_the_model(demo: Server) -> None:
+    """Its port needs a key that is in no command line, and lets no web page in."""
+    model = model_process(demo)
+    assert model is not None
+    (port,) = {one.laddr.port for one in model.net_connections("tcp") if one.status == psutil.CONN_LISTEN}
+    headers = {"Content-Type": "application/json", "Origin": "https://evil.example"}
+    for key in ("", "local-model-needs-no-key", "sk-0123456789"):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        given = headers | ({"Authorization": f"Bearer {key}"} if key else {})
+        connection.request("POST", "/v1/chat/completions", '{"messages": [{"role": "user", "content": "hi"}]}', given)
+        answer = connection.getresponse()
+        assert answer.status == 401
+        assert answer.headers.get("Access-Control-Allow-Origin") in {None, ""}
+        connection.close()
+    assert len(model.cmdline()) == 7
+
+
+@pytest.mark.parametrize("key", ["sk-of-the-caller", ""])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+def test_the_model_answers_whoever_pays(demo: Server, path: str, key: str) -> None:
+    """A caller's own key is nothing that a local model could check."""
+    body = {"model": "demo", "max_tokens": 5, "max_output_tokens": 5}
+    body |= {"input": "hi"} if path.endswith("responses") else {"messages": [{"role": "user", "content": "hi"}]}
+    headers = {"Authorization": f"Bearer {key}"} if key else {"X-Free-Mode": "true"}
+    assert demo.request("POST", path, body, headers).status == 200
 
 
 def test_a_model_that_dies_is_restarted(demo: Server) -> None:

@@ -53,7 +53,7 @@ async def call(port: int, token: str, name: str, chance: random.Random) -> int |
     fields = {"user_message": name, "free_mode": True, "stream": chance.random() < 0.5}
     body = json.dumps(fields).encode()
     head = (
-        "POST /api/v1/chat HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        "POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
         f"Authorization: Bearer {token}\r\nX-Request-ID: {name}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     patience = chance.choice([0.0, 0.05, 0.15, 5.0, 5.0, 5.0])

@@ -26,7 +26,7 @@ def send(server: Server, path: str, body: dict[str, Any]) -> socket.socket:
     """Send a request and leave its answer to be read."""
     caller = socket.create_connection(("127.0.0.1", server.port), timeout=10)
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Free-Mode: true\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nX-Free-Mode: true\r\n"
     caller.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
     return caller
 

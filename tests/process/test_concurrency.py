@@ -55,7 +55,7 @@ def _many_files() -> Iterator[None]:
 async def chat(port: int, message: str) -> tuple[int, str]:
     """One chat turn on a connection of its own: status, and text or error code."""
     body = json.dumps({"user_message": message, "free_mode": True}).encode()
-    head = "POST /api/v1/chat HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    head = "POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     answer = await reader.read()

@@ -27,7 +27,7 @@ pytestmark = EVERY_STORE
 def calling(server: Server, path: str, body: dict[str, Any]) -> Iterator[socket.socket]:
     """A caller that has sent its request and leaves at the end of the block."""
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Free-Mode: true\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nX-Free-Mode: true\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as caller:
         caller.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
         yield caller

@@ -41,7 +41,7 @@ def upstream() -> Any:
 async def crowd(port: int, token: str, callers: int) -> Counter[str]:
     """That many callers at once: how many got which status and code."""
     body = json.dumps(TURN).encode()
-    head = "POST /api/v1/chat HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    head = "POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
     request = f"{head}Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
     async def one() -> str:

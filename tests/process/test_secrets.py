@@ -53,13 +53,14 @@ def test_under_gunicorn(upstream: Upstream, start_server: Callable[..., Server],
     assert sweep(send, upstream) >= EXPECTED
     body = json.dumps(PROMPT).encode()
     for header in (
-        b"Host: x",
+        b"Host: localhost",
         b"X-OpenAI-Api-Key : " + CALLER_KEY.encode(),
         b"X-OpenAI-Api-Key: " + CALLER_KEY.encode() * 1000,
         b"Transfer-Encoding: chunked",
         CALLER_KEY.encode(),
     ):
-        status, answer = send_raw(server, raw_chat(b"Host: x", header, b"Content-Length: %d" % len(body), body=body))
+        length = b"Content-Length: %d" % len(body)
+        status, answer = send_raw(server, raw_chat(b"Host: localhost", header, length, body=body))
         assert status in {400, 431}
         assert hits(answer.decode()) == []
     assert hits(server.output() + server.log()) == []

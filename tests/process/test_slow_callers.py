@@ -85,7 +85,7 @@ def assert_others_are_served(server: Server) -> None:
 def test_half_heads_and_half_bodies(server: Server, connect: Callable[[bytes], socket.socket]) -> None:
     """Closed in time, bodies with 408, also when a byte comes now and then."""
     began = time.monotonic()
-    heads = [connect(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-A: ") for _ in range(CALLERS)]
+    heads = [connect(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-A: ") for _ in range(CALLERS)]
     bodies = [connect(CHAT[:-20]) for _ in range(CALLERS)]
     assert_others_are_served(server)
     drip(bodies[::2], began + SECONDS - 0.5)

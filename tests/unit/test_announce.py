@@ -48,6 +48,18 @@ def test_the_last_line_can_be_pasted(port: int, capsys: pytest.CaptureFixture[st
     assert shlex.split(lines[-1])[:3] == ["curl", "-s", f"http://127.0.0.1:{port}/api/v1/chat"]
 
 
+@pytest.mark.parametrize("model", ["demo", "", "/models/large.gguf"])
+@pytest.mark.parametrize("mode", ["token", "open", ""])
+def test_what_has_to_be_known_first(port: int, capsys: pytest.CaptureFixture[str], model: str, mode: str) -> None:
+    """The demo model's language, and in token mode how to get a token; the last line has a place for it."""
+    announce(Config(server_port=port, local_model=model, auth_mode=mode))
+    printed = capsys.readouterr().out
+    assert ("English only" in printed) == (model == "demo")
+    assert ("clients add" in printed) == (mode == "token")
+    curl = shlex.split(printed.strip().splitlines()[-1])
+    assert ("Authorization: Bearer TOKEN" in curl) == (mode == "token")
+
+
 def test_a_json_log_gets_a_record(
     port: int, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.config import Config
+from app.config import Config, is_public
 from app.errors import ConfigurationException
 
 GOOD = [
@@ -69,6 +69,7 @@ GOOD = [
     *[("LEDGER_RETENTION_DAYS", raw, int(raw)) for raw in ("0", "400")],
     ("PRICES_FILE", "/etc/prices.toml", "/etc/prices.toml"),
     ("SYSTEM_API_PUBLIC", "true", True),
+    ("ALLOWED_HOSTS", "llm.example, GPU-Box.,::1", ("llm.example", "gpu-box", "::1")),
     ("CORS_ORIGINS", "https://a.example, http://localhost:3000/", ("https://a.example", "http://localhost:3000")),
     *[
         ("CORS_ORIGINS", raw, (raw,))
@@ -137,6 +138,7 @@ BAD = [
         for raw in ("maybe", "2", "truee")
     ],
     *[("CORS_ORIGINS", raw) for raw in ("*", "a.example", "https://a.example, b.example", "null", "a://")],
+    *[("ALLOWED_HOSTS", raw) for raw in ("http://a.example", "a.example:80", "*", "a b", "a.example/x")],
     *[("CORS_ORIGINS", raw) for raw in ("https://*.example.com", "https://u@a.example", "https://a.example/x?y")],
 ]
 
@@ -215,7 +217,7 @@ def test_defaults() -> None:
         "DEFAULT_MODEL": "gpt-4o-mini",
         "DEFAULT_TEMPERATURE": 0.7,
         "DEFAULT_MAX_TOKENS": 1000,
-        "MAX_OUTPUT_TOKENS": 16_384,
+        "MAX_OUTPUT_TOKENS": 16384,
         "DEFAULT_SYSTEM_MESSAGE": "당신은 도움이 되는 AI 어시스턴트입니다.",
         "PROMPT_HEADING_ROLE": "#역할",
         "PROMPT_HEADING_MEMORY": "#기억",
@@ -238,6 +240,7 @@ def test_defaults() -> None:
         "PRICES_FILE": "prices.toml",
         "SYSTEM_API_PUBLIC": False,
         "CORS_ORIGINS": (),
+        "ALLOWED_HOSTS": (),
     }
 
 
@@ -297,3 +300,42 @@ def test_the_seeds_getters(key: str, text: str, number: int) -> None:
     """`get` gives text and `get_int` whole numbers, else their defaults."""
     assert Config().get(key, "fallback") == text
     assert Config().get_int(key, 7) == number
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        *[((host, 5601), False) for host in ("127.0.0.1", "127.9.9.9", "localhost", "::ffff:127.0.0.1")],
+        *[((host, 5601, 0, 0), False) for host in ("::1", "::1%lo")],
+        *[((host, 5601), True) for host in ("0.0.0.0", "192.0.2.1", "127.evil.example", "127.0.0.1.example", "gpubox")],
+        *[((host, 5601, 0, 0), True) for host in ("::", "fe80::1%eth0")],
+        *[((host, 5601), True) for host in ("", "127.1.example")],
+        ("/run/llm.sock", False),
+        (b"", False),
+    ],
+)
+def test_a_public_address(address: Any, public: bool) -> None:
+    """Only addresses of this machine are not; names are not told by how they begin. A Unix socket is a file."""
+    assert is_public(address) is public
+
+
+@pytest.mark.parametrize(
+    ("settings", "exposed"),
+    [
+        ({}, False),
+        ({"openai_api_key": "sk-server-0123456789"}, True),
+        ({"openai_base_url": "http://127.0.0.1:8080/v1"}, True),
+        ({"local_model": "demo"}, True),
+        ({"local_model": "demo", "auth_mode": "token"}, False),
+        ({"openai_api_key": "sk-server-0123456789", "auth_mode": "open"}, False),
+    ],
+)
+def test_what_must_not_be_public_by_mistake(settings: dict[str, str], exposed: bool) -> None:
+    """A key, and also a model that needs none."""
+    Config(**settings).check_exposure(("127.0.0.1", 1), "/run/llm.sock")
+    if not exposed:
+        Config(**settings).check_exposure(("0.0.0.0", 1))
+        return
+    with pytest.raises(ConfigurationException) as raised:
+        Config(**settings).check_exposure(("127.0.0.1", 1), ("0.0.0.0", 1))
+    assert raised.value.config_key == "AUTH_MODE"

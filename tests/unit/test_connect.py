@@ -166,7 +166,7 @@ class TestTheDeadline:
         """The caller leaves."""
         call = Call(30)
         threading.Timer(0.3, call.end, ["caller_gone"]).start()
-        assert 0.3 <= seconds_until_ended(hanging, call) < 1.3
+        assert 0.25 < seconds_until_ended(hanging, call) < 2
 
     def test_a_call_that_has_ended(self, hanging: Connector) -> None:
         call = Call(30)

@@ -23,7 +23,6 @@ from app.errors import ConfigurationException
 from app.process import lifecycle
 from app.process.address import check_host, check_port, host_and_port
 from app.process.lifecycle import Hooks, MasterState, SharedState, WorkerSignals
-from app.upstreams.local_model import LOCAL_KEY
 from tests.server import ROOT, free_port
 
 SIGNALS = (signal.SIGTERM, signal.SIGALRM, signal.SIGTTIN)
@@ -34,9 +33,10 @@ class FakeArbiter:
 
     state: MasterState
 
-    def __init__(self) -> None:
-        self.cfg = SimpleNamespace(workers=2)
+    def __init__(self, address: Any = ("127.0.0.1", 0)) -> None:
+        self.cfg = SimpleNamespace(workers=2, address=[address])
         self.num_workers = 2
+        self.LISTENERS: list[Any] = [SimpleNamespace(getsockname=lambda: address)]
 
 
 class FakeWorker:
@@ -107,10 +107,8 @@ class TestMaster:
 
     def test_a_port_that_is_taken(self, capsys: pytest.CaptureFixture[str]) -> None:
         """The start ends with status 2 and one line that names the setting."""
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            hooks = make_hooks(server_port=taken.getsockname()[1])
-            with pytest.raises(SystemExit) as ended:
-                hooks.on_starting(FakeArbiter())
+        with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as ended:
+            make_hooks().on_starting(FakeArbiter(taken.getsockname()))
         assert ended.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("SERVER_PORT cannot be used")
@@ -118,18 +116,17 @@ class TestMaster:
     @pytest.mark.parametrize("name", ["LISTEN_FDS", "GUNICORN_FD"])
     def test_a_port_that_is_inherited(self, name: str) -> None:
         """systemd and SIGUSR2 hand over a socket that listens already: the port is taken, and that is right."""
-        arbiter = FakeArbiter()
         with socket.create_server(("127.0.0.1", 0)) as taken:
-            hooks = make_hooks({name: "3"}, server_port=taken.getsockname()[1])
+            arbiter, hooks = FakeArbiter(taken.getsockname()), make_hooks({name: "3"})
             hooks.on_starting(arbiter)
         hooks.on_exit(arbiter)
 
     @pytest.mark.parametrize(
         ("given", "api", "key"),
         [
-            ({}, "chat_completions", LOCAL_KEY),
+            ({}, "chat_completions", ""),
             ({"UPSTREAM_API": "responses", "OPENAI_API_KEY": "sk-of-the-user"}, "responses", "sk-of-the-user"),
-            ({"OPENAI_API_KEY": " "}, "chat_completions", LOCAL_KEY),
+            ({"OPENAI_API_KEY": " "}, "chat_completions", ""),
         ],
     )
     def test_the_local_model(self, tmp_path: Path, given: dict[str, str], api: str, key: str) -> None:
@@ -143,7 +140,8 @@ class TestMaster:
         hooks.on_exit(arbiter)
         assert model._process.poll() is not None
         assert environ["OPENAI_BASE_URL"] == model.base_url
-        assert (environ["UPSTREAM_API"], environ["OPENAI_API_KEY"]) == (api, key)
+        assert (environ["UPSTREAM_API"], environ["OPENAI_API_KEY"]) == (api, model.api_key)
+        assert model.api_key == key or (not key and len(model.api_key) > 30)
 
     def test_a_reload_is_seen_by_the_workers_that_were_there(self, master: FakeArbiter, worker: FakeWorker) -> None:
         """gunicorn has read its settings again by then, so the hooks are new ones; the state is the same."""
@@ -205,7 +203,7 @@ MASTER = """
 import json, sys
 from gunicorn.app.wsgiapp import WSGIApplication
 class FakeArbiter:
-    num_workers, cfg = 1, type("FakeSettings", (), {"workers": 1})
+    num_workers, LISTENERS, cfg = 1, [], type("FakeSettings", (), {"workers": 1, "address": []})
 class FakeWorker:
     pid = 1
 sys.argv = ["gunicorn", "wsgi:app"]
