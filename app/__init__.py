@@ -76,7 +76,7 @@ def create_app(config: Config | None = None) -> Flask:
         booked=metrics.booked,
     )
     keys = KeySelector.of(config)
-    transport = Transport(config.openai_base_url, pool_size=config.max_concurrent_requests)
+    transport = Transport.from_config(config)
     client = OpenAIClient(config, transport=transport, keys=keys)
     exchange = Exchange(client, keys, slots, Watchdog(), ledger)
     cache = ResponseCache[Completion](config.cache_max_size, config.cache_ttl) if config.cache_enabled else None

@@ -23,6 +23,8 @@ QUOTES = ("'", '"')
 Parse = Callable[[str], Any]
 
 PRINTABLE = r"[\x21-\x7e]+"
+PROXY_VARIABLES = {"https_proxy", "no_proxy"}
+"""Variables of the whole machine, which are mostly written in lower case."""
 ORIGIN = r"(?i:[a-z][a-z0-9+.-]*)://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?"
 HOST = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|[0-9a-f.]*:[0-9a-f:.]*"
 
@@ -111,6 +113,32 @@ def http_url(raw: str) -> str:
     if not plain or not re.fullmatch(PRINTABLE, url) or "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("must be an http(s) URL without credentials, query or fragment")
     return url
+
+
+def proxy_url(raw: str) -> str:
+    """Accept the URL of an HTTP proxy, also without its scheme, or the word `direct`."""
+    url = raw.strip() if "://" in raw else f"http://{raw.strip()}"
+    if raw.strip().lower() == "direct":
+        return "direct"
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme == "http" and re.fullmatch(HOST, parts.hostname or "") and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or not re.fullmatch(PRINTABLE, url) or parts.path not in {"", "/"} or parts.query or parts.fragment:
+        raise ValueError("must be http://[user:password@]host:port or direct")
+    return url
+
+
+def pem_file(raw: str) -> str:
+    """Accept the path of a file with certificates in PEM."""
+    try:
+        has_certificates = "BEGIN CERTIFICATE" in Path(raw.strip()).read_text()
+    except (OSError, ValueError):
+        has_certificates = False
+    if not has_certificates:
+        raise ValueError("must be a file with certificates in PEM")
+    return raw.strip()
 
 
 def database_url(raw: str) -> str:
@@ -230,6 +258,40 @@ class Config:
         http_url,
         "The base URL of the upstream: OpenAI or any OpenAI-compatible server.",
         ko="업스트림의 `base_url`. OpenAI 또는 OpenAI 호환 서버.",
+    )
+    upstream_proxy: str = setting(
+        "",
+        proxy_url,
+        "The proxy to the upstream: `http://[user:password@]host:port`. `direct` means none. When it is empty, an "
+        "`https` upstream is called through `HTTPS_PROXY`.",
+        ko=(
+            "업스트림으로 가는 프록시: `http://[user:password@]host:port`. `direct`이면 쓰지 않습니다. 비워 두면 "
+            "`https` 업스트림은 `HTTPS_PROXY`를 거쳐 호출합니다."
+        ),
+        secret=True,
+    )
+    https_proxy: str = setting(
+        "",
+        text,
+        "The machine's proxy for `https`, also as `https_proxy`. Other proxy variables are not used.",
+        ko="이 장비의 `https`용 프록시. `https_proxy`로도 씁니다. 다른 프록시 변수는 쓰지 않습니다.",
+        secret=True,
+    )
+    no_proxy: str = setting(
+        "",
+        text,
+        "Hosts for which `HTTPS_PROXY` is not used, separated by commas: names with all below them, addresses, "
+        "networks, or `*`. Also as `no_proxy`.",
+        ko=(
+            "`HTTPS_PROXY`를 쓰지 않을 호스트. 쉼표로 구분합니다: 하위 도메인을 포함하는 이름, 주소, 네트워크, `*`. "
+            "`no_proxy`로도 씁니다."
+        ),
+    )
+    upstream_ca_file: str = setting(
+        "",
+        pem_file,
+        "A file of certificate authorities (PEM) that are trusted for the upstream beside the system's.",
+        ko="시스템의 인증 기관과 함께 업스트림에 대해 신뢰할 인증 기관 파일(PEM).",
     )
     upstream_api: str = setting(
         "responses",
@@ -519,9 +581,14 @@ class Config:
         values = {}
         for item in fields(cls):
             raw = environ.get(item.name.upper())
+            if raw is None and item.name in PROXY_VARIABLES:
+                raw = environ.get(item.name)
             if raw is not None and (raw.strip() or item.metadata["empty"]):
                 values[item.name] = _parsed(item.name.upper(), item.metadata["parse"], raw)
-        return cls(**values)
+        config = cls(**values)
+        if config.https_proxy and not config.upstream_proxy and config.openai_base_url.startswith("https:"):
+            _parsed("HTTPS_PROXY", proxy_url, config.https_proxy)
+        return config
 
     def get(self, key: str, default: str | None = None) -> str | None:
         """Give a setting as text under its environment name, as the seed does; unknown names give `default`."""

@@ -117,7 +117,7 @@ def accepted(parse: Parse) -> str:
         said = str(exc).removeprefix("must be ")
         said = re.sub(r"\d+e\+\d+", lambda number: f"{float(number[0]):.0f}", said)
         said = re.sub(r"(?<=^one of ).+", lambda words: f"`{words[0].replace(', ', '`, `')}`", said)
-        return re.sub(r"\b(true|false|(sqlite|postgresql)\S+)", r"`\1`", said)
+        return re.sub(r"\b(true|false|direct|(sqlite|postgresql|http):\S+|postgresql\S+)", r"`\1`", said)
     return "any text"
 
 

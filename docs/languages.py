@@ -44,6 +44,8 @@ ACCEPTED_KO = {
     r"8 to 256 printable ASCII characters without spaces": "공백이 없는 인쇄 가능한 ASCII 문자 8~256자",
     r"printable ASCII characters without spaces": "공백이 없는 인쇄 가능한 ASCII 문자",
     r"an http\(s\) URL without credentials, query or fragment": "인증 정보, 쿼리, 프래그먼트가 없는 http(s) URL",
+    r"`http://\[user:password@\]host:port` or `direct`": "`http://[user:password@]host:port` 또는 `direct`",
+    r"a file with certificates in PEM": "인증서(PEM)가 든 파일",
     r"origins such as https://app.example or app://obsidian.md, without wildcards": (
         "https://app.example, app://obsidian.md 같은 출처. 와일드카드 없음"
     ),

@@ -165,6 +165,10 @@ class Upstream:
         """Give the next answers."""
         self._script.extend(answers)
 
+    def script_anew(self) -> None:
+        """Forget the answers that nobody has asked for."""
+        self._script.clear()
+
     def __enter__(self) -> Upstream:
         self._thread.start()
         self._server = asyncio.run_coroutine_threadsafe(

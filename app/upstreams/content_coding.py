@@ -27,15 +27,16 @@ def decoded(pieces: Iterator[bytes], header: str) -> Iterator[bytes]:
 
 def _inflated(pieces: Iterator[bytes], *, is_gzip: bool) -> Iterator[bytes]:
     decoder = None
+    is_first = True
     try:
         for piece in pieces:
-            while piece:
+            while piece := piece if decoder or is_first else piece.lstrip(b"\0"):
                 decoder = decoder or zlib.decompressobj(_window(piece, is_gzip=is_gzip))
+                is_first = False
                 yield decoder.decompress(piece, PIECE_BYTES)
                 piece = decoder.unconsumed_tail or decoder.unused_data
                 if decoder.eof:
-                    # The next member of a gzip body (RFC 1952, 2.2); zeros are padding.
-                    piece = piece.lstrip(b"\0")
+                    # The next member of a gzip body follows (RFC 1952, 2.2), or zeros as padding.
                     decoder = None
     except zlib.error as exc:
         raise bad_response() from exc

@@ -137,7 +137,7 @@ class _Message:
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
-        if not self._is_chunked and self.headers.get("transfer-encoding", "identity").lower() != "identity":
+        if not self._is_chunked and self.headers.get("transfer-encoding", "identity").strip().lower() != "identity":
             # A coding of the transfer that we did not ask for and cannot undo (RFC 9112, 6.1).
             raise ConnectionLost
         self.has_headers = self.status >= 200
@@ -158,4 +158,4 @@ class _Message:
 
     @property
     def _is_chunked(self) -> bool:
-        return self.headers.get("transfer-encoding", "").lower() == "chunked"
+        return self.headers.get("transfer-encoding", "").strip().lower() == "chunked"

@@ -10,6 +10,7 @@ from typing import Any
 from app.errors import OpenAIClientException
 from app.upstreams.errors import bad_response
 
+BOM = b"\xef\xbb\xbf"
 BLANK = " \t\r\n\ufeff\u200b"
 TEXT_PARTS = {"text", "output_text"}
 FINISH_REASONS: Mapping[str, str] = {
@@ -39,7 +40,7 @@ def dump_json(value: Any) -> bytes:
 def load_json(raw: bytes) -> Any:
     """Parse JSON from upstream; whatever makes Python's parser fail is `upstream_bad_response`."""
     try:
-        return json.loads(raw.decode())
+        return json.loads(raw.removeprefix(BOM).decode())
     except (ValueError, RecursionError):
         raise bad_response() from None
 

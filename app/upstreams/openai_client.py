@@ -50,7 +50,7 @@ class OpenAIClient:
         self, config: Config | None = None, *, transport: Transport | None = None, keys: KeySelector | None = None
     ) -> None:
         self._config = config or Config.from_env()
-        self._transport = transport or Transport(self._config.openai_base_url, self._config.max_concurrent_requests)
+        self._transport = transport or Transport.from_config(self._config)
         self._keys = keys or KeySelector.of(self._config)
         self._watchdog = Watchdog()
         self._outage = Outage(self._config.openai_base_url)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import select
 import socket
 from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
+from app.config import Config, proxy_url
 from app.upstreams.connecting import Connecting
 from app.upstreams.connection_errors import CouldNotConnect
 
@@ -30,6 +32,43 @@ class Proxy:
         user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
         authorization = "" if parts.username is None else "Basic " + base64.b64encode(user.encode()).decode()
         return cls((parts.hostname or "", parts.port or 80), authorization)
+
+
+def proxy_for(config: Config, base_url: str) -> str:
+    """The URL of the proxy through which an upstream is called; empty when it is called directly."""
+    if config.local_model:
+        return ""
+    if config.upstream_proxy:
+        return "" if config.upstream_proxy == "direct" else config.upstream_proxy
+    url = urlsplit(base_url)
+    if (
+        not config.https_proxy
+        or url.scheme != "https"
+        or is_exempt(config.no_proxy, url.hostname or "", url.port or 443)
+    ):
+        return ""
+    return "" if (proxy := proxy_url(config.https_proxy)) == "direct" else proxy
+
+
+def is_exempt(no_proxy: str, host: str, port: int) -> bool:
+    """Whether `NO_PROXY` names the host: as curl reads it, with networks (`10.0.0.0/8`) and ports (`a.test:8443`)."""
+    for entry in no_proxy.lower().replace(",", " ").split():
+        name, colon, wanted = entry.rpartition(":")
+        if not colon or (":" in name and not entry.startswith("[")):
+            name, wanted = entry, ""
+        name = name.strip("[]").removeprefix("*").removeprefix(".")
+        if wanted in {"", str(port)} and (name == "" or _covers(name, host.rstrip("."))):
+            return True
+    return False
+
+
+def _covers(name: str, host: str) -> bool:
+    if host == name or host.endswith("." + name):
+        return True
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False)
+    except ValueError:
+        return False
 
 
 def open_tunnel(sock: socket.socket, proxy: Proxy, target: tuple[str, int], connecting: Connecting) -> None:

@@ -17,6 +17,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from app.calls.call import Call
+from app.config import Config
 from app.upstreams.connect import Connector
 from app.upstreams.connection_errors import ConnectionLost, CouldNotConnect
 from app.upstreams.content_coding import decoded
@@ -24,7 +25,7 @@ from app.upstreams.errors import bad_response, connection_error
 from app.upstreams.http1 import UpstreamConnection
 from app.upstreams.idle import IDLE_SECONDS, IdleConnections
 from app.upstreams.names import Resolver
-from app.upstreams.proxy import Proxy
+from app.upstreams.proxy import Proxy, proxy_for
 
 __all__ = ["MAX_RESPONSE_BYTES", "ConnectionLost", "CouldNotConnect", "Response", "Transport"]
 
@@ -57,6 +58,16 @@ class Transport:
         self._idle = IdleConnections(pool_size, idle_seconds)
         # A plain Python program makes a client and forgets it.
         weakref.finalize(self, self._idle.close)
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """The connections to the upstream of the settings."""
+        return cls(
+            config.openai_base_url,
+            config.max_concurrent_requests,
+            proxy=proxy_for(config, config.openai_base_url),
+            ca_file=config.upstream_ca_file,
+        )
 
     def send(self, path: str, headers: Mapping[str, str], body: bytes | None, call: Call) -> Response:
         """Send one request on behalf of `call` and return when the headers of the answer are there.

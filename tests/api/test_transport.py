@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import ssl
 import time
 import zlib
@@ -161,7 +162,7 @@ def test_cookies_of_one_answer_do_not_reach_the_next_caller(make_app: Callable[.
 def test_proxies_of_the_environment_are_not_used(
     make_app: Callable[..., Flask], upstream: Upstream, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """A proxy variable of the machine does not divert prompts and keys."""
+    """A proxy variable of the machine that is not for `https` does not divert prompts and keys."""
     with Upstream() as proxy:
         monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
         assert outcome(chat(make_app())) == "hi"
@@ -179,6 +180,10 @@ def test_base_url(make_app: Callable[..., Flask], upstream: Upstream, prefix: st
 
 BODY = b'{"output":[{"type":"message","content":[{"type":"output_text","text":"\xea\xb0\x80"}]}]}'
 CHUNKED = b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n"
+LAST = b"0\r\n\r\n"
+RIGHT = b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n" % len(BODY)
+BOM = b"\xef\xbb\xbf"
+GZIPPED = gzip.compress(BODY)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +203,104 @@ def test_a_good_answer_in_any_wrapping(make_app: Callable[..., Flask], upstream:
     """However the bytes of an answer come, its text is exact."""
     upstream.script(pieces(parts))
     assert outcome(chat(make_app())) == "가"
+
+
+CODED = {
+    "gzip in any case": ("GZip", GZIPPED),
+    "x-gzip": ("x-gzip", GZIPPED),
+    "gzip and identity": (" gzip ,identity", GZIPPED),
+    "identity": ("Identity", BODY),
+    "nothing": ("", BODY),
+    "two members": ("gzip", gzip.compress(BODY[:20]) + gzip.compress(BODY[20:])),
+    "an empty member and padding": ("gzip", gzip.compress(b"") + GZIPPED + bytes(512)),
+    "gzip with a BOM": ("gzip", gzip.compress(BOM + BODY)),
+    "a BOM": ("identity", BOM + BODY),
+    "deflate": ("Deflate", zlib.compress(BODY)),
+    "deflate without zlib": ("deflate", zlib.compress(BODY, wbits=-15)),
+}
+
+
+@pytest.mark.parametrize(("coding", "body"), CODED.values(), ids=CODED)
+@pytest.mark.parametrize("size", [1, 65536], ids=["byte by byte", "whole"])
+def test_content_codings(
+    make_app: Callable[..., Flask], upstream: Upstream, coding: str, body: bytes, size: int
+) -> None:
+    """A coding in any case, several gzip members, deflate with and without zlib's head, and a byte order mark."""
+    head = f"HTTP/1.1 200 X\r\nContent-Length: {len(body)}\r\nContent-Encoding: {coding}\r\n\r\n".encode()
+    upstream.script(pieces([head, *(body[at : at + size] for at in range(0, len(body), size))], close=False))
+    app = make_app()
+    assert [outcome(chat(app)), outcome(chat(app, "next"))] == ["가", "next"]
+    assert upstream.connections == 1
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "GZIP"])
+def test_an_error_without_a_body_that_says_it_is_coded(
+    make_app: Callable[..., Flask], upstream: Upstream, coding: str
+) -> None:
+    """No byte is no broken coding: the status counts. A byte order mark hides no error document."""
+    app = make_app()
+    upstream.script(reply(400, b"", {"Content-Encoding": coding}))
+    assert outcome(chat(app)) == "upstream_rejected_request"
+    upstream.script(reply(404, BOM + b'{"error": {"code": "model_not_found"}}'))
+    assert outcome(chat(app)) == "model_not_found"
+
+
+ODD = {
+    "length and chunked": RIGHT + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(BODY), BODY) + LAST,
+    "two lengths": RIGHT + b"Content-Length: 3\r\n\r\n" + BODY,
+    "equal lengths": RIGHT + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY,
+    "a list of lengths": b"HTTP/1.1 200 X\r\nContent-Length: 3, 3\r\n\r\n" + BODY,
+    "a length with a sign": b"HTTP/1.1 200 X\r\nContent-Length: +%d\r\n\r\n" % len(BODY) + BODY,
+    "an endless length": b"HTTP/1.1 200 X\r\nContent-Length: 99999999999999999999\r\n\r\n" + BODY,
+    "a transfer in gzip": b"HTTP/1.1 200 X\r\nTransfer-Encoding: gzip\r\n\r\n" + GZIPPED,
+    "gzip in chunks": CHUNKED.replace(b"chunked", b"gzip, chunked") + b"%x\r\n%s\r\n" % (len(GZIPPED), GZIPPED) + LAST,
+    "identity": RIGHT + b"Transfer-Encoding: identity\r\n\r\n" + BODY,
+    "a space behind the size": CHUNKED + b"%x ;a=b\r\n%s\r\n" % (len(BODY), BODY) + LAST,
+    "a size that is too large": CHUNKED + b"f" * 20 + b"\r\n" + BODY,
+    "a chunk without its end": CHUNKED + b"%x\r\n%s" % (len(BODY), BODY) + LAST,
+    "a trailer": CHUNKED + b"%x\r\n%s\r\n0\r\nContent-Encoding: br\r\n\r\n" % (len(BODY), BODY),
+    "endless trailers": CHUNKED + b"%x\r\n%s\r\n0\r\nX: " % (len(BODY), BODY) + b"a" * 500_000,
+    "a folded header": RIGHT + b"X: a\r\n b\r\n\r\n" + BODY,
+    "bare line feeds": RIGHT.replace(b"\r", b"") + b"\n" + BODY,
+    "a space before the colon": RIGHT.replace(b":", b" :") + b"\r\n" + BODY,
+    "a NUL": RIGHT + b"X: \0\r\n\r\n" + BODY,
+    "switching protocols": b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n" + BODY,
+    "switching without a word": b"HTTP/1.1 101 X\r\n\r\n",
+    "an upgrade that is none": RIGHT + b"Upgrade: h2c\r\nConnection: Upgrade\r\n\r\n" + BODY,
+    "early hints": b"HTTP/1.1 103 X\r\nContent-Length: 9\r\n\r\n" + RIGHT + b"\r\n" + BODY,
+    "status 0": RIGHT.replace(b"200", b"000") + b"\r\n" + BODY,
+    "status 999": RIGHT.replace(b"200", b"999") + b"\r\n" + BODY,
+    "status 2000": RIGHT.replace(b"200", b"2000") + b"\r\n" + BODY,
+    "a body where there is none": RIGHT.replace(b"200", b"204") + b"\r\n" + BODY,
+    "another version": RIGHT.replace(b"HTTP/1.1", b"HTTP/2.0") + b"\r\n" + BODY,
+    "no HTTP": b"\x15\x03\x01\x00\x02\x02F",
+    "a second answer": (RIGHT + b"\r\n" + BODY) * 2,
+    "garbage behind it": RIGHT + b"\r\n" + BODY + b"garbage",
+    "an unknown coding": RIGHT + b"Content-Encoding: br\r\n\r\n" + BODY,
+    "two codings": RIGHT + b"Content-Encoding: gzip, gzip\r\n\r\n" + BODY,
+    "no gzip": RIGHT + b"Content-Encoding: gzip\r\n\r\n" + BODY,
+    "a cut member": b"HTTP/1.1 200 X\r\nContent-Encoding: gzip\r\n\r\n" + GZIPPED + GZIPPED[:15],
+    "garbage behind gzip": b"HTTP/1.1 200 X\r\nContent-Encoding: gzip\r\n\r\n" + GZIPPED + b"garbage",
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "close"),
+    [(CHAT, True), (CHAT, False), ("/v1/embeddings", True)],
+    ids=["closed", "kept", "passed through"],
+)
+@pytest.mark.parametrize("raw", ODD.values(), ids=ODD)
+def test_odd_framing(make_app: Callable[..., Flask], upstream: Upstream, raw: bytes, close: bool, path: str) -> None:
+    """Right, or 502, or 504 for what never ends; never 500, and never a mixed-up next answer."""
+    app = make_app(request_timeout=0.5)
+    upstream.script(*[pieces([raw], close=close)] * 3)
+    fields = {"user_message": "hi", "free_mode": True} if path == CHAT else {"input": "hi"}
+    answer = app.test_client().post(path, json=fields, headers={"X-Free-Mode": "true"})
+    assert answer.status_code in {200, 502} | (set() if close else {504})
+    assert answer.status_code != 200 or "가" in answer.get_data(as_text=True)
+    upstream.script_anew()
+    assert outcome(chat(app, "next")) == "next"
+    assert service(Slots, app).in_use == 0
 
 
 def test_one_byte_more_than_we_read(make_app: Callable[..., Flask], upstream: Upstream) -> None:

@@ -32,6 +32,12 @@ GOOD = [
     ("OPENAI_BASE_URL", " https://[::1]:8443/v1 ", "https://[::1]:8443/v1"),
     ("OPENAI_BASE_URL", "http://llm_1.internal.:80", "http://llm_1.internal.:80"),
     ("LOCAL_MODEL", "demo", "demo"),
+    ("UPSTREAM_PROXY", "http://me:pw@proxy.test:3128", "http://me:pw@proxy.test:3128"),
+    ("UPSTREAM_PROXY", " proxy.test:3128 ", "http://proxy.test:3128"),
+    ("UPSTREAM_PROXY", " Direct", "direct"),
+    ("HTTPS_PROXY", "http://proxy.test:3128", "http://proxy.test:3128"),
+    ("NO_PROXY", "localhost, .internal", "localhost, .internal"),
+    ("UPSTREAM_CA_FILE", __file__, __file__),  # A "BEGIN CERTIFICATE" is enough here; app/upstreams/connect.py reads it
     *[("UPSTREAM_API", raw, raw.strip().lower()) for raw in ("responses", " Chat_Completions ")],
     *[("OPENAI_DOOR_FREE_MODE", raw, raw == "on") for raw in ("on", "off")],
     *[("UPSTREAM_MESSAGES", raw, raw == "on") for raw in ("on", "off")],
@@ -104,6 +110,13 @@ BAD = [
     ],
     *[(name, raw) for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID") for raw in ("한국", "org 1", "org\r\nX: y")],
     ("UPSTREAM_API", "assistants"),
+    *[
+        ("UPSTREAM_PROXY", raw)
+        for raw in ("socks5://x-host:1", "https://x-host:1", "http://x-host:0", "http://x-host/a")
+    ],
+    *[("UPSTREAM_PROXY", raw) for raw in ("http://x host", "http://x-host:port", "http:///x", "http://x-host?a")],
+    *[("HTTPS_PROXY", raw) for raw in ("socks5://x-host:1", "http://x host")],
+    *[("UPSTREAM_CA_FILE", raw) for raw in ("/no/such/file", "/dev/null", "/etc")],
     *[("KEEPALIVE_SECONDS", raw) for raw in (*NOT_NUMBERS, "0", "301")],
     *[("MAX_OUTPUT_TOKENS", raw) for raw in (*NOT_WHOLE, "0", "1000000001")],
     *[("HTTP_KEEPALIVE_SECONDS", raw) for raw in (*NOT_WHOLE, "0", "3601")],
@@ -206,6 +219,10 @@ def test_defaults() -> None:
         "OPENAI_ORG_ID": "",
         "OPENAI_PROJECT_ID": "",
         "OPENAI_BASE_URL": "https://api.openai.com/v1",
+        "UPSTREAM_PROXY": "",
+        "HTTPS_PROXY": "",
+        "NO_PROXY": "",
+        "UPSTREAM_CA_FILE": "",
         "UPSTREAM_API": "responses",
         "OPENAI_DOOR_FREE_MODE": False,
         "UPSTREAM_MESSAGES": True,
@@ -249,6 +266,22 @@ def test_defaults() -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["https_proxy", "no_proxy"])
+def test_variables_of_the_machine_in_lower_case(name: str) -> None:
+    """curl's spelling; ours stands before it."""
+    assert getattr(Config.from_env({name: "a.test"}), name) == "a.test"
+    assert getattr(Config.from_env({name: "a.test", name.upper(): "b.test"}), name) == "b.test"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{"OPENAI_BASE_URL": "http://a.test"}, {"UPSTREAM_PROXY": "direct"}, {"UPSTREAM_PROXY": "http://b.test:1"}],
+)
+def test_a_proxy_of_the_machine_that_is_not_used(environ: dict[str, str]) -> None:
+    """It prevents no start, whatever it is."""
+    assert Config.from_env({"HTTPS_PROXY": "socks5://a.test:1", **environ})
+
+
 @pytest.mark.parametrize("empty", ["", "  ", "\n"])
 def test_empty_means_default(empty: str) -> None:
     """`NAME=` in a .env file sets nothing, but for LOG_FILE, where it means: no file."""
@@ -265,7 +298,9 @@ def test_the_process_environment_is_the_default_source(monkeypatch: pytest.Monke
     assert Config.from_env().server_port == 7001
 
 
-@pytest.mark.parametrize("name", ["openai_api_key", "token_digest_key", "database_url"])
+@pytest.mark.parametrize(
+    "name", ["openai_api_key", "token_digest_key", "database_url", "upstream_proxy", "https_proxy"]
+)
 def test_secrets_do_not_show(name: str) -> None:
     """A printed configuration holds no key and no password."""
     assert "sk-12345678" not in repr(Config(**{name: "sk-12345678"}))

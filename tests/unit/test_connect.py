@@ -106,7 +106,7 @@ class TestAddresses:
             took = time.monotonic() - began
             with sock:
                 assert sock.getpeername() == ("127.0.0.1", port)
-        assert 0.2 * dead <= took < 0.2 * dead + 0.1
+        assert 0.2 * dead <= took < 0.2 * dead + 0.3
 
     def test_a_slow_first_address_may_still_win(self, port: int) -> None:
         """The next attempt does not end the first: with a good first address nobody else is asked."""
@@ -160,7 +160,7 @@ class TestTheDeadline:
                 }[request.param]
 
     def test_it_bounds_connecting(self, hanging: Connector) -> None:
-        assert 0.3 <= seconds_until_ended(hanging, Call(0.3)) < 0.8
+        assert 0.3 <= seconds_until_ended(hanging, Call(0.3)) < 1.3
 
     def test_the_end_of_the_call_ends_it(self, hanging: Connector) -> None:
         """The caller leaves."""
@@ -187,7 +187,7 @@ def test_a_handshake_that_drips() -> None:
         dripping = threading.Thread(target=drip, args=(listener,))
         dripping.start()
         make = connector(f"https://127.0.0.1:{listener.getsockname()[1]}")
-        assert seconds_until_ended(make, Call(0.4)) < 0.9
+        assert seconds_until_ended(make, Call(0.4)) < 1.4
         dripping.join(10)
 
 
