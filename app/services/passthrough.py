@@ -74,15 +74,15 @@ class Passthrough:
         return Credentials(api_key, self._free_mode if free_mode is None else free_mode)
 
     def create(
-        self, path: str, body: bytes, credentials: Credentials, principal: Principal, call: Call
+        self, path: str, body: bytes, credentials: Credentials, principal: Principal, call: Call, query: str = ""
     ) -> PassedResponse:
-        """Pass a body on to `path`, and the answer back; raises ServiceException."""
+        """Pass a body on to `path` and `query`, and the answer back; raises ServiceException."""
         ask = read_request(f"/v1{path}", body, self._max_tokens)
         with contextlib.ExitStack() as resources:
             exchange = resources.enter_context(self._exchange.open(ask, credentials, principal, call))
             if self._is_local and path == responses.PATH:
                 body = with_response_format(body)
-            response = resources.enter_context(exchange.send(path, body))
+            response = resources.enter_context(exchange.send(path + query, body))
             if not ask.streamed:
                 return _whole(response, exchange)
             # The row of a stream is settled where the stream ends.
@@ -90,13 +90,16 @@ class Passthrough:
         llama = LlamaEvents(ask.model) if self._is_local else None
         return self._stream(response, exchange, call, held, DIALECTS[path], llama)
 
-    def models(self, credentials: Credentials, principal: Principal, call: Call) -> PassedResponse:
-        """Upstream's models."""
+    def models(self, credentials: Credentials, principal: Principal, call: Call, query: str = "") -> PassedResponse:
+        """Upstream's models; `query` is empty or begins with `?`."""
         with self._exchange.open(Ask(route="/v1/models"), credentials, principal, call) as exchange:
-            return _get("/models", exchange)
+            return _get(f"/models{query}", exchange, is_list=True)
 
     def model(self, name: str, credentials: Credentials, principal: Principal, call: Call) -> PassedResponse:
         """One of them; from the list where upstream (as llama.cpp does) describes no single one."""
+        if {".", ".."} & set(name.split("/")):
+            # Somebody on the way could take it for another address of upstream's.
+            raise OpenAIClientException("The AI service does not know this model", "model_not_found")
         ask = Ask(route="/v1/models/<model>", model=name[:MODEL_MAX_LENGTH])
         with self._exchange.open(ask, credentials, principal, call) as exchange:
             try:
@@ -104,7 +107,7 @@ class Passthrough:
             except OpenAIClientException as exc:
                 if exc.status != 404:
                     raise
-                return _listed(name, _get("/models", exchange), exc)
+                return _listed(name, _get("/models", exchange, is_list=True), exc)
 
     def _stream(
         self,
@@ -171,15 +174,20 @@ def _unreadable() -> ValidationException:
     return ValidationException("The body is not JSON that can be read", error_code="invalid_json")
 
 
-def _get(path: str, exchange: OpenExchange) -> PassedResponse:
+def _get(path: str, exchange: OpenExchange, *, is_list: bool = False) -> PassedResponse:
     with exchange.send(path, None) as response:
-        return _whole(response, exchange)
+        return _whole(response, exchange, is_list=is_list)
 
 
-def _whole(response: HeldResponse, exchange: OpenExchange) -> PassedResponse:
-    """The answer as it came, if it is a JSON object; its usage is noted."""
+def _whole(response: HeldResponse, exchange: OpenExchange, *, is_list: bool = False) -> PassedResponse:
+    """The answer as it came, if it is a JSON object; its usage is noted. `is_list`: one without OpenAI's object around
+    it is one, too."""
     raw = response.read()
     document = load_json(raw)
+    if is_list and isinstance(document, list):
+        # Some servers give their models without OpenAI's object around them.
+        document = {"object": "list", "data": document}
+        raw = dump_json(document)
     if not isinstance(document, dict):
         raise bad_response()
     exchange.note(parse_usage(document.get("usage")), string_or_none(document.get("model")))
