@@ -75,10 +75,10 @@ $(PORTKEY)/.package-lock.json: bench/portkey/package-lock.json $(BENCH)/node/.in
 run: install ## Start the server; without a key it brings its own model
 	@$(BIN)/python -m app
 
-test: install-test install-model install-clients ## Run every test (7 minutes on two cores)
+test: install-test install-model install-clients ## Run every test (8 minutes on two cores)
 	$(PYTEST) -n $(WORKERS) --cov --cov-report=term
 
-test-fast: install-test ## Run the tests that need no process, model or Node (a minute)
+test-fast: install-test ## Run the tests that need no process, model or Node (a minute and a half)
 	$(PYTEST) -n $(WORKERS) tests/unit tests/api
 
 bench: install-bench ## Measure this server beside its peers (half an hour); QUICK=1 ends within 3 minutes

@@ -26,6 +26,7 @@ def create_app(config: Config | None = None) -> Flask:
     from app.ledger.ledger import Ledger
     from app.ledger.pricing import Prices
     from app.ledger.reports import UsageReports
+    from app.ledger.stored import StoredResponses
     from app.ledger.tokens import digest_key
     from app.models import Completion
     from app.process.housekeeping import Housekeeping
@@ -49,7 +50,7 @@ def create_app(config: Config | None = None) -> Flask:
 
     database = Database(config.database_url, timeout_seconds=config.database_timeout)
     secret = digest_key(config)
-    accounts = Accounts(database, secret)
+    accounts = Accounts(database, secret, clock=database.clock)
     slots = Slots(config.max_concurrent_requests, config.max_queue_seconds)
     metrics = Metrics(
         {
@@ -62,22 +63,24 @@ def create_app(config: Config | None = None) -> Flask:
     ledger = Ledger(
         database,
         accounts,
-        Prices(Path(config.prices_file)),
+        Prices(Path(config.prices_file), config.openai_base_url),
         token_required=config.token_required,
         fail_open=config.ledger_fail_open,
+        max_output_tokens=config.max_output_tokens,
         fingerprint_key=secret,
         booked=metrics.booked,
     )
-    keys = KeySelector(config.openai_api_key, server_headers=config.openai_headers)
+    keys = KeySelector.of(config)
     transport = Transport(config.openai_base_url, pool_size=config.max_concurrent_requests)
     client = OpenAIClient(config, transport=transport, keys=keys)
     exchange = Exchange(client, keys, slots, Watchdog(), ledger)
     cache = ResponseCache[Completion](config.cache_max_size, config.cache_ttl) if config.cache_enabled else None
     passthrough = Passthrough(
         exchange,
+        StoredResponses(database),
         free_mode=config.openai_door_free_mode,
-        max_tokens=config.default_max_tokens,
         is_local=bool(config.local_model),
+        tokens=config.token_required,
     )
     needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []
     calls = Calls()

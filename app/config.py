@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from app.errors import ConfigurationException
 from app.models import API_KEY_PATTERN
 
+QUOTES = ("'", '"')
 Parse = Callable[[str], Any]
 
 PRINTABLE = r"[\x21-\x7e]+"
@@ -79,6 +80,13 @@ def choice(*allowed: str, upper: bool = False) -> Parse:
 def api_key(raw: str) -> str:
     """Accept a key that can travel in an HTTP header."""
     if not API_KEY_PATTERN.fullmatch(raw.strip()):
+        raise ValueError("must be 1 to 8000 printable ASCII characters without spaces")
+    return raw.strip()
+
+
+def digest_key(raw: str) -> str:
+    """Accept a key that nobody guesses."""
+    if not re.fullmatch(r"[\x21-\x7e]{8,256}", raw.strip()):
         raise ValueError("must be 8 to 256 printable ASCII characters without spaces")
     return raw.strip()
 
@@ -207,6 +215,12 @@ class Config:
         "Free mode for a `/v1` request without the header `X-Free-Mode`.",
         ko="`/v1` 요청에 `X-Free-Mode` 헤더가 없을 때의 무료 모드(free mode).",
     )
+    upstream_messages: bool = setting(
+        True,
+        flag,
+        "Pass on the upstream's own words when it refuses a request, without keys. `false`: only its codes.",
+        ko="업스트림이 요청을 거절할 때 그 설명을 키를 지우고 호출자에게 전달합니다. `false`이면 코드만 전달합니다.",
+    )
     local_model: str = setting(
         "",
         text,
@@ -237,6 +251,12 @@ class Config:
     )
     default_max_tokens: int = setting(
         1000, integer(1, 10**9), "`max_tokens` when the request gives none.", ko="요청에 없을 때 쓰는 `max_tokens`."
+    )
+    max_output_tokens: int = setting(
+        16_384,
+        integer(1, 10**9),
+        "The output limit that is added to a `/v1` request without one when a client's budget pays for it.",
+        ko="클라이언트의 예산으로 처리하는 `/v1` 요청에 출력 한도가 없을 때 추가하는 한도.",
     )
     default_system_message: str = setting(
         "당신은 도움이 되는 AI 어시스턴트입니다.",
@@ -351,7 +371,7 @@ class Config:
     )
     token_digest_key: str = setting(
         "",
-        api_key,
+        digest_key,
         "The key for the digests of tokens. With SQLite, when it is empty, a key is made once beside the "
         "database file. PostgreSQL needs it.",
         ko=(
@@ -468,6 +488,9 @@ def is_public(address: Any) -> bool:
 
 
 def _parsed(name: str, parse: Parse, raw: str) -> Any:
+    if raw.strip()[:1] in QUOTES and raw.strip()[:1] == raw.strip()[-1:]:
+        # `docker run --env-file` and systemd's drop-ins keep quotes that a shell takes away.
+        raise ConfigurationException(f"{name} must not be in quotes: they would be part of the value", name)
     try:
         return parse(raw)
     except UnicodeError:

@@ -23,8 +23,11 @@ class Fields(TypedDict, total=False):
 
     status: int
     retry_after: int
-    param: str
-    upstream_code: str
+    param: str | None
+    retryable: bool
+    upstream_code: str | None
+    upstream_type: str | None
+    upstream_message: str
     headers: Mapping[str, str]
     upstream_headers: Mapping[str, str]
 
@@ -32,9 +35,10 @@ class Fields(TypedDict, total=False):
 class ServiceException(Exception):
     """Anything that ends a request without an answer.
 
-    `status` and `retry_after` (whole seconds; set on every 429 and 503) are those of the code unless given. `param` is
-    upstream's name of the field that it refused, `upstream_code` its own error code. `headers` go with the answer,
-    `upstream_headers` only where upstream's own are passed through. `details` are the seed's: kept as given, unused.
+    `status`, `retryable` and `retry_after` (whole seconds; set on every 429 and 503) are the code's unless given.
+    `param` is upstream's name of the field that it refused; `upstream_code`, `upstream_type` and `upstream_message`
+    are its own words, without secrets. `headers` go with the answer, `upstream_headers` only where upstream's own are
+    passed through. `details` are the seed's: kept as given, unused.
     """
 
     prefix = ""
@@ -51,7 +55,10 @@ class ServiceException(Exception):
         if self.retry_after is None and self.status in {429, 503}:
             self.retry_after = 1
         self.param = fields.get("param")
+        self.retryable = fields.get("retryable", self.failure.retryable)
         self.upstream_code = fields.get("upstream_code")
+        self.upstream_type = fields.get("upstream_type")
+        self.upstream_message = fields.get("upstream_message", "")
         self.headers = fields.get("headers", {})
         self.upstream_headers = fields.get("upstream_headers", {})
 

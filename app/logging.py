@@ -23,6 +23,7 @@ REDACTED = "[redacted]"
 SECRET_PATTERNS = re.compile(rf"\b(?:sk[-_]|{TOKEN_PREFIX})[A-Za-z0-9_\-]{{6,}}|\b(?i:bearer)\s+\S+")
 # What could end a line, move a terminal's cursor, or turn the direction of reading.
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+SECRET_MIN_LENGTH = 8
 LINE = "_redacted_line"
 """Where a record keeps its finished line between two handlers."""
 PROBES = frozenset({"/livez", "/readyz"})
@@ -35,7 +36,8 @@ class Redaction:
 
     def __init__(self, *secrets: str) -> None:
         # A key may hold quotes and backslashes: it is looked for in the forms in which it can get into a line.
-        self._secrets = [form for secret in secrets if secret for form in _forms(secret)]
+        # A short one, as local servers take, would turn up in ordinary words.
+        self._secrets = [form for secret in secrets if len(secret) >= SECRET_MIN_LENGTH for form in _forms(secret)]
 
     def __call__(self, line: str) -> str:
         for secret in self._secrets:

@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from openai.types.responses import Response
 
-API_KEY_PATTERN = re.compile(r"[\x21-\x7e]{8,256}")
-"""What may travel as a key in an HTTP header; anything else is a typo or an attack."""
-MALFORMED_KEY = "must be 8 to 256 printable ASCII characters without spaces"
+API_KEY_PATTERN = re.compile(r"[\x21-\x7e]{1,8000}")
+"""What may travel as a key in an HTTP header; anything else is a typo or an attack. Keys of local servers have a few
+characters, JSON Web Tokens thousands; gunicorn takes header lines of 8,190 bytes."""
+MALFORMED_KEY = "must be 1 to 8000 printable ASCII characters without spaces, and no token of this server"
+PLACEHOLDER_KEYS = re.compile(
+    r"empty|none|null|nil|undefined|ollama|lm-?studio|dummy|fake|placeholder|changeme|x+|-+|\.+|n/?a|unused|"
+    r"(?:sk-)?(?:no|not)[-_](?:api[-_])?(?:key|needed|required|used)\S{0,40}|sk-x+|sk-\.+|sk-1234|"
+    r"<?(?:your|my)[-_](?:openai[-_])?api[-_]key(?:[-_]here)?>?",
+    re.IGNORECASE,
+)
+"""What quick starts of local servers and of programs write where a key is demanded and none is needed."""
 
 TOKEN_PREFIX = "llms_"
 """What the tokens of this server's clients begin with, and no key of OpenAI's does."""
-
-TOKEN_PREFIX = "llms_"
-"""How the token of a client begins."""
 
 SESSION_ID_MAX_LENGTH = 128
 MODEL_MAX_LENGTH = 256
@@ -52,15 +57,24 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a request says of who is to pay: the caller's own key, empty if it brings none, and free mode."""
+    """What a request says of who is to pay: the caller's own key, empty if it brings none, and free mode.
+
+    `headers` go to upstream with the caller's own key and with no other.
+    """
 
     api_key: str = field(default="", repr=False)
     free_mode: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def is_well_formed(api_key: str) -> bool:
-    """Tell whether `api_key` can be sent in a header: 8 to 256 printable ASCII characters, no spaces."""
-    return API_KEY_PATTERN.fullmatch(api_key) is not None
+    """Tell whether `api_key` can be one: 1 to 8000 printable ASCII characters, no spaces, no token of this server."""
+    return API_KEY_PATTERN.fullmatch(api_key) is not None and not api_key.startswith(TOKEN_PREFIX)
+
+
+def is_placeholder(api_key: str) -> bool:
+    """Tell whether `api_key` only stands for one, as `EMPTY` or `ollama` do."""
+    return PLACEHOLDER_KEYS.fullmatch(api_key) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +130,16 @@ class ChatPreview:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens as upstream counted them; 0 where it said nothing."""
+    """Tokens as upstream counted them; 0 where it said nothing. `service_tier`: empty for the standard one."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     total_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    input_audio_tokens: int = 0
+    output_audio_tokens: int = 0
+    service_tier: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

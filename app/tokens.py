@@ -17,3 +17,23 @@ def estimate_tokens(text: str) -> int:
     ascii_characters = len(text.encode("ascii", "ignore"))
     others = len(text) - ascii_characters
     return math.ceil(ascii_characters / ASCII_CHARACTERS_PER_TOKEN + others / OTHER_CHARACTERS_PER_TOKEN)
+
+
+IMAGE_TOKENS = 2_500
+IMAGE_TOKENS_BY_MODEL = {"gpt-4o-mini": 48_169}
+"""The most that one picture costs: 85 + 8 tiles of 170 for gpt-4o, 1,536 patches × 1.62 for gpt-4.1-mini, and
+2,833 + 8 tiles of 5,667 for gpt-4o-mini. Source: OpenAI's guide "Images and vision", "Calculating costs"."""
+AUDIO_BYTES_PER_TOKEN = 100
+"""Sound costs 10 tokens a second, and a second of it has 1,000 bytes or more (8 kbit/s)."""
+FILE_TOKENS = 100_000
+"""For one file: its pages are text and pictures, and their number is not known here."""
+
+
+def image_tokens(model: str) -> int:
+    """The most that one picture costs in a prompt to `model`."""
+    return next((most for name, most in IMAGE_TOKENS_BY_MODEL.items() if model.startswith(name)), IMAGE_TOKENS)
+
+
+def audio_tokens(base64_data: str) -> int:
+    """The most that a piece of sound costs in a prompt."""
+    return math.ceil(len(base64_data) * 3 / 4 / AUDIO_BYTES_PER_TOKEN)

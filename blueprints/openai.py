@@ -7,7 +7,8 @@ from urllib.parse import quote
 
 from flask import Response, request
 
-from app.models import Credentials
+from app.errors import ValidationException
+from app.models import MALFORMED_KEY, Credentials, is_well_formed
 from app.services.passthrough import PassedResponse, Passthrough
 from app.web.access import Access, bearer, principal
 from app.web.bodies import require_json, whole_body
@@ -27,6 +28,13 @@ blp = StrictBlueprint(
     errors=OPENAI,
 )
 
+OWN_HEADERS = {
+    "organization": "OpenAI-Organization",
+    "project": "OpenAI-Project",
+    "beta": "OpenAI-Beta",
+    "idempotency_key": "Idempotency-Key",
+}
+"""Headers that belong to a caller's own key, by their names in OpenAIHeadersSchema."""
 View = Callable[..., Response]
 
 
@@ -108,9 +116,14 @@ def _query() -> str:
 def _credentials(headers: dict[str, str]) -> Credentials:
     """Whose key is to pay: the caller's own by its header, else by a bearer credential that is no token of ours."""
     _, own_key = bearer(request.headers.get("Authorization", ""))
+    if own_key and not is_well_formed(own_key):
+        raise ValidationException(f"Authorization {MALFORMED_KEY}", "Authorization", location="headers")
     free_mode = headers.get("free_mode")
     return service(Passthrough).credentials(
-        headers.get("openai_api_key") or own_key, None if free_mode is None else free_mode == "true"
+        headers.get("openai_api_key") or own_key,
+        None if free_mode is None else free_mode == "true",
+        principal(),
+        {name: headers[field] for field, name in OWN_HEADERS.items() if headers.get(field)},
     )
 
 

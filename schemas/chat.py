@@ -117,7 +117,7 @@ class ChatRequestSchema(Schema):
         allow_none=True,
         validate=well_formed_key,
         metadata={
-            "description": "The caller's own key; 8 to 256 printable ASCII characters.",
+            "description": "The caller's own key; 1 to 8000 printable ASCII characters.",
             "example": "",
             "default": "",
             "pattern": KEY,

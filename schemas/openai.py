@@ -6,8 +6,7 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
-from app.models import MALFORMED_KEY
-from schemas.chat import KEY
+from schemas.chat import KEY, well_formed_key
 
 REQUEST_BODY: dict[str, Any] = {
     "required": True,
@@ -31,12 +30,22 @@ REQUEST_BODY: dict[str, Any] = {
 }
 
 
+def own_header(name: str) -> fields.String:
+    """A header of OpenAI's that passes with the caller's own key and with no other."""
+    pattern = r"^[\x20-\x7e]{0,256}$"
+    return fields.String(
+        data_key=name,
+        validate=validate.Regexp(pattern, error="must be at most 256 printable ASCII characters"),
+        metadata={"description": "Passed on with the caller's own key only.", "pattern": pattern},
+    )
+
+
 class OpenAIHeadersSchema(Schema):
     """Headers that choose whose key pays."""
 
     openai_api_key = fields.String(
         data_key="X-OpenAI-Api-Key",
-        validate=validate.Regexp(KEY, error=MALFORMED_KEY),
+        validate=well_formed_key,
         metadata={"description": "The caller's own key; wins over `Authorization: Bearer`.", "pattern": KEY},
     )
     free_mode = fields.String(
@@ -44,10 +53,14 @@ class OpenAIHeadersSchema(Schema):
         validate=validate.OneOf(["true", "false"]),
         metadata={
             "description": "Let the server's key pay when the caller's is missing or refused. "
-            "Default: setting OPENAI_DOOR_FREE_MODE.",
+            "Default: `true` for a client's token without an own key, else setting OPENAI_DOOR_FREE_MODE.",
             "example": "true",
         },
     )
+    organization = own_header("OpenAI-Organization")
+    project = own_header("OpenAI-Project")
+    beta = own_header("OpenAI-Beta")
+    idempotency_key = own_header("Idempotency-Key")
 
 
 class PassedOnSchema(Schema):

@@ -61,3 +61,10 @@ class ProblemSchema(Schema):
     upstream_code = fields.String(
         metadata={"description": "Upstream's own error code, when it gave one.", "example": "server_error"}
     )
+    upstream_message = fields.String(
+        metadata={
+            "description": "Upstream's own words for why it refused, without keys, when it gave any.",
+            "example": "Unsupported value: 'temperature' does not support 0.2 with this model.",
+            "maxLength": 2000,
+        }
+    )

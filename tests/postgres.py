@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import sqlalchemy as sa
 
 from app.store.database import Database
@@ -60,6 +61,19 @@ class Postgres:
     def start(self) -> None:
         """Again, with what it held."""
         self._server.ensure_postgres_running()
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It still accepts connections, as the kernel does that for it, and says nothing."""
+        master = psutil.Process(int((Path(self._server.pgdata) / "postmaster.pid").read_text().split()[0]))
+        processes = [master, *master.children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
 
     def _run(self, statement: str) -> None:
         with self._admin.connect() as connection:

@@ -69,3 +69,21 @@ def read_events(body: bytes) -> list[tuple[str, Any]]:
         if fields:
             events.append((fields["event"], json.loads(fields["data"])))
     return events
+
+
+def blocks(body: bytes) -> list[str | None]:
+    """The data of each event, for a decoder that takes each blank line for an end, as some SDKs do; None: no data.
+
+    Line ends are those that `body` has; what follows the last blank line is no event.
+    """
+    found: list[str | None] = []
+    data: list[str] = []
+    is_open = False
+    for line in body.decode().replace("\r\n", "\n").replace("\r", "\n").split("\n")[:-1]:
+        if line:
+            is_open = True
+            data += [line.removeprefix("data:").strip()] if line.startswith("data:") else []
+        elif is_open:
+            found.append("\n".join(data) if data else None)
+            data, is_open = [], False
+    return found

@@ -63,7 +63,7 @@ def response_document(text: str, **changes: Any) -> dict[str, Any]:
 
 
 def error_document(code: str | None = None, **members: Any) -> dict[str, Any]:
-    """An OpenAI-shaped error body; its message must never reach our caller."""
+    """An OpenAI-shaped error body; its message may reach our caller with a refusal (4xx), and no log."""
     return {"error": {"message": "UPSTREAM-SECRET-TEXT", "type": "some_error", "code": code, **members}}
 
 
@@ -148,7 +148,7 @@ class Upstream:
         self.port = port
         self.connections = 0
         self.most_in_flight = 0
-        self._in_flight = 0
+        self._asking: set[asyncio.StreamReader] = set()
         self._script: deque[Answer] = deque()
         self._ssl_context = ssl_context
         self._loop = asyncio.new_event_loop()
@@ -201,8 +201,10 @@ class Upstream:
     async def _answer(self, received: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer while watching for the peer's departure."""
         self.received.append(received)
-        self._in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self._in_flight)
+        self._asking.add(reader)
+        # Who has left is no longer in flight, although its answer may not have noticed yet.
+        in_flight = sum(1 for peer in self._asking if not _has_left(peer))
+        self.most_in_flight = max(self.most_in_flight, in_flight)
         answer = self._script.popleft() if self._script else self.default
         answering = asyncio.ensure_future(answer(received, writer))
         leaving = asyncio.ensure_future(self._departure(reader))
@@ -213,13 +215,13 @@ class Upstream:
                 raise ConnectionResetError
             await answering
         finally:
-            self._in_flight -= 1
+            self._asking.discard(reader)
             for task in (answering, leaving):
                 task.cancel()
             await asyncio.gather(answering, leaving, return_exceptions=True)
 
     async def _departure(self, reader: asyncio.StreamReader) -> None:
-        while not reader.at_eof() and reader.exception() is None:
+        while not _has_left(reader):
             await asyncio.sleep(0.02)
 
     async def _read(self, reader: asyncio.StreamReader) -> Received | None:
@@ -232,3 +234,8 @@ class Upstream:
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines) if name}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         return Received(method, path, headers, body)
+
+
+def _has_left(peer: asyncio.StreamReader) -> bool:
+    """Whether the caller has closed or reset its connection."""
+    return peer.at_eof() or peer.exception() is not None

@@ -123,6 +123,11 @@ class Call:
         self._connection = connection
         self.check()
 
+    @property
+    def holds_connection(self) -> bool:
+        """Whether an upstream connection works for the call, so that upstream may have begun to."""
+        return self._connection is not None
+
     def let_go(self) -> None:
         """The answer has been read: the end of the call no longer concerns that connection."""
         self._connection = None

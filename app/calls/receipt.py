@@ -26,8 +26,10 @@ class Receipt:
     usage: Usage | None = None
     model: str | None = None
     upstream_request_id: str | None = None
+    response_id: str | None = None
     cache_hit: bool | None = None
     code: str | None = None
+    settled: bool = False
     _written: list[str] = field(default_factory=list)
 
     @property
@@ -35,10 +37,8 @@ class Receipt:
         """Whose key paid for the answer; None while there is none."""
         return self.key.source if self.key is not None and self.answered else None
 
-    def add_text(self, text: str, elapsed_seconds: float) -> None:
+    def add_text(self, text: str) -> None:
         """Keep a piece of a streamed answer: if upstream never counts it, it is estimated."""
-        if self.first_token_seconds is None:
-            self.first_token_seconds = elapsed_seconds
         self._written.append(text)
 
     @property

@@ -31,6 +31,24 @@ class Connection:
                 handle.shutdown(socket.SHUT_RDWR)
 
 
+class Interrupt(Connection):
+    """A connection that is still being made, as calls see it: a cut makes `fileno()` readable for who polls it."""
+
+    def __init__(self) -> None:
+        self._near, self._far = socket.socketpair()
+        super().__init__(self._far)
+
+    def fileno(self) -> int:
+        """What can be polled."""
+        return self._near.fileno()
+
+    def close(self) -> None:
+        """From now on it is cut for nobody."""
+        self.bind(None)
+        self._near.close()
+        self._far.close()
+
+
 def peek(sock: socket.socket) -> bytes | None:
     """What can be read at once and stays unread: None when nothing, `b""` when the other end is closed or lost."""
     try:

@@ -16,11 +16,12 @@ import sqlalchemy as sa
 from cachetools import TTLCache
 
 from app.errors import ChatServiceException, ValidationException
+from app.ledger.budgets import period_start
 from app.ledger.tokens import is_token, new_token
 from app.models import TOKEN_PREFIX
 from app.store.database import Database
 from app.store.statement import Statement
-from app.store.tables import clients
+from app.store.tables import clients, spending
 from app.units import MICROSECONDS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -118,6 +119,21 @@ class Accounts:
             raise ValidationException("is not the name of a client", "name")
         return account(found._mapping)
 
+    def spending(self, client: Account) -> tuple[int, int]:
+        """Nano-dollars that the client's budget has spent, and those that are reserved, in the present period."""
+        if client.budget_period is None:
+            return 0, 0
+        began = period_start(client.budget_period, self._now())
+        query = sa.select(spending.c.spent_nano, spending.c.reserved_nano).where(
+            spending.c.client_id == client.id, spending.c.period_start == began
+        )
+        found = self._database.read(lambda connection: connection.execute(query).first())
+        return (found.spent_nano, found.reserved_nano) if found else (0, 0)
+
+    def change(self, name: str, **limits: Any) -> None:
+        """Set some of a client's limits anew; the fields are those of Limits. Its token stays."""
+        self._update(name, **limits)
+
     def rotate(self, name: str) -> str:
         """Give a new token; the old one opens nothing from now on."""
         token = new_token()
@@ -146,10 +162,11 @@ class Accounts:
             account = self._known.get(digest) if remembered else None
         if account is None:
             account = self._database.read(lambda connection: self.active(connection, [digest])).get(digest)
+            if account is not None:
+                with self._lock:
+                    self._known[digest] = account
         if account is None or not account.is_active(now):
             raise unauthorized()
-        with self._lock:
-            self._known[digest] = account
         return Principal(account, digest)
 
     def active(self, connection: sa.Connection, digests: Collection[str], *, lock: bool = False) -> dict[str, Account]:

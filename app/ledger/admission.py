@@ -11,12 +11,15 @@ import sqlalchemy as sa
 
 from app.errors import ServiceException
 from app.ledger.accounts import Account, Accounts, unauthorized
+from app.ledger.lease import LEASE_SECONDS
 from app.ledger.limits import Opening, Reservation, Standing
+from app.store.fitting import Fitting
 from app.store.statement import Statement
 from app.store.tables import requests
 from app.units import MICROSECONDS
 
 LEASE_GRACE_SECONDS = 5.0
+MAX_OUTPUT_TOKENS = 16_384
 
 _LAST_ID = Statement(sa.select(sa.func.max(requests.c.id).label("last")))
 _NEXT_IDS = Statement(
@@ -32,17 +35,39 @@ class Admitted:
     client_id: int | None = None
     reserved_nano: int = 0
     period_start: int | None = None
+    output_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A request that is admitted: its row, which gets its id last, and what is reserved for it."""
+
+    row: dict[str, Any]
+    reserved: Reservation
+
+    def admitted(self) -> Admitted:
+        """What the ledger has to remember of it."""
+        reserved = self.reserved
+        row_id, client_id = self.row["id"], self.row["client_id"]
+        return Admitted(row_id, client_id, reserved.nano, reserved.period_start, reserved.output_limit)
 
 
 class Admission:
     """Admits requests on behalf of `owner`, a worker."""
 
     def __init__(
-        self, accounts: Accounts, owner: str, *, token_required: bool, clock: Callable[[], float] = time.time
+        self,
+        accounts: Accounts,
+        owner: str,
+        *,
+        token_required: bool,
+        max_output_tokens: int = MAX_OUTPUT_TOKENS,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._accounts = accounts
         self._owner = owner
         self._token_required = token_required
+        self._max_output_tokens = max_output_tokens
         self._clock = clock
 
     def admit_all(self, connection: sa.Connection, openings: Sequence[Opening]) -> list[Admitted | ServiceException]:
@@ -56,14 +81,14 @@ class Admission:
         accounts = self._accounts.active(connection, digests, lock=True) if digests else {}
         standings: dict[int, Standing] = {}
         decisions = [self._decide(connection, opening, accounts, standings, now) for opening in openings]
-        rows = [decision for decision in decisions if not isinstance(decision, ServiceException)]
+        rows = [decision.row for decision in decisions if isinstance(decision, Decision)]
         for row, row_id in zip(rows, _next_ids(connection, len(rows)), strict=True):
             row["id"] = row_id
         if rows:
             _INSERT.many(connection, rows)
-        for standing in standings.values():
+        for _, standing in sorted(standings.items()):
             standing.save()
-        return [decision if isinstance(decision, ServiceException) else _admitted(decision) for decision in decisions]
+        return [decision.admitted() if isinstance(decision, Decision) else decision for decision in decisions]
 
     def _decide(
         self,
@@ -72,7 +97,7 @@ class Admission:
         accounts: Mapping[str, Account],
         standings: dict[int, Standing],
         now: int,
-    ) -> dict[str, Any] | ServiceException:
+    ) -> Decision | ServiceException:
         """The row of an admitted request, still without its id, or why it is refused."""
         digest = opening.principal.token_digest
         if digest is None:
@@ -81,16 +106,16 @@ class Admission:
         if account is None:
             return unauthorized()
         try:
-            standing = standings.setdefault(account.id, Standing(connection, account, now))
+            standing = standings.setdefault(account.id, Standing(connection, account, now, self._max_output_tokens))
             return self._row(opening, account, standing.admit(opening), now)
         except ServiceException as exc:
             return exc
 
-    def _row(self, opening: Opening, account: Account | None, reserved: Reservation, now: int) -> dict[str, Any]:
+    def _row(self, opening: Opening, account: Account | None, reserved: Reservation, now: int) -> Decision:
         """The open row of a request, by column."""
         call, ask = opening.call, opening.ask
-        lease_seconds = call.deadline - time.monotonic() + LEASE_GRACE_SECONDS
-        return _NOTHING_USED | {
+        lease_seconds = min(call.deadline - time.monotonic() + LEASE_GRACE_SECONDS, LEASE_SECONDS)
+        row = {
             "request_id": call.request_id,
             "client_id": account.id if account else None,
             "client_name": account.name if account else None,
@@ -104,8 +129,10 @@ class Admission:
             "reserved_nano": reserved.nano,
             "period_start": reserved.period_start,
         }
+        return Decision(_NOTHING_USED | _fitted(row), reserved)
 
 
+_fitted = Fitting(requests)
 _NOTHING_USED = {
     "id": 0,
     "status": "pending",
@@ -141,10 +168,6 @@ _INSERT = Statement(
         "period_start",
     ),
 )
-
-
-def _admitted(row: Mapping[str, Any]) -> Admitted:
-    return Admitted(row["id"], row["client_id"], row["reserved_nano"], row["period_start"])
 
 
 def _next_ids(connection: sa.Connection, wanted: int) -> Sequence[int]:

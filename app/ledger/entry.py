@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from app.calls.call import Call
 from app.calls.receipt import Receipt
+from app.ledger.admission import Admitted
 from app.ledger.limits import Ask
 from app.ledger.pricing import NoPrices, Prices
 from app.models import Usage
@@ -22,11 +23,14 @@ class Entry:
         receipt: Receipt,
         prices: Prices | NoPrices,
         settled: Callable[[Entry, str, str | None], None],
+        admitted: Admitted | None = None,
     ) -> None:
         self.call = call
         self.receipt = receipt
         self._ask = ask
         self._prices = prices
+        self._reserved_nano = admitted.reserved_nano if admitted else 0
+        self.output_limit = admitted.output_limit if admitted else None
         self._priced: tuple[Usage, int | None] | None = None
         self._settled: Callable[[Entry, str, str | None], None] | None = settled
 
@@ -40,10 +44,32 @@ class Entry:
             self._priced = usage, cost
         return self._priced[1]
 
+    def charge_nano(self) -> int | None:
+        """What the request costs in the end.
+
+        Where something was reserved and usage or price is not known, all of it: a limit is a promise. A stream that
+        broke off costs what was written until then, but no more than was reserved.
+        """
+        cost, reserved = self.cost_nano(), self._reserved_nano
+        if not reserved or not self._server_paid or self.receipt.cache_hit:
+            return cost
+        if self.receipt.usage is not None or not self._may_cost:
+            return reserved if cost is None else cost
+        return min(cost, reserved) if self._ask.streamed and cost is not None else reserved
+
+    @property
+    def _may_cost(self) -> bool:
+        """Whether upstream may have worked for the request: it did, or it has the request at this moment."""
+        return self.receipt.may_cost or self.call.holds_connection
+
+    @property
+    def _server_paid(self) -> bool:
+        return self.receipt.key is not None and self.receipt.key.source == "default"
+
     def usage(self) -> tuple[Usage, bool]:
         """Tokens as upstream counted them, or (True) estimated: upstream was asked and then did not come to tell."""
         counted = self.receipt.usage
-        if counted is not None or not self.receipt.may_cost:
+        if counted is not None or not self._may_cost:
             return counted or Usage(), False
         sent, written = self._ask.prompt_tokens, estimate_tokens(self.receipt.text_written)
         return Usage(sent, written, sent + written), bool(sent + written)

@@ -1,8 +1,9 @@
 """Ledger: admits a request, opens its row before upstream is called, and settles it whatever way it ends.
 
 One transaction admits: the token is valid, the model allowed, rate, concurrency and budget are within limits, the worst
-case is reserved, the row is there as `pending`. That row is the request's lease too. What is left pending by a worker
-that died is settled by a sweep once its lease has run out or its owner is gone.
+case is reserved, the row is there as `pending`. That row is the request's lease too: its worker renews it while the
+call lasts. What is left pending by a worker that died is settled by a sweep, at once where the machine can tell that
+the worker is gone, elsewhere when the lease has run out.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
@@ -19,16 +21,22 @@ from app.calls.receipt import Receipt
 from app.errors import ServiceException
 from app.ledger import settlement
 from app.ledger.accounts import Accounts, Principal
-from app.ledger.admission import Admission, Admitted
+from app.ledger.admission import MAX_OUTPUT_TOKENS, Admission, Admitted
 from app.ledger.entry import Entry, unrecorded
-from app.ledger.lease import is_gone, owner_name
+from app.ledger.lease import LEASE_SECONDS, Owner, look_up, owner_name
 from app.ledger.limits import Ask, Opening
 from app.ledger.pricing import NoPrices, Prices
 from app.models import ApiKey, Usage
 from app.store.database import Database
+from app.store.fitting import whole
 from app.units import MICROSECONDS, milliseconds
 
 logger = logging.getLogger(__name__)
+
+RENEW_SECONDS = 20.0
+"""How old a lease is when it is renewed: well before its LEASE_SECONDS are over."""
+AWAY_SECONDS = 15.0
+"""After the database was away for so long, every lease may have run out, and other machines renew theirs first."""
 
 
 class Ledger:
@@ -42,20 +50,28 @@ class Ledger:
         *,
         token_required: bool,
         fail_open: bool = False,
+        max_output_tokens: int = MAX_OUTPUT_TOKENS,
         fingerprint_key: bytes = b"",
         booked: Callable[[Usage, int | None, str | None], None] = lambda *_: None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.owner = owner_name()
         self.prices = prices
         self.unrecorded = 0
         self._database = database
-        self._admission = Admission(accounts, self.owner, token_required=token_required, clock=clock)
+        self._clock = clock or database.clock
+        self._admission = Admission(
+            accounts,
+            self.owner,
+            token_required=token_required,
+            max_output_tokens=max_output_tokens,
+            clock=self._clock,
+        )
         self._fails_open = fail_open and not token_required
         self._fingerprint_key = fingerprint_key
         self._booked = booked
-        self._clock = clock
-        self._entries: set[Entry] = set()
+        self._entries: dict[Entry, _Lease] = {}
+        self._swept_at: float | None = None
         self._fingerprints: dict[ApiKey, str] = {}
 
     def open(self, ask: Ask, principal: Principal, call: Call, receipt: Receipt, *, server_pays: bool) -> Entry:
@@ -65,20 +81,21 @@ class Ledger:
         `concurrency_limited` or `budget_exceeded`, 503 `store_unavailable`, or what has ended the call already.
         """
         call.check()
-        worst = self.prices.cost_nano(ask.model, Usage(ask.prompt_tokens, ask.max_tokens)) if server_pays else 0
-        opening = Opening(call=call, principal=principal, ask=ask, server_pays=server_pays, worst_nano=worst)
+
+        def worst_nano(limit: int) -> int | None:
+            return self.prices.cost_nano(ask.model, Usage(ask.prompt_tokens, limit * ask.choices))
+
+        opening = Opening(call=call, principal=principal, ask=ask, server_pays=server_pays, worst_nano=worst_nano)
         try:
-            admitted: Admitted = self._database.write_with_others(
-                self._admission.admit_all, opening, undo=settlement.take_back
-            )
+            admitted: Admitted = self._database.write_with_others(self._work_all, opening, undo=settlement.take_back)
         except ServiceException as exc:
             if exc.error_code != "store_unavailable" or not self._fails_open or principal.token_digest:
                 raise
             self.unrecorded += 1
             logger.error("a request is not recorded: the database is away (LEDGER_FAIL_OPEN)")
             return unrecorded(ask, call, receipt)
-        entry = Entry(ask, call, receipt, self.prices, lambda *ending: self._settle(admitted, *ending))
-        self._entries.add(entry)
+        entry = Entry(ask, call, receipt, self.prices, lambda *ending: self._settle(admitted, *ending), admitted)
+        self._entries[entry] = _Lease(admitted.row_id)
         return entry
 
     def settle_open(self, code: str) -> None:
@@ -87,16 +104,38 @@ class Ledger:
             entry.settle("error", code)
 
     def sweep(self) -> int:
-        """Settle as `abandoned` the rows that no worker works on any more; give their number."""
+        """Renew the leases of this worker's calls; settle as `abandoned` what no worker works on any more.
+
+        Gives the number of rows that were settled.
+        """
+        now_here = time.monotonic()
+        was_away = self._swept_at is not None and now_here - self._swept_at > AWAY_SECONDS
+        due = [lease for lease in tuple(self._entries.values()) if now_here - lease.renewed_at > RENEW_SECONDS]
 
         def work(connection: sa.Connection) -> int:
+            self._database.read_clock(connection)
             now = self._now()
-            lost = [row for row in settlement.pending(connection) if row.lease_until < now or is_gone(row.owner)]
-            if lost:
-                settlement.abandon(connection, lost, now)
-            return len(lost)
+            settlement.renew(connection, [lease.row_id for lease in due], now + LEASE_SECONDS * MICROSECONDS)
+            lost = self._lost(connection, now, trust_leases=not was_away)
+            return settlement.abandon(connection, lost, now) if lost else 0
 
-        return self._database.write(work)
+        swept = self._database.write(work)
+        self._swept_at = now_here
+        for lease in due:
+            lease.renewed_at = now_here
+        return swept
+
+    def _lost(self, connection: sa.Connection, now: int, *, trust_leases: bool) -> list[int]:
+        """The ids of open rows that nobody works on. A worker that runs on this machine looks after its own."""
+        owners = {name: look_up(name) for name in settlement.owners(connection)}
+        gone = [name for name, state in owners.items() if state is Owner.GONE]
+        elsewhere = [name for name, state in owners.items() if state is Owner.ELSEWHERE and name != self.owner]
+        lost = list(settlement.held_by(connection, gone))
+        if trust_leases:
+            lost += settlement.held_by(connection, elsewhere, ended_before=now)
+        own = {lease.row_id for lease in tuple(self._entries.values())}
+        ended = settlement.held_by(connection, [self.owner], ended_before=now)
+        return lost + [row_id for row_id in ended if row_id not in own]
 
     def forget(self, before: int) -> int:
         """Delete a batch of settled rows older than the moment `before`; give the number of rows."""
@@ -117,7 +156,8 @@ class Ledger:
 
     def _settle(self, admitted: Admitted, entry: Entry, status: str, code: str | None) -> None:
         """Write down how a request ended, soon."""
-        receipt, (usage, estimated), cost_nano = entry.receipt, entry.usage(), entry.cost_nano()
+        receipt, (usage, estimated), cost_nano = entry.receipt, entry.usage(), entry.charge_nano()
+        cost_nano = None if cost_nano is None else whole(cost_nano)
         cached = bool(receipt.cache_hit)
         if not cached:
             self._booked(usage, cost_nano, receipt.key_source)
@@ -141,14 +181,40 @@ class Ledger:
             "first_token_ms": None if first_token is None else milliseconds(first_token),
             "total_ms": times["total"],
             "upstream_request_id": receipt.upstream_request_id,
+            "response_id": receipt.response_id,
             "settled_at": self._now(),
         }
         charged = (cost_nano or 0) if key is not None and key.source == "default" else 0
-        self._entries.discard(entry)
-        self._database.write_later(settlement.settle_all, settlement.Settlement(admitted, charged, row))
+        self._entries.pop(entry, None)
+        self._database.write_later(self._work_all, settlement.Settlement(admitted, charged, row))
+
+    def _work_all(
+        self, connection: sa.Connection, items: Sequence[Opening | settlement.Settlement]
+    ) -> list[Admitted | ServiceException | None]:
+        """Settle and admit in one transaction; a batch for Writer.
+
+        The clients of both are locked first, in one order. Else two workers could wait for each other: one has settled
+        for a client and admits for another, the other worker does the reverse.
+        """
+        settled = [item for item in items if isinstance(item, settlement.Settlement)]
+        openings = [item for item in items if isinstance(item, Opening)]
+        digests = {digest for opening in openings if (digest := opening.principal.token_digest)}
+        settlement.lock_clients(connection, settled, digests)
+        if settled:
+            settlement.settle_all(connection, settled)
+        decisions = iter(self._admission.admit_all(connection, openings) if openings else ())
+        return [next(decisions) if isinstance(item, Opening) else None for item in items]
 
     def _now(self) -> int:
         return int(self._clock() * MICROSECONDS)
+
+
+@dataclass
+class _Lease:
+    """The row of a call in flight, and when its lease began or was renewed (monotonic seconds)."""
+
+    row_id: int
+    renewed_at: float = field(default_factory=time.monotonic)
 
 
 class NullLedger:

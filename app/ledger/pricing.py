@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import re
 import time
 import tomllib
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from app.models import Usage
 from app.units import NANO
 
 MILLION = 1_000_000
+DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)")
+"""How the name of one version of a model ends."""
+FEE_PER_CALL = "-search"
+"""In the names of models whose calls cost a fee beside their tokens, which the list does not tell."""
 
 
 Tiers = tuple[tuple[int, Decimal], ...]
@@ -25,17 +30,25 @@ Tiers = tuple[tuple[int, Decimal], ...]
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars per million tokens."""
+    """US dollars per million tokens; sound costs what text does not, and None where the list does not say."""
 
     input: Tiers
     cached: Tiers
     output: Tiers
+    input_audio: Tiers | None = None
+    output_audio: Tiers | None = None
 
-    def cost_nano(self, usage: Usage) -> int:
-        """Nano-dollars, rounded half up."""
-        sent, cached = usage.input_tokens, usage.cached_tokens
-        dollars = (sent - cached) * _rate(self.input, sent) + cached * _rate(self.cached, sent)
-        return _nano((dollars + usage.output_tokens * _rate(self.output, sent)) / MILLION)
+    def cost_nano(self, usage: Usage) -> int | None:
+        """Nano-dollars, rounded half up; None when a part of the usage has no price here."""
+        sent = usage.input_tokens
+        heard, spoken = usage.input_audio_tokens, usage.output_audio_tokens
+        if usage.service_tier or (heard and self.input_audio is None) or (spoken and self.output_audio is None):
+            return None
+        cached = min(usage.cached_tokens, sent - heard)
+        dollars = (sent - heard - cached) * _rate(self.input, sent) + cached * _rate(self.cached, sent)
+        dollars += (usage.output_tokens - spoken) * _rate(self.output, sent)
+        dollars += heard * _rate(self.input_audio or (), sent) + spoken * _rate(self.output_audio or (), sent)
+        return _nano(dollars / MILLION)
 
 
 class Prices:
@@ -45,24 +58,30 @@ class Prices:
     million tokens as strings or numbers; it wins over the list.
     """
 
-    def __init__(self, own: Path | None = None) -> None:
+    def __init__(self, own: Path | None = None, base_url: str = "") -> None:
         raw = own.read_bytes() if own is not None and own.is_file() else b""
         self._own = _read(raw)
+        self._base_url = base_url
         self.version = "genai-prices " + importlib.metadata.version("genai-prices")
         if raw:
             self.version += " + " + hashlib.sha256(raw).hexdigest()[:8]
 
     def load(self) -> None:
         """Read the shipped list now: it takes a third of a second, which no request should pay."""
-        _shipped("gpt-4o-mini")
+        _shipped("gpt-4o-mini", _provider(self._base_url))
 
-    def cost_nano(self, model: str, usage: Usage, *, asked: str = "") -> int | None:
-        """What `usage` of `model` costs, in nano-dollars rounded half up.
+    def price(self, model: str, *, asked: str = "") -> Price | None:
+        """What tokens of `model` cost; None when that is not known.
 
         `asked`: the name it was asked for by. Its listed price counts where the answering one, a dated form of it, has
         none; another model that answered in its place has no price by that. An own price counts by either name.
         """
-        price = self._own.get(model) or self._own.get(asked) or _listed(model, asked, _this_hour())
+        own = self._own.get(model) or self._own.get(asked)
+        return own or _listed(model, asked, _provider(self._base_url), _this_hour())
+
+    def cost_nano(self, model: str, usage: Usage, *, asked: str = "") -> int | None:
+        """What `usage` of `model` costs, in nano-dollars rounded half up; see `price`."""
+        price = self.price(model, asked=asked)
         return None if price is None else price.cost_nano(usage)
 
 
@@ -74,35 +93,65 @@ class NoPrices:
     def load(self) -> None:
         """There is nothing to read."""
 
+    def price(self, model: str, *, asked: str = "") -> Price | None:
+        """Unknown."""
+        return None
+
     def cost_nano(self, model: str, usage: Usage, *, asked: str = "") -> int | None:
         """Unknown."""
         return None
 
 
 @functools.lru_cache(maxsize=1024)
-def _listed(model: str, asked: str, hour: int) -> Price | None:
+def _listed(model: str, asked: str, provider: str, hour: int) -> Price | None:
     """The shipped price; kept for an hour, as prices may depend on the time.
 
     The library would look it up anew for each sum. A test holds our sums and the library's equal.
     """
-    names = [name for name in (model, asked) if name and (model or asked).startswith(name)]
-    return next((price for name in names if (price := _shipped(name)) is not None), None)
+    names = [model] if model else [asked]
+    if model.startswith(asked) and DATED.fullmatch(model.removeprefix(asked)):
+        names.append(asked)
+    return next((price for name in names if name and (price := _shipped(name, provider)) is not None), None)
 
 
-def _shipped(model: str) -> Price | None:
+def _shipped(model: str, provider: str) -> Price | None:
+    """The list's price of a model of `provider`, or of the one that its prefix names, as `openai/gpt-4o-mini`."""
     from genai_prices import Usage as ListUsage
     from genai_prices import calc_price
 
+    prefix, _, rest = model.partition("/")
+    if rest and prefix in _providers():
+        provider, model = prefix, rest
+    if FEE_PER_CALL in model:
+        return None
     try:
         found = calc_price(
-            ListUsage(input_tokens=1, output_tokens=1), model_ref=model, provider_id="openai"
+            ListUsage(input_tokens=1, output_tokens=1), model_ref=model, provider_id=provider
         ).model_price
     except LookupError:
         return None
-    sent = _tiers(found.input_mtok)
+    sent, cached = _tiers(found.input_mtok), found.cache_read_mtok
     return Price(
-        sent, _tiers(found.cache_read_mtok) if found.cache_read_mtok is not None else sent, _tiers(found.output_mtok)
+        input=sent,
+        cached=sent if cached is None else _tiers(cached),
+        output=_tiers(found.output_mtok),
+        input_audio=None if found.input_audio_mtok is None else _tiers(found.input_audio_mtok),
+        output_audio=None if found.output_audio_mtok is None else _tiers(found.output_audio_mtok),
     )
+
+
+@functools.cache
+def _providers() -> dict[str, str]:
+    """The providers of the list, each with a pattern of its base URLs."""
+    from genai_prices.data import providers
+
+    return {provider.id: provider.api_pattern for provider in providers}
+
+
+@functools.cache
+def _provider(base_url: str) -> str:
+    """The provider that a base URL belongs to; OpenAI's prices hold where the list knows none."""
+    return next((name for name, pattern in _providers().items() if re.match(pattern, base_url)), "openai")
 
 
 def _tiers(price: Any) -> Tiers:
@@ -113,7 +162,7 @@ def _tiers(price: Any) -> Tiers:
 
 
 def _rate(tiers: Tiers, sent: int) -> Decimal:
-    return next((price for start, price in tiers if sent > start), tiers[-1][1])
+    return next((price for start, price in tiers if sent > start), tiers[-1][1] if tiers else Decimal(0))
 
 
 def _this_hour() -> int:

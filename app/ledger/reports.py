@@ -93,7 +93,7 @@ def _totals(by: str, row: Any) -> dict[str, Any]:
 
 
 def _row(row: Any) -> dict[str, Any]:
-    hidden = {"id", "client_id", "owner", "lease_until", "reserved_nano", "period_start", "cost_nano"}
+    hidden = {"id", "client_id", "owner", "lease_until", "reserved_nano", "period_start", "cost_nano", "response_id"}
     values = {name: value for name, value in row.items() if name not in hidden}
     moments = {name: iso(values[name]) for name in ("created_at", "settled_at") if values[name] is not None}
     client = values.pop("client_name")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from app.ledger.admission import Admitted
+from app.store.fitting import WHOLE_MAX, Fitting, whole
 from app.store.statement import Statement
-from app.store.tables import requests, spending
+from app.store.tables import clients, requests, spending
 
 SWEEP_MAX = 500
 COLUMNS = (
@@ -33,6 +34,7 @@ COLUMNS = (
     "first_token_ms",
     "total_ms",
     "upstream_request_id",
+    "response_id",
     "settled_at",
 )
 """What a settlement says of a request; all of it, each time."""
@@ -48,11 +50,30 @@ _STILL_PENDING = (
     .where(requests.c.id.in_(sa.bindparam("ids", expanding=True)), requests.c.status == "pending")
     .with_for_update()
 )
+_RENEW = Statement(
+    requests.update()
+    .where(requests.c.id == sa.bindparam("row_id"), requests.c.status == sa.literal_column("'pending'"))
+    .values(lease_until=sa.bindparam("until"))
+)
+_LOCK_CLIENTS = (
+    sa.select(clients.c.id)
+    .where(
+        clients.c.id.in_(sa.bindparam("ids", expanding=True))
+        | clients.c.token_digest.in_(sa.bindparam("digests", expanding=True))
+    )
+    .order_by(clients.c.token_digest)
+    .with_for_update()
+)
+_fitted = Fitting(requests)
 _SPEND = (
     spending.update()
     .where(spending.c.client_id == sa.bindparam("of_client"), spending.c.period_start == sa.bindparam("of_period"))
     .values(
-        spent_nano=spending.c.spent_nano + sa.bindparam("spent"),
+        # Sums stay within 64 bits, whatever upstream says that it has used.
+        spent_nano=sa.case(
+            (spending.c.spent_nano > WHOLE_MAX, spending.c.spent_nano),
+            else_=spending.c.spent_nano + sa.bindparam("spent", type_=sa.BigInteger),
+        ),
         reserved_nano=spending.c.reserved_nano - sa.bindparam("reserved"),
     )
 )
@@ -68,7 +89,8 @@ class Settlement:
 
     def values(self) -> dict[str, Any]:
         """What the statement that closes the row is given."""
-        return {f"new_{name}": self.row[name] for name in COLUMNS} | {"row_id": self.admitted.row_id}
+        row = _fitted(self.row)
+        return {f"new_{name}": row[name] for name in COLUMNS} | {"row_id": self.admitted.row_id}
 
 
 @dataclass(frozen=True)
@@ -82,7 +104,7 @@ class Spent:
 
 
 def settle_all(connection: sa.Connection, settlements: Sequence[Settlement]) -> list[None]:
-    """Close the rows that are open; a row that a sweep has closed stays as it is. A batch for Writer."""
+    """Close the rows that are open; a row that a sweep has closed stays as it is."""
     reserved = [item for item in settlements if item.admitted.period_start is not None]
     if reserved:
         # Asked before the rows are closed: a row that is not open has been spent for already.
@@ -94,26 +116,58 @@ def settle_all(connection: sa.Connection, settlements: Sequence[Settlement]) -> 
     return [None] * len(settlements)
 
 
+def lock_clients(
+    connection: sa.Connection, settlements: Sequence[Settlement], token_digests: Collection[str] = ()
+) -> None:
+    """Lock the rows of all clients that a transaction settles or admits for, in one order.
+
+    Whoever changes a client's spending holds the client's row before, so no two transactions wait for each other.
+    SQLite's transaction excludes others anyway.
+    """
+    budgeted = {item.admitted.client_id for item in settlements if item.admitted.period_start is not None}
+    _lock_ids(connection, budgeted, token_digests)
+
+
 def take_back(connection: sa.Connection, admitted: Admitted) -> None:
     """Remove the row of a request that was refused because its admission took too long."""
+    _lock_ids(connection, {admitted.client_id})
     connection.execute(requests.delete().where(requests.c.id == admitted.row_id))
     spend(connection, [_spent(admitted, 0)])
 
 
-def abandon(connection: sa.Connection, rows: Sequence[Any], now: int) -> None:
-    """Close rows whose worker is gone.
+def abandon(connection: sa.Connection, ids: Collection[int], now: int) -> int:
+    """Close rows whose worker is gone, those that are still open; give their number.
 
     What their calls have cost is not known; the reservations are charged, so no budget is exceeded.
     """
+    of_these = requests.c.id.in_(ids)
+    _lock_ids(connection, connection.execute(sa.select(requests.c.client_id).where(of_these)).scalars())
+    open_rows = requests.select().where(of_these, requests.c.status == "pending").with_for_update(skip_locked=True)
+    rows = connection.execute(open_rows).all()
     values = {"status": "abandoned", "code": "worker_lost", "estimated": True, "settled_at": now}
     connection.execute(requests.update().where(requests.c.id.in_([row.id for row in rows])).values(values))
     spend(connection, (Spent(row.client_id, row.period_start, row.reserved_nano, row.reserved_nano) for row in rows))
+    return len(rows)
 
 
-def pending(connection: sa.Connection) -> Sequence[Any]:
-    """Some of the rows that are open; no other transaction closes them meanwhile."""
-    query = requests.select().where(requests.c.status == "pending").limit(SWEEP_MAX)
-    return connection.execute(query.with_for_update(skip_locked=True)).all()
+def owners(connection: sa.Connection) -> Sequence[str]:
+    """The names of the workers that hold open rows."""
+    query = sa.select(requests.c.owner).where(requests.c.status == "pending").distinct()
+    return connection.execute(query).scalars().all()
+
+
+def held_by(connection: sa.Connection, names: Collection[str], *, ended_before: int | None = None) -> Sequence[int]:
+    """The ids of some open rows of these workers, the oldest lease first; `ended_before`: whose lease has ended."""
+    query = sa.select(requests.c.id).where(requests.c.status == "pending", requests.c.owner.in_(names))
+    if ended_before is not None:
+        query = query.where(requests.c.lease_until < ended_before)
+    return connection.execute(query.order_by(requests.c.lease_until).limit(SWEEP_MAX)).scalars().all()
+
+
+def renew(connection: sa.Connection, ids: Sequence[int], until: int) -> None:
+    """Prolong the leases of rows whose calls go on."""
+    if ids:
+        _RENEW.many(connection, [{"row_id": row_id, "until": until} for row_id in ids])
 
 
 def forget(connection: sa.Connection, before: int) -> int:
@@ -131,8 +185,14 @@ def spend(connection: sa.Connection, items: Iterable[Spent]) -> None:
             total[0] += item.spent_nano
             total[1] += item.reserved_nano
     for (client_id, period_start), (spent, reserved) in sorted(sums.items()):
-        values = {"of_client": client_id, "of_period": period_start, "spent": spent, "reserved": reserved}
+        values = {"of_client": client_id, "of_period": period_start, "spent": whole(spent), "reserved": reserved}
         connection.execute(_SPEND, values)
+
+
+def _lock_ids(connection: sa.Connection, ids: Iterable[int | None], token_digests: Collection[str] = ()) -> None:
+    wanted = {client_id for client_id in ids if client_id is not None}
+    if wanted and connection.dialect.name == "postgresql":
+        connection.execute(_LOCK_CLIENTS, {"ids": list(wanted), "digests": list(token_digests)})
 
 
 def _spent(admitted: Admitted, charged_nano: int) -> Spent:

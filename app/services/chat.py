@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 from app.calls.call import Call
 from app.config import Config
-from app.errors import ValidationException
+from app.errors import ServiceException, ValidationException
 from app.ledger.accounts import NOBODY, Principal
 from app.ledger.limits import Ask
 from app.models import ChatPreview, ChatRequest, ChatResponse, Completion, Credentials, Generation, Message
@@ -18,10 +19,10 @@ from app.services import prompt
 from app.services.cache import ResponseCache
 from app.services.exchange import Exchange, HeldResponse, OpenExchange
 from app.services.rules import broken_rules, read_turns
-from app.tokens import estimate_tokens
+from app.tokens import estimate_tokens, image_tokens
 from app.units import dollars
 from app.upstreams.dialects import native_dialect
-from app.upstreams.json import TextJoiner, load_sound_json
+from app.upstreams.json import TextJoiner, dump_json, load_answered_json
 
 ROUTE = "/api/v1/chat"
 
@@ -173,13 +174,24 @@ class ChatService:
         body = self._dialect.request_body(generation, stream=listener is not None)
         with exchange.send(self._dialect.PATH, body) as response:
             if listener is None:
-                completion = self._dialect.parse_completion(response.read())
+                completion = self._read(exchange, response)
             else:
                 listener.started(generation.model, exchange.paid_with.source, cached=False)
                 completion = self._follow(exchange, response, listener)
         exchange.note(completion.usage, completion.model)
         # What does not parse is a failure, and failures are not kept.
         return Answer(completion, _parsed(completion, generation))
+
+    def _read(self, exchange: OpenExchange, response: HeldResponse) -> Completion:
+        """The finished answer of a plain response. What one that is no use has cost is noted all the same."""
+        raw = response.read()
+        try:
+            return self._dialect.parse_completion(raw)
+        except ServiceException:
+            with contextlib.suppress(ServiceException):
+                told = self._dialect.read_event(raw)
+                exchange.note(told.usage, told.model)
+            raise
 
     def _follow(self, exchange: OpenExchange, response: HeldResponse, listener: Listener) -> Completion:
         """Tell the listener each piece of text of a stream; give the finished answer."""
@@ -237,8 +249,18 @@ def _credentials(request: ChatRequest) -> Credentials:
 
 
 def _parsed(completion: Completion, generation: Generation) -> Any:
-    """The JSON of an answer that was asked for by schema; raises `upstream_bad_response` when it is none."""
-    return None if generation.response_schema is None else load_sound_json(completion.output_text)
+    """The JSON of an answer that was asked for by schema; None where the answer was cut at its limit.
+
+    Raises `upstream_bad_response` when it is none.
+    """
+    if generation.response_schema is None:
+        return None
+    try:
+        return load_answered_json(completion.output_text)
+    except ServiceException:
+        if completion.finish_reason != "length":
+            raise
+        return None
 
 
 def _ask(request: ChatRequest, assembled: Assembled, *, streamed: bool) -> Ask:
@@ -247,9 +269,16 @@ def _ask(request: ChatRequest, assembled: Assembled, *, streamed: bool) -> Ask:
         model=assembled.generation.model,
         session_id=request.session_id or "",
         streamed=streamed,
-        prompt_tokens=sum(assembled.tokens.values()),
+        prompt_tokens=sum(assembled.tokens.values()) + _unspoken_tokens(assembled.generation),
         max_tokens=assembled.generation.max_tokens,
     )
+
+
+def _unspoken_tokens(generation: Generation) -> int:
+    """Estimated tokens of what goes with the messages: pictures by a figure each, the schema as text."""
+    pictures = len(generation.images) * image_tokens(generation.model)
+    schema = generation.response_schema
+    return pictures + (estimate_tokens(dump_json(schema).decode()) if schema is not None else 0)
 
 
 def _response(

@@ -48,7 +48,7 @@ class Exchange:
     @classmethod
     def in_process(cls, config: Config) -> Self:
         """The exchange of a plain Python program: its own key pays, everybody may call, nothing is written down."""
-        keys = KeySelector(config.openai_api_key, in_process=True)
+        keys = KeySelector.of(config, in_process=True)
         slots = Slots(config.max_concurrent_requests, config.max_queue_seconds)
         return cls(OpenAIClient(config, keys=keys), keys, slots, Watchdog(), NullLedger())
 
@@ -92,26 +92,28 @@ class OpenExchange:
 
     def cost_nano(self) -> int | None:
         """What the request has cost so far, in nano-dollars; None when that is not known."""
-        return self._entry.cost_nano()
+        return self._entry.charge_nano()
+
+    @property
+    def output_limit(self) -> int | None:
+        """The bound on output that the request must be given, as a budget pays for it and it names none."""
+        return self._entry.output_limit
 
     def send(self, path: str, body: bytes | None) -> HeldResponse:
-        """Take a slot and make the attempts of the plan; the slot is held until the response is closed.
+        """Make the attempts of the plan, each in a slot; the slot of the one that succeeds is held until the response
+        is closed.
 
-        Without a body it is a GET. Raises ServiceException.
+        A pause between two attempts holds none: one upstream account that is limited must not stop everybody else
+        (test_slots.py). Without a body it is a GET. Raises ServiceException.
         """
         request = UpstreamRequest(path, body)
         self._exchange.watchdog.add(self._call)
         try:
-            self._take_slot()
-        except BaseException:
-            self._exchange.watchdog.discard(self._call)
-            raise
-        try:
             response, _ = routing.follow(
-                self._plan, self._exchange.keys, self._call, lambda attempt: self._attempt(attempt, request)
+                self._plan, self._exchange.keys, self._call, lambda attempt: self._in_slot(attempt, request)
             )
         except BaseException:
-            self._release_slot()
+            self._exchange.watchdog.discard(self._call)
             raise
         self.receipt.answered = True
         self.receipt.upstream_request_id = request_id(response.headers)
@@ -124,13 +126,19 @@ class OpenExchange:
         for event, meaning in whole_stream(response, read_event):
             self.note(meaning.usage, meaning.model)
             if meaning.written:
-                self.receipt.add_text(meaning.written, self._call.elapsed_seconds)
+                self.receipt.add_text(meaning.written)
+            if meaning.text and self.receipt.first_token_seconds is None:
+                self.receipt.first_token_seconds = self._call.elapsed_seconds
             yield event, meaning
 
     def note(self, usage: Usage | None, model: str | None) -> None:
         """Keep what upstream says of its answer."""
         self.receipt.usage = usage or self.receipt.usage
         self.receipt.model = model or self.receipt.model
+
+    def note_response(self, response_id: str | None) -> None:
+        """Keep the id by which the upstream knows its answer."""
+        self.receipt.response_id = response_id or self.receipt.response_id
 
     def note_cache(self, hit: bool) -> None:
         """The response cache was asked."""
@@ -144,7 +152,7 @@ class OpenExchange:
     def settle(self, status: str, code: str | None = None) -> None:
         """Close the row; only the first settlement counts."""
         if self._entry.settle(status, code):
-            self.receipt.code = code
+            self.receipt.code, self.receipt.settled = code, True
 
     def __enter__(self) -> Self:
         return self
@@ -165,16 +173,26 @@ class OpenExchange:
         self._exchange.slots.release()
         self._exchange.watchdog.discard(self._call)
 
+    def _in_slot(self, attempt: Attempt, request: UpstreamRequest) -> Response:
+        self._take_slot()
+        try:
+            return self._attempt(attempt, request)
+        except BaseException:
+            self._exchange.slots.release()
+            raise
+
     def _attempt(self, attempt: Attempt, request: UpstreamRequest) -> Response:
         receipt, began = self.receipt, time.monotonic()
         receipt.attempts += 1
         # Known before the answer: a caller who leaves before it comes has spent this key's money all the same.
-        receipt.key, receipt.may_cost = attempt.key, True
+        receipt.key = attempt.key
         try:
-            return attempt.upstream.send(request, attempt.key, self._call)
+            response = attempt.upstream.send(request, attempt.key, self._call)
+            receipt.may_cost = True
+            return response
         except AttemptFailed as failure:
             receipt.may_cost = failure.may_cost
-            receipt.upstream_request_id = failure.upstream_request_id or receipt.upstream_request_id
+            receipt.upstream_request_id = failure.upstream_request_id
             raise
         finally:
             receipt.upstream_seconds += time.monotonic() - began

@@ -7,7 +7,7 @@ know, and every client would have to hope that nothing it uses was among it (tes
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,22 +15,23 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from app.calls.call import Call
-from app.errors import OpenAIClientException, ValidationException
+from app.errors import OpenAIClientException
 from app.ledger.accounts import Principal
 from app.ledger.limits import Ask
-from app.models import MODEL_MAX_LENGTH, Credentials
+from app.ledger.stored import StoredResponses
+from app.models import MODEL_MAX_LENGTH, Credentials, is_placeholder
 from app.services.exchange import Exchange, HeldResponse, OpenExchange
-from app.tokens import estimate_tokens
+from app.services.passed_request import LIMITS, PassedRequest, read_request
 from app.units import dollars
 from app.upstreams import chat_completions, embeddings, responses
 from app.upstreams.errors import bad_response
-from app.upstreams.json import dump_json, load_json, parse_usage, string_or_none, token_count
-from app.upstreams.llama_events import LlamaEvents, with_response_format
+from app.upstreams.json import dump_json, load_json, string_or_none
+from app.upstreams.llama_events import LlamaEvents, response_format
 from app.upstreams.sse import StreamEvent
+from app.upstreams.usage import read_usage
 
 PASSED_HEADERS = re.compile(r"x-request-id|retry-after|x-ratelimit-.*|openai-(?!organization|project).*", re.I)
 AFTER_END_SECONDS = 1.0
-LIMITS = ("max_output_tokens", "max_completion_tokens", "max_tokens")
 
 
 class PassedDialect(Protocol):
@@ -58,50 +59,78 @@ class PassedResponse:
 
 
 class Passthrough:
-    """`free_mode` is the default of the header; `is_local`: upstream is our llama.cpp, whose events are completed.
+    """`free_mode` is the default of the header; `is_local`: upstream is our llama.cpp, whose events are completed;
+    `tokens`: every caller has a token, and the server's key pays for a client that may use it."""
 
-    `max_tokens` is what a request is assumed to want that names no limit, when its worst case is reserved.
-    """
-
-    def __init__(self, exchange: Exchange, *, free_mode: bool, max_tokens: int, is_local: bool) -> None:
+    def __init__(
+        self, exchange: Exchange, stored: StoredResponses, *, free_mode: bool, is_local: bool, tokens: bool = False
+    ) -> None:
         self._exchange = exchange
+        self._stored = stored
         self._free_mode = free_mode
-        self._max_tokens = max_tokens
+        self._tokens = tokens
         self._is_local = is_local
 
-    def credentials(self, api_key: str, free_mode: bool | None) -> Credentials:
-        """Who is to pay; where a request says nothing of free mode, the setting does."""
-        return Credentials(api_key, self._free_mode if free_mode is None else free_mode)
+    def credentials(
+        self, api_key: str, free_mode: bool | None, principal: Principal, headers: Mapping[str, str]
+    ) -> Credentials:
+        """Who is to pay. Where a request says nothing of free mode, the setting does; a client that may use the
+        server's key and brings none of its own need not ask for it."""
+        if free_mode is None:
+            brings_none = not api_key or is_placeholder(api_key)
+            free_mode = self._free_mode or (brings_none and self._may_use_servers_key(principal))
+        return Credentials(api_key, free_mode, headers)
+
+    def _may_use_servers_key(self, principal: Principal) -> bool:
+        account = principal.account
+        return self._tokens and account is not None and account.free_mode and self._exchange.keys.has_server_key
 
     def create(
         self, path: str, body: bytes, credentials: Credentials, principal: Principal, call: Call, query: str = ""
     ) -> PassedResponse:
         """Pass a body on to `path` and `query`, and the answer back; raises ServiceException."""
-        ask = read_request(f"/v1{path}", body, self._max_tokens)
+        request = self._checked(read_request(path, body), credentials, principal)
         with contextlib.ExitStack() as resources:
-            exchange = resources.enter_context(self._exchange.open(ask, credentials, principal, call))
-            if self._is_local and path == responses.PATH:
-                body = with_response_format(body)
-            response = resources.enter_context(exchange.send(path + query, body))
-            if not ask.streamed:
+            exchange = resources.enter_context(self._exchange.open(request.ask, credentials, principal, call))
+            if self._is_local and path == responses.PATH and (members := response_format(request.document)):
+                request = request.with_members(**members)
+            asks_for_usage = request.hides_usage and exchange.payer.may_be_server
+            response = resources.enter_context(_send(path, query, request, exchange, asks_for_usage))
+            if not request.ask.streamed:
                 return _whole(response, exchange)
             # The row of a stream is settled where the stream ends.
             held = resources.pop_all()
-        llama = LlamaEvents(ask.model) if self._is_local else None
-        return self._stream(response, exchange, call, held, DIALECTS[path], llama)
+        llama = LlamaEvents(request.ask.model) if self._is_local else None
+        events = self._events(response, exchange, call, DIALECTS[path], asks_for_usage, llama)
+        return _streamed(events, response, exchange, held)
+
+    def _checked(self, request: PassedRequest, credentials: Credentials, principal: Principal) -> PassedRequest:
+        """Refuse to go on, with the server's key, with a conversation that this client did not begin."""
+        member, account = request.continues, principal.account
+        if member is None or account is None or (credentials.api_key and not credentials.free_mode):
+            return request
+        stored = str(request.document[member])[:MODEL_MAX_LENGTH]
+        tokens = self._stored.tokens(stored, account.id) if member == "previous_response_id" else None
+        if tokens is None:
+            message = "There is no such response or conversation of this client"
+            raise OpenAIClientException(message, "response_not_found", param=member)
+        return request.with_context(tokens)
 
     def models(self, credentials: Credentials, principal: Principal, call: Call, query: str = "") -> PassedResponse:
-        """Upstream's models; `query` is empty or begins with `?`."""
-        with self._exchange.open(Ask(route="/v1/models"), credentials, principal, call) as exchange:
-            return _get(f"/models{query}", exchange, is_list=True)
+        """Upstream's models; of a client with a model list those that it may use. `query` is empty or has its `?`."""
+        ask = Ask(route="/v1/models", is_listing=True)
+        with self._exchange.open(ask, credentials, principal, call) as exchange:
+            return _allowed(_get(f"/models{query}", exchange, is_list=True), principal)
 
     def model(self, name: str, credentials: Credentials, principal: Principal, call: Call) -> PassedResponse:
         """One of them; from the list where upstream (as llama.cpp does) describes no single one."""
         if {".", ".."} & set(name.split("/")):
             # Somebody on the way could take it for another address of upstream's.
             raise OpenAIClientException("The AI service does not know this model", "model_not_found")
-        ask = Ask(route="/v1/models/<model>", model=name[:MODEL_MAX_LENGTH])
+        ask = Ask(route="/v1/models/<model>", model=name[:MODEL_MAX_LENGTH], is_listing=True)
         with self._exchange.open(ask, credentials, principal, call) as exchange:
+            if principal.account is not None and not principal.account.allows_model(name):
+                raise OpenAIClientException("This client may not use this model", "model_not_found")
             try:
                 return _get(f"/models/{quote(name, safe='')}", exchange)
             except OpenAIClientException as exc:
@@ -109,69 +138,63 @@ class Passthrough:
                     raise
                 return _listed(name, _get("/models", exchange, is_list=True), exc)
 
-    def _stream(
+    def _events(
         self,
         response: HeldResponse,
         exchange: OpenExchange,
         call: Call,
-        held: contextlib.ExitStack,
         dialect: PassedDialect,
+        hides_usage: bool,
         llama: LlamaEvents | None,
-    ) -> PassedResponse:
-        """The stream as it came; its events raise ServiceException where it breaks off."""
+    ) -> Iterator[bytes]:
+        """The events as they came; raises ServiceException where the stream breaks off.
 
-        def events() -> Iterator[bytes]:
-            with held:
-                for event, meaning in exchange.events(response, dialect.read_event):
-                    yield llama.complete(event) if llama else event.raw
-                    if meaning.is_end:
-                        # What follows the end is passed on too, as long as it comes at once.
-                        call.shorten(AFTER_END_SECONDS)
-
-        def close() -> None:
-            # A caller that left before the first event: the generator never ran, so nothing in it cleans up.
-            response.close()
-            exchange.settle("cancelled", "client_closed_request")
-
-        return PassedResponse(events(), _passed_headers(response), lambda: dollars(exchange.cost_nano()), close)
+        `hides_usage`: usage was asked for on the client's behalf, and its chunk is taken out again.
+        """
+        for event, meaning in exchange.events(response, dialect.read_event):
+            exchange.note_response(_response_id(meaning.document))
+            if _tells_failure(meaning.document):
+                exchange.settle("error", "upstream_failed")
+            if hides_usage and meaning.usage is not None and not meaning.document.get("choices"):
+                continue
+            yield llama.complete(event) if llama else event.raw
+            if meaning.is_end:
+                # What follows the end is passed on too, as long as it comes at once.
+                call.shorten(AFTER_END_SECONDS)
 
 
-def read_request(route: str, body: bytes, default_max_tokens: int) -> Ask:
-    """Look at a request; raises ValidationException unless it is a JSON object with a usable `stream`."""
-    text = _decoded(body)
-    request = _parsed(text)
-    stream = request.get("stream")
-    if not isinstance(stream, bool | None):
-        raise ValidationException("must be true or false", "stream")
-    limits = (token_count(request.get(name)) for name in LIMITS)
-    return Ask(
-        route=route,
-        streamed=bool(stream),
-        model=(string_or_none(request.get("model")) or "")[:MODEL_MAX_LENGTH],
-        prompt_tokens=estimate_tokens(text),
-        max_tokens=next((limit for limit in limits if limit), default_max_tokens),
-    )
-
-
-def _decoded(body: bytes) -> str:
+def _send(path: str, query: str, request: PassedRequest, exchange: OpenExchange, asks_for_usage: bool) -> HeldResponse:
+    """Send a request as it came, but with the output limit that its budget needs, and asking for usage."""
+    members: dict[str, Any] = {}
+    if exchange.output_limit is not None:
+        members[LIMITS[path][0]] = exchange.output_limit
+    if not asks_for_usage:
+        return exchange.send(path + query, request.changed(**members) if members else request.body)
+    given = request.document.get("stream_options")
+    options = given if isinstance(given, dict) else {}
     try:
-        return body.decode()
-    except UnicodeDecodeError:
-        raise _unreadable() from None
+        return exchange.send(
+            path + query, request.changed(**members, stream_options={**options, "include_usage": True})
+        )
+    except OpenAIClientException as exc:
+        if "stream_options" not in (exc.param or ""):
+            raise
+        return exchange.send(path + query, request.changed(**members) if members else request.body)
 
 
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        request = json.loads(text)
-    except (ValueError, RecursionError):
-        raise _unreadable() from None
-    if not isinstance(request, dict):
-        raise ValidationException("The body must be a JSON object")
-    return request
+def _streamed(
+    events: Iterator[bytes], response: HeldResponse, exchange: OpenExchange, held: contextlib.ExitStack
+) -> PassedResponse:
+    def body() -> Iterator[bytes]:
+        with held:
+            yield from events
 
+    def close() -> None:
+        # A caller that left before the first event: the generator never ran, so nothing in it cleans up.
+        response.close()
+        exchange.settle("cancelled", "client_closed_request")
 
-def _unreadable() -> ValidationException:
-    return ValidationException("The body is not JSON that can be read", error_code="invalid_json")
+    return PassedResponse(body(), _passed_headers(response), lambda: dollars(exchange.cost_nano()), close)
 
 
 def _get(path: str, exchange: OpenExchange, *, is_list: bool = False) -> PassedResponse:
@@ -190,9 +213,41 @@ def _whole(response: HeldResponse, exchange: OpenExchange, *, is_list: bool = Fa
         raw = dump_json(document)
     if not isinstance(document, dict):
         raise bad_response()
-    exchange.note(parse_usage(document.get("usage")), string_or_none(document.get("model")))
+    exchange.note(read_usage(document), string_or_none(document.get("model")))
+    exchange.note_response(_response_id(document))
+    if _tells_failure(document):
+        exchange.settle("error", "upstream_failed")
     cost = dollars(exchange.cost_nano())
     return PassedResponse(raw, _passed_headers(response), lambda: cost, response.close)
+
+
+def _tells_failure(document: Mapping[str, Any]) -> bool:
+    """Whether an answer or an event says that upstream failed, whatever its HTTP status."""
+    answer = document.get("response")
+    status = answer.get("status") if isinstance(answer, dict) else document.get("status")
+    return bool(document.get("error")) or document.get("type") == "error" or status in {"failed", "cancelled"}
+
+
+def _response_id(document: Mapping[str, Any]) -> str | None:
+    """The id of a response that the upstream may have stored, in an answer or an event of the Responses API."""
+    inner = document.get("response")
+    answer = inner if isinstance(inner, dict) else document
+    found = answer.get("id")
+    return found if answer.get("object") == "response" and isinstance(found, str) else None
+
+
+def _allowed(listing: PassedResponse, principal: Principal) -> PassedResponse:
+    """A list of models without those that the client may not use."""
+    account = principal.account
+    if account is None or not account.models or not isinstance(listing.body, bytes):
+        return listing
+    document = load_json(listing.body)
+    found = document.get("data")
+    if isinstance(found, list):
+        document["data"] = [
+            model for model in found if isinstance(model, dict) and account.allows_model(str(model.get("id")))
+        ]
+    return dataclasses.replace(listing, body=dump_json(document))
 
 
 def _listed(name: str, models: PassedResponse, unknown: OpenAIClientException) -> PassedResponse:

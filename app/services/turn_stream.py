@@ -45,7 +45,7 @@ class Keepalive:
     """Nothing happened for a while."""
 
 
-StreamEvent = Started | Text | Keepalive | ChatResponse | ServiceException
+TurnEvent = Started | Text | Keepalive | ChatResponse | ServiceException
 
 
 class TurnStream:
@@ -55,7 +55,7 @@ class TurnStream:
         self._run = run
         self._call = call
         self._keepalive_seconds = keepalive_seconds
-        self._events: queue.Queue[StreamEvent] = queue.Queue(MAX_WAITING_EVENTS)
+        self._events: queue.Queue[TurnEvent] = queue.Queue(MAX_WAITING_EVENTS)
         self._closed = False
         self._finished = False
         threading.Thread(target=self._work, name="chat-turn", daemon=True).start()
@@ -68,7 +68,7 @@ class TurnStream:
         """See Listener."""
         self._put(Text(piece))
 
-    def __iter__(self) -> Iterator[StreamEvent]:
+    def __iter__(self) -> Iterator[TurnEvent]:
         while True:
             try:
                 event = self._events.get(timeout=self._keepalive_seconds)
@@ -94,7 +94,7 @@ class TurnStream:
             logger.exception("unhandled exception in a streamed chat turn")
             self._put(ChatServiceException("The server failed to handle the request", "internal_error"))
 
-    def _put(self, event: StreamEvent) -> None:
+    def _put(self, event: TurnEvent) -> None:
         """Hand over an event; wait while the caller reads slowly, but not once it has gone."""
         while not self._closed:
             try:

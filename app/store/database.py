@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from app.store.engine import make_engine
 from app.store.threads import offload
 from app.store.writer import Batch, Writer, each, unavailable
 
-REVISION = "0001"
+REVISION = "0002"
 
 Result = TypeVar("Result")
 
@@ -30,11 +31,22 @@ class Database:
         self._writer = Writer(self._writing_connection, lambda: self._file() == self._opened)
         self._opened: tuple[int, int] | None = None
         self._migrated = False
+        self._clock_offset: float | None = None
 
     @property
     def waiting(self) -> int:
         """Writes not committed yet."""
         return self._writer.waiting
+
+    @property
+    def set_aside(self) -> int:
+        """Writes that were given up because they failed by their own fault."""
+        return self._writer.set_aside
+
+    @property
+    def deadlocks(self) -> int:
+        """Transactions that PostgreSQL has ended because two waited for each other; they are tried again."""
+        return self._writer.deadlocks
 
     def migrate(self) -> None:
         """Bring the tables up to date; workers that start together wait for each other."""
@@ -74,7 +86,11 @@ class Database:
         self._writer.write_later(batch, item)
 
     def read(self, work: Callable[[sa.Connection], Result]) -> Result:
-        """Run `work` on a connection of its own, beside the writer."""
+        """Run `work` on a connection of its own, beside the writer.
+
+        Raises what `work` raises, and ChatServiceException `store_unavailable` when the database does not answer in
+        time: also one that accepts connections and then says nothing. Making the tables may take longer.
+        """
 
         def run() -> Result:
             try:
@@ -90,7 +106,10 @@ class Database:
             except (sa.exc.SQLAlchemyError, OSError) as exc:
                 raise unavailable() from exc
 
-        return offload(run)
+        try:
+            return offload(run, self._timeout_seconds if self._migrated else None)
+        except TimeoutError as exc:
+            raise unavailable() from exc
 
     def is_writable(self) -> bool:
         """Tell whether a transaction can be committed now."""
@@ -104,6 +123,16 @@ class Database:
         """Move what SQLite has committed from its log into the file, beside the writer; PostgreSQL does it itself."""
         if self._url.get_backend_name() == "sqlite" and self._migrated:
             self.read(lambda connection: connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").all())
+
+    def clock(self) -> float:
+        """Seconds since 1970, by PostgreSQL's clock where machines share one, else by this machine's.
+
+        PostgreSQL is asked when the writer connects and with each sweep; in between the process's own monotonic clock
+        goes on.
+        """
+        if self._clock_offset is None:
+            return time.time()
+        return time.monotonic() + self._clock_offset
 
     def flush(self, seconds: float) -> None:
         """Wait until everything submitted is committed, for at most `seconds`."""
@@ -122,8 +151,16 @@ class Database:
         elif self._is_gone() or self._revision() != REVISION:
             raise FileNotFoundError("the database file is gone; put it back, or restart to begin a new one")
         connection = self.engine.connect()
+        with connection.begin():
+            self.read_clock(connection)
         self._opened, self._migrated = self._file(), True
         return connection
+
+    def read_clock(self, connection: sa.Connection) -> None:
+        """Compare this process's clock with PostgreSQL's."""
+        if connection.dialect.name == "postgresql":
+            seconds = connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+            self._clock_offset = float(seconds) - time.monotonic()
 
     def _revision(self) -> str | None:
         """Which tables there are; None when there are none."""

@@ -82,23 +82,42 @@ class Bell:
         return True
 
 
-def offload(work: Callable[[], Result]) -> Result:
-    """Run `work` where it may block: in a system thread under gevent, else here."""
-    if not _has_greenlets():
-        return work()
-    from gevent import get_hub
+def offload(work: Callable[[], Result], seconds: float | None = None) -> Result:
+    """Run `work` in a system thread, where it may block; wait for it for at most so many seconds.
 
-    def guarded() -> tuple[Result | None, Exception | None]:
+    Raises what `work` raises, and TimeoutError; what `work` does after that is lost.
+    """
+    outcome: list[tuple[Result | None, Exception | None]] = []
+
+    def guarded() -> None:
         # What leaves a pool's thread as an exception is printed by gevent, and lost where that cannot be written.
         try:
-            return work(), None
+            outcome.append((work(), None))
         except Exception as exc:
-            return None, exc
+            outcome.append((None, exc))
 
-    result, error = get_hub().threadpool.apply(guarded)
+    if _has_greenlets():
+        from gevent import Timeout, get_hub
+
+        # A full pool is waited for as well.
+        with Timeout(seconds, TimeoutError):
+            get_hub().threadpool.spawn(guarded).get()
+    else:
+        _run_in_thread(guarded, seconds)
+    result, error = outcome[0]
     if error is not None:
         raise error
     return cast(Result, result)
+
+
+def _run_in_thread(run: Callable[[], None], seconds: float | None) -> None:
+    if seconds is None:
+        return run()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError
 
 
 def _has_greenlets() -> bool:

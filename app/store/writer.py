@@ -9,6 +9,10 @@ commits them together: `test_many_writes_share_a_commit`. A write that nobody wa
 somebody waits for, so a request costs one commit and not two: `test_a_write_that_nobody_waits_for_costs_no_commit`.
 The writer is a system thread under gevent, too, so a slow or locked database holds up only those who write:
 `test_other_greenlets_go_on_while_the_database_is_slow`.
+
+A write may fail by its own fault: a value that the database refuses, or any exception of its code. The database works
+then, and nobody else may wait for it. The batch is halved until the faulty write is alone; it is set aside, logged and
+counted, and all others are committed: `test_a_write_that_fails_by_its_own_fault_fails_alone`.
 """
 
 from __future__ import annotations
@@ -30,12 +34,15 @@ logger = logging.getLogger(__name__)
 
 BATCH_MAX = 500
 RETRY_SECONDS = 0.5
+DEADLOCK_TRIES = 5
 LATER_MAX = 100_000
 COMPANY_SECONDS = 0.05
 """How long a write that nobody waits for is kept for the next one that somebody waits for."""
 DEADLOCK_STATES = frozenset({"40001", "40P01"})
 """serialization_failure and deadlock_detected: the transaction may be tried again. Source: the manual of PostgreSQL,
 appendix A, "Error Codes"."""
+VALUE_ERRORS = sa.exc.IntegrityError | sa.exc.DataError | sa.exc.NotSupportedError
+"""What a database says of values that it does not take."""
 
 Work = Callable[[sa.Connection], Any]
 Batch = Callable[[sa.Connection, Sequence[Any]], Sequence[Any]]
@@ -73,6 +80,9 @@ class Writer:
         self._idle = False
         self._flushing = False
         self._closed = False
+        self.deadlocks = 0
+        self.set_aside = 0
+        """Writes that nobody waited for and that were given up, since they fail whenever they are tried."""
 
     @property
     def waiting(self) -> int:
@@ -176,11 +186,31 @@ class Writer:
         return self._later if job.lasting else self._awaited
 
     def _commit(self, jobs: list[_Job]) -> bool:
-        """Run some jobs; False when the database is away, and only lasting ones are left waiting."""
+        """Run some jobs, each kind in a transaction; False when the database is away.
+
+        `each` is for work of any kind, which may lock rows in any order. So each such work has a transaction of its
+        own, else two workers could wait for each other's rows.
+        """
+        kinds: dict[object, list[_Job]] = {}
+        for job in jobs:
+            kinds.setdefault(job if job.batch is each else job.batch, []).append(job)
+        if all(self._commit_together(kind) for kind in kinds.values()):
+            return True
+        for job in jobs:
+            if not job.lasting and not job.finished:
+                self._remove(job, unavailable())
+        return False
+
+    def _commit_together(self, jobs: list[_Job], tries: int = 1) -> bool:
         try:
             self._execute(jobs)
         except Exception as exc:
-            return self._failed(jobs, exc)
+            if not _is_the_jobs_fault(exc):
+                return self._away(exc)
+            self.deadlocks += _is_deadlock(exc)
+            if _is_deadlock(exc) and tries < DEADLOCK_TRIES:
+                return self._commit_together(jobs, tries + 1)
+            return self._isolate(jobs, exc)
         self._failing = False
         for job in jobs:
             self._queue(job).remove(job)
@@ -188,37 +218,46 @@ class Writer:
         return True
 
     def _execute(self, jobs: list[_Job]) -> None:
+        """Run jobs of one kind in a transaction."""
         if self._connection is not None and not self._is_ours():
             # SQLite would go on writing to a file that has no name any more, and all of it would be lost.
             raise FileNotFoundError("the database file was taken away")
         if self._connection is None:
             self._connection = self._connect()
-        together: dict[Batch, list[_Job]] = {}
         for job in jobs:
             job.outcome = unavailable() if job.given_up else None
-            if not job.given_up:
-                together.setdefault(job.batch, []).append(job)
+        wanted = [job for job in jobs if job.outcome is None]
+        if not wanted:
+            return
         with self._connection.begin():
-            for batch, members in together.items():
-                outcomes = batch(self._connection, [job.item for job in members])
-                for job, outcome in zip(members, outcomes, strict=True):
-                    job.outcome = outcome
+            outcomes = wanted[0].batch(self._connection, [job.item for job in wanted])
+            for job, outcome in zip(wanted, outcomes, strict=True):
+                job.outcome = outcome
 
-    def _failed(self, jobs: list[_Job], exc: Exception) -> bool:
-        """Isolate a job that breaks a batch; when a single one fails, its caller is told or it is tried later."""
-        if len(jobs) > 1 and _is_the_jobs_fault(exc):
-            outcomes = [self._commit([job]) for job in jobs]
-            return all(outcomes)
+    def _isolate(self, jobs: list[_Job], exc: Exception) -> bool:
+        """Halve jobs of which one fails by its own fault; a single one is set aside, and its caller is told."""
+        if len(jobs) > 1:
+            half = len(jobs) // 2
+            return all(self._commit_together(some) for some in (jobs[:half], jobs[half:]))
+        (job,) = jobs
+        logger.error("a write fails by its own fault and is set aside", exc_info=exc)
+        self._disconnect()
+        self.set_aside += job.lasting
+        self._remove(job, ChatServiceException("This request could not be recorded", "internal_error"))
+        return True
+
+    def _remove(self, job: _Job, outcome: Exception) -> None:
+        """The job is over and has written nothing."""
+        self._queue(job).remove(job)
+        job.outcome = outcome
+        self._finish(job)
+
+    def _away(self, exc: Exception) -> bool:
+        """The database fails: what nobody waits for is tried later."""
         if not self._failing:
             self._failing = True
             logger.error("the database fails", exc_info=exc)
         self._disconnect()
-        for job in jobs:
-            if job.lasting and not isinstance(exc, sa.exc.IntegrityError | sa.exc.DataError):
-                continue
-            self._queue(job).remove(job)
-            job.outcome = unavailable()
-            self._finish(job)
         return False
 
     def _disconnect(self) -> None:
@@ -243,9 +282,17 @@ def _outcome(work: Work, connection: sa.Connection) -> Any:
 
 
 def _is_the_jobs_fault(exc: Exception) -> bool:
-    """Whether the database works and only some of these jobs fail: tried one by one, the others may succeed."""
-    state = getattr(getattr(exc, "orig", None), "sqlstate", None)
-    return isinstance(exc, sa.exc.IntegrityError | sa.exc.DataError) or state in DEADLOCK_STATES
+    """Whether the database works and only some of these jobs fail: the others succeed without them."""
+    if isinstance(exc, sa.exc.ProgrammingError | sa.exc.InterfaceError):
+        # A value of a type that the driver does not know has no SQLSTATE; neither has a connection that was closed.
+        return getattr(exc.orig, "sqlstate", None) is None and "closed" not in str(exc.orig)
+    if isinstance(exc, sa.exc.DBAPIError):
+        return isinstance(exc, VALUE_ERRORS) or _is_deadlock(exc)
+    return not isinstance(exc, sa.exc.SQLAlchemyError | OSError | ServiceException)
+
+
+def _is_deadlock(exc: Exception) -> bool:
+    return getattr(getattr(exc, "orig", None), "sqlstate", None) in DEADLOCK_STATES
 
 
 def _first(jobs: deque[_Job]) -> list[_Job]:

@@ -10,12 +10,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.models import Completion, Generation
-from app.upstreams.errors import bad_response, failed_response
-from app.upstreams.json import dump_json, load_json, number_or_none, parse_usage, string_or_none, well_formed
+from app.upstreams import written
+from app.upstreams.errors import bad_response, failed_response, no_text
+from app.upstreams.json import (
+    content_text,
+    dump_json,
+    finish_reason,
+    load_json,
+    number_or_none,
+    string_or_none,
+    well_formed,
+)
 from app.upstreams.sse import StreamEvent
+from app.upstreams.usage import read_usage
 
 PATH = "/chat/completions"
-FINISH_REASONS = {"length": "length", "content_filter": "content_filter"}
+KEPT = ("id", "model", "created", "usage", "x_groq", "service_tier")
+"""What a chunk may say of the whole answer."""
+FAILURES = {"error", "abort", "aborted", "cancelled", "insufficient_system_resource"}
+"""Finish reasons of answers that upstream gave up (OpenRouter, vLLM, DeepSeek)."""
 
 
 def request_body(generation: Generation, *, stream: bool = False) -> bytes:
@@ -39,13 +52,13 @@ def parse_completion(raw: bytes) -> Completion:
     document = load_json(raw)
     if not isinstance(document, dict):
         raise bad_response()
-    if document.get("error"):
-        raise failed_response(document["error"])
+    if (error := _error(document)) is not None:
+        raise failed_response(error)
     message = _first_choice(document).get("message")
     if not isinstance(message, dict):
         raise bad_response()
-    refusal = string_or_none(message.get("refusal"))
-    return _completion(document, refusal or string_or_none(message.get("content")), is_refusal=bool(refusal))
+    refusal = content_text(message.get("refusal"))
+    return _completion(document, refusal or content_text(message.get("content")), is_refusal=bool(refusal))
 
 
 def read_event(data: bytes) -> StreamEvent:
@@ -55,15 +68,15 @@ def read_event(data: bytes) -> StreamEvent:
     chunk = load_json(data)
     if not isinstance(chunk, dict):
         raise bad_response()
-    delta = _first_choice(chunk).get("delta")
-    text = (delta.get("content") or delta.get("refusal")) if isinstance(delta, dict) else None
+    choices = _choices(chunk)
     return StreamEvent(
-        text=text if isinstance(text, str) else "",
-        written=well_formed(text) if isinstance(text, str) else "",
-        usage=parse_usage(chunk.get("usage")),
+        text=_piece(choices[0]) if choices else "",
+        written=written.in_chunk(chunk),
+        usage=read_usage(chunk),
         model=string_or_none(chunk.get("model")),
         document=chunk,
-        is_end=bool(chunk.get("error")),
+        is_end=_error(chunk) is not None,
+        choices=tuple((_index(choice), _finish_reason(choice) is not None) for choice in choices),
     )
 
 
@@ -77,31 +90,33 @@ class CompletionReader:
     def add(self, event: StreamEvent) -> str:
         """Give the piece of text in a chunk; raises `upstream_failed` for one that tells an error."""
         chunk = event.document
-        if chunk.get("error"):
-            raise failed_response(chunk["error"])
-        self._document |= {name: chunk[name] for name in ("id", "model", "created", "usage") if chunk.get(name)}
-        if _first_choice(chunk).get("finish_reason"):
+        if (error := _error(chunk)) is not None:
+            raise failed_response(error)
+        self._document |= {
+            name: chunk[name]
+            for name in ("id", "model", "created", "usage", "x_groq", "service_tier")
+            if chunk.get(name)
+        }
+        if _finish_reason(_first_choice(chunk)):
             self._document["choices"] = chunk["choices"]
         self._text.append(event.text)
         return event.text
 
     def completion(self) -> Completion:
-        """The finished answer. Only a stream that named its finish reason is one: `[DONE]` may follow a failure."""
-        if "choices" not in self._document:
-            raise bad_response()
-        return _completion(self._document, well_formed("".join(self._text)))
+        """The finished answer, after an end that whole_stream has accepted; raises as parse_completion does."""
+        return _completion(self._document, "".join(self._text))
 
 
-def _completion(document: Mapping[str, Any], text: str | None, *, is_refusal: bool = False) -> Completion:
+def _completion(document: Mapping[str, Any], text: str, *, is_refusal: bool = False) -> Completion:
+    reason = "content_filter" if is_refusal else finish_reason(_finish_reason(_first_choice(document)))
     if not text:
-        raise bad_response("The AI service answered without any text")
-    reason = str(_first_choice(document).get("finish_reason"))
+        raise no_text(reason)
     return Completion(
         id=string_or_none(document.get("id")),
         model=string_or_none(document.get("model")),
-        output_text=text,
-        finish_reason="content_filter" if is_refusal else FINISH_REASONS.get(reason, "stop"),
-        usage=parse_usage(document.get("usage")),
+        output_text=well_formed(text),
+        finish_reason=reason,
+        usage=read_usage(document),
         output_format="text",
         created_at=number_or_none(document.get("created")),
         temperature=None,
@@ -117,6 +132,36 @@ def _messages(generation: Generation) -> list[Any]:
     return [*before, {"role": user["role"], "content": parts}]
 
 
-def _first_choice(document: Mapping[str, Any]) -> dict[str, Any]:
+def _choices(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     choices = document.get("choices")
-    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+
+
+def _first_choice(document: Mapping[str, Any]) -> dict[str, Any]:
+    return next(iter(_choices(document)), {})
+
+
+def _index(choice: Mapping[str, Any]) -> int:
+    index = choice.get("index")
+    return index if isinstance(index, int) else 0
+
+
+def _finish_reason(choice: Mapping[str, Any]) -> str | None:
+    reason = choice.get("finish_reason")
+    return reason if isinstance(reason, str) and reason else None
+
+
+def _error(document: Mapping[str, Any]) -> Any:
+    """What an answer or a chunk tells of a failure; None when it tells of none."""
+    if document.get("error") or document.get("type") == "error":
+        return document.get("error") or document
+    for choice in _choices(document):
+        if choice.get("error") or str(_finish_reason(choice)).lower() in FAILURES:
+            return choice.get("error") or {}
+    return None
+
+
+def _piece(choice: Mapping[str, Any]) -> str:
+    """The text of a choice in a chunk; a model's refusal is its answer too."""
+    delta = choice.get("delta")
+    return content_text(delta.get("content")) or content_text(delta.get("refusal")) if isinstance(delta, dict) else ""

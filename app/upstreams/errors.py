@@ -1,12 +1,11 @@
-"""What upstream's refusals and failures mean for our caller: status and error code in, exception out.
+"""What upstream's refusals and failures mean for our caller: status and error document in, exception out.
 
-Upstream's own text never leaves this module: of an error we keep its status, its code, the name in its `param`, its
-`Retry-After`, its rate limits and its request id.
+A 4xx stays a 4xx: the request has to change, or its key. Upstream's words for it are kept, scrubbed of secrets. Of
+other answers only the status, `Retry-After`, the rate limits and the request id are kept.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,55 +13,54 @@ from typing import Any
 from app.errors import Fields, OpenAIClientException
 from app.models import ApiKey
 from app.upstreams.keys import rejected_key
-from app.upstreams.retry import parse_retry_after
+from app.upstreams.refusals import CODE_PATTERN, Refusal
 
-CODE_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-PARAM_PATTERN = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 PASSED_HEADERS = re.compile(r"x-request-id|x-ratelimit-[a-z-]{1,40}", re.IGNORECASE)
+KEPT_STATUSES = frozenset({400, 404, 413, 422})
+"""What of upstream's 4xx a caller can act on; others say 400, as a caller's program may know no better than to repeat
+408 and 409."""
+MISDIRECTED_STATUSES = frozenset({407, 421, 426})
+"""These are about the way to upstream, as redirects are: the operator's to mend."""
+HOPELESS_STATUSES = frozenset({501, 505})
 
 
 def from_status(
-    status: int, headers: Mapping[str, str], error: Mapping[str, Any], key: ApiKey
+    status: int, headers: Mapping[str, str], refusal: Refusal, key: ApiKey, wait_seconds: int
 ) -> OpenAIClientException:
-    """Map an upstream answer that is not a success. `error` is its `error` object, `{}` when it had none."""
-    mapped = _mapped(status, headers, error, key)
-    mapped.upstream_headers = {
+    """Map an upstream answer that is not a success. `refusal` is its error document, scrubbed."""
+    error = _mapped(status, refusal, wait_seconds, own=key.source == "default")
+    error.upstream_headers = {
         name: value
         for name, value in headers.items()
         if PASSED_HEADERS.fullmatch(name) and CODE_PATTERN.fullmatch(value)
     }
-    return mapped
+    if 400 <= status < 500 and error.status < 500:
+        # What upstream says of the server's own key and account is not for callers: those are answered 503.
+        error.param, error.upstream_message = refusal.param, refusal.message
+        error.upstream_code, error.upstream_type = refusal.code, refusal.type
+    return error
 
 
-def _mapped(status: int, headers: Mapping[str, str], error: Mapping[str, Any], key: ApiKey) -> OpenAIClientException:
-    own = key.source == "default"
-    code = safe_code(error.get("code")) or safe_code(error.get("type"))
-    if status in {401, 403}:
+def _mapped(status: int, refusal: Refusal, wait_seconds: int, *, own: bool) -> OpenAIClientException:
+    if status == 401 or (status == 400 and refusal.is_about_the_key):
         return _credentials_rejected() if own else rejected_key()
-    if status == 429 and code == "insufficient_quota":
+    if status == 402 or (status in {400, 429} and refusal.is_about_the_quota):
         return _quota_exhausted(own)
+    if status == 403:
+        return OpenAIClientException("The AI service does not permit this request", "upstream_forbidden")
     if status == 429:
-        wait = parse_retry_after(headers.get("retry-after")) or 1
         message = "The AI service limits the rate of requests"
-        return OpenAIClientException(message, "upstream_rate_limited", retry_after=wait)
-    if status in {400, 404, 422}:
-        return _rejected_request(status, code, error.get("param"))
+        return OpenAIClientException(message, "upstream_rate_limited", retry_after=wait_seconds)
+    if 300 <= status < 400 or status in MISDIRECTED_STATUSES:
+        message = "The AI service answered with a redirect, which is not followed"
+        return OpenAIClientException(message, "upstream_bad_response", retryable=False)
+    if 400 <= status < 500:
+        return _rejected_request(status if status in KEPT_STATUSES else 400, refusal)
     if status in {503, 529}:
-        wait = parse_retry_after(headers.get("retry-after")) or 1
-        return OpenAIClientException("The AI service is overloaded", "upstream_unavailable", retry_after=wait)
-    if 300 <= status < 400:
-        return bad_response("The AI service answered with a redirect, which is not followed")
-    return OpenAIClientException("The AI service failed to answer", "upstream_error")
-
-
-def error_object(body: bytes) -> dict[str, Any]:
-    """The `error` object of an upstream's refusal; `{}` when it has none that can be read."""
-    try:
-        document = json.loads(body.decode())
-    except (ValueError, RecursionError):
-        return {}
-    error = document.get("error") if isinstance(document, dict) else None
-    return error if isinstance(error, dict) else {}
+        return OpenAIClientException("The AI service is overloaded", "upstream_unavailable", retry_after=wait_seconds)
+    return OpenAIClientException(
+        "The AI service failed to answer", "upstream_error", retryable=status not in HOPELESS_STATUSES
+    )
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
@@ -76,15 +74,24 @@ def bad_response(message: str = "The AI service answered something that cannot b
     return OpenAIClientException(message, "upstream_bad_response")
 
 
-def connection_error() -> OpenAIClientException:
-    """Upstream could not be reached, or the connection broke."""
-    return OpenAIClientException("The connection to the AI service failed", "upstream_connection_error")
+def no_text(finish_reason: str) -> OpenAIClientException:
+    """Upstream finished without a text. Where its limit was the reason, the same request would end the same way."""
+    if finish_reason == "length":
+        message = "The model reached max_tokens before it wrote any text; a larger max_tokens is needed"
+        return OpenAIClientException(message, "max_tokens_too_small")
+    return bad_response("The AI service answered without any text")
+
+
+def connection_error(*, retryable: bool = True) -> OpenAIClientException:
+    """Upstream could not be reached, or the connection broke. What is wrong with its certificate stays wrong."""
+    message = "The connection to the AI service failed"
+    return OpenAIClientException(message, "upstream_connection_error", retryable=retryable)
 
 
 def failed_response(error: Any) -> OpenAIClientException:
     """Upstream finished with status `failed`; its error code is passed on as `upstream_code`."""
     fields: Fields = {}
-    if isinstance(error, Mapping) and (code := safe_code(error.get("code"))):
+    if isinstance(error, Mapping) and (code := Refusal(safe_code(error.get("code"))).scrubbed().code):
         fields["upstream_code"] = code
     return OpenAIClientException("The AI service could not complete the answer", "upstream_failed", **fields)
 
@@ -104,12 +111,7 @@ def _quota_exhausted(own: bool) -> OpenAIClientException:
     return OpenAIClientException("The quota of the API key is used up", "insufficient_quota")
 
 
-def _rejected_request(status: int, code: str | None, param: Any) -> OpenAIClientException:
-    fields: Fields = {"status": status}
-    if isinstance(param, str) and PARAM_PATTERN.fullmatch(param):
-        fields["param"] = param
-    if code == "model_not_found":
-        return OpenAIClientException("The AI service does not know this model", "model_not_found", **fields)
-    if code:
-        fields["upstream_code"] = code
-    return OpenAIClientException("The AI service rejected the request", "upstream_rejected_request", **fields)
+def _rejected_request(status: int, refusal: Refusal) -> OpenAIClientException:
+    if refusal.is_about_the_model:
+        return OpenAIClientException("The AI service does not know this model", "model_not_found", status=status)
+    return OpenAIClientException("The AI service rejected the request", "upstream_rejected_request", status=status)

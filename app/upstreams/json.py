@@ -4,10 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from app.models import Usage
+from app.errors import OpenAIClientException
 from app.upstreams.errors import bad_response
+
+BLANK = " \t\r\n\ufeff\u200b"
+TEXT_PARTS = {"text", "output_text"}
+FINISH_REASONS: Mapping[str, str] = {
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "max_length", "model_length"), "length"),
+    **dict.fromkeys(
+        (
+            "content_filter",
+            "safety",
+            "recitation",
+            "blocklist",
+            "prohibited_content",
+            "spii",
+            "image_safety",
+            "refusal",
+        ),
+        "content_filter",
+    ),
+}
+"""What servers call the ends that are none of the model's own: OpenAI, Gemini, Mistral, Anthropic, llama.cpp."""
 
 
 def dump_json(value: Any) -> bytes:
@@ -33,9 +54,46 @@ def load_sound_json(text: str) -> Any:
     return value
 
 
+def load_answered_json(text: str) -> Any:
+    """Parse JSON that a model wrote, without what models put around it: white space, a BOM, thoughts, a code fence."""
+    try:
+        return load_sound_json(text.strip(BLANK))
+    except OpenAIClientException:
+        return load_sound_json(_without_wrapping(text))
+
+
+def _without_wrapping(text: str) -> str:
+    """What stands behind `</think>` and between the fences, by searches that are linear."""
+    _, _, text = text.rpartition("</think>")
+    _, fence, inside = text.partition("```")
+    if fence:
+        body, end, rest = inside.rpartition("```")
+        text = body if end else rest
+        text = text[4:] if text[:4].lower() == "json" else text
+    return text.strip(BLANK)
+
+
 def well_formed(text: str) -> str:
     """Join surrogate pairs and replace lone surrogates, which no UTF-8 log, socket or database can carry."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def content_text(content: Any) -> str:
+    """The text of a message's content, which is a text or a list of parts; what is no text is left out.
+
+    A part of another kind (an image, a model's thoughts) is not the answer's text.
+    """
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    parts = (part for part in content if isinstance(part, Mapping) and part.get("type", "text") in TEXT_PARTS)
+    return "".join(text for part in parts if isinstance(text := part.get("text"), str))
+
+
+def finish_reason(reason: str | None) -> str:
+    """One of ours, `stop`, `length` or `content_filter`, for the words that servers use."""
+    return FINISH_REASONS.get((reason or "").lower(), "stop")
 
 
 class TextJoiner:
@@ -53,32 +111,6 @@ class TextJoiner:
     def rest(self) -> str:
         """What still waits when the text is over."""
         return well_formed(self._held)
-
-
-def token_count(value: Any) -> int:
-    """A number of tokens; 0 for anything else."""
-    return value if type(value) is int and 0 <= value < 2**53 else 0
-
-
-def parse_usage(value: Any) -> Usage | None:
-    """Tokens from the `usage` of any of upstream's APIs; None when there is none."""
-    if not isinstance(value, dict):
-        return None
-    sent = token_count(value.get("input_tokens")) or token_count(value.get("prompt_tokens"))
-    written = token_count(value.get("output_tokens")) or token_count(value.get("completion_tokens"))
-    sent_details = value.get("input_tokens_details") or value.get("prompt_tokens_details")
-    written_details = value.get("output_tokens_details") or value.get("completion_tokens_details")
-    return Usage(
-        sent,
-        written,
-        token_count(value.get("total_tokens")) or sent + written,
-        min(sent, _detail(sent_details, "cached_tokens")),
-        min(written, _detail(written_details, "reasoning_tokens")),
-    )
-
-
-def _detail(details: Any, name: str) -> int:
-    return token_count(details.get(name)) if isinstance(details, dict) else 0
 
 
 def number_or_none(value: Any) -> float | None:

@@ -8,14 +8,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from cachetools import TTLCache
 
+from app.config import Config
 from app.errors import ConfigurationException, OpenAIClientException, ServiceException, ValidationException
-from app.models import MALFORMED_KEY, ApiKey, Credentials, is_well_formed
+from app.models import MALFORMED_KEY, ApiKey, Credentials, is_placeholder, is_well_formed
 
-REFUSED_SECONDS = 600
+REFUSED_SECONDS = 60
 REFUSED_MAX = 10_000
+ACCOUNT_HEADERS = ("OpenAI-Organization", "OpenAI-Project")
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,9 @@ class Payer:
         """Whether the server's key may come to pay, so that a budget and free mode have to allow it."""
         return self.in_free_mode or self.first.source == "default"
 
-    def refused(self) -> ServiceException:
-        """The error when upstream has refused every key: in free mode the caller was promised another one."""
-        return no_server_key() if self.in_free_mode else rejected_key()
+    def refused(self, last: ServiceException) -> ServiceException:
+        """The error when upstream has refused every key, `last` in its words: free mode promised another key."""
+        return no_server_key() if self.in_free_mode else last
 
 
 class KeySelector:
@@ -61,17 +64,29 @@ class KeySelector:
         self._refused: TTLCache[bytes, bool] = TTLCache(REFUSED_MAX, REFUSED_SECONDS, timer=clock)
         self._lock = threading.Lock()
 
+    @classmethod
+    def of(cls, config: Config, *, in_process: bool = False) -> Self:
+        """The selector that the settings describe."""
+        return cls(config.openai_api_key, server_headers=config.openai_headers, in_process=in_process)
+
+    @property
+    def has_server_key(self) -> bool:
+        """Whether there is a server's key that could pay."""
+        return self._server is not None
+
     def payer(self, credentials: Credentials) -> Payer:
         """Say whose key pays for a request.
 
         Raises ValidationException for a malformed key, ConfigurationException when no key may pay, and
-        OpenAIClientException for one that upstream refused in the last ten minutes.
+        OpenAIClientException for one that upstream refused in the last 60 seconds.
         """
         own, free_mode = credentials.api_key, credentials.free_mode
         if own and not is_well_formed(own):
             raise ValidationException(f"openai_api_key {MALFORMED_KEY}", "openai_api_key")
-        if own and not self._was_refused(own):
-            callers = ApiKey(own, "user_provided")
+        if free_mode and is_placeholder(own):
+            own = ""
+        callers = ApiKey(own, "user_provided", credentials.headers)
+        if own and not self._was_refused(callers):
             return Payer((callers, self._server) if free_mode and self._server else (callers,), free_mode)
         if free_mode or (self._in_process and not own):
             if self._server is None:
@@ -79,21 +94,29 @@ class KeySelector:
             return Payer((self._server,), free_mode)
         if own:
             raise rejected_key()
-        message = "An API key is required: bring one, or ask for free mode to use the server's"
+        message = (
+            "An API key is required: bring one, or ask for the server's with free mode "
+            "(`free_mode` in a chat request, the header X-Free-Mode: true on /v1)"
+        )
         raise ConfigurationException(message, "openai_api_key", error_code="api_key_required")
 
     def remember_refused(self, key: ApiKey) -> None:
         """Upstream refused a caller's key: it is not tried again for a while."""
         with self._lock:
-            self._refused[self._digest(key.secret)] = True
+            self._refused[self._digest(_account(key))] = True
 
-    def _was_refused(self, api_key: str) -> bool:
+    def _was_refused(self, key: ApiKey) -> bool:
         with self._lock:
-            return bool(self._refused) and self._digest(api_key) in self._refused
+            return bool(self._refused) and self._digest(_account(key)) in self._refused
 
     def _digest(self, api_key: str) -> bytes:
         """A keyed fingerprint, so that the table of refused keys holds no key."""
         return hashlib.blake2b(api_key.encode(), key=self._digest_secret, digest_size=16).digest()
+
+
+def _account(key: ApiKey) -> str:
+    """What upstream refuses by 401: a key as a member of an organization. With another one the same key may be good."""
+    return "\n".join([key.secret, *(key.headers[name] for name in ACCOUNT_HEADERS if name in key.headers)])
 
 
 def rejected_key() -> OpenAIClientException:

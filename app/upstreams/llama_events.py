@@ -6,7 +6,7 @@ Source: OpenAI's API reference, "Streaming events"; ggml-org/llama.cpp issue 206
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from app.upstreams.json import dump_json, load_json
@@ -46,17 +46,16 @@ class LlamaEvents:
         return b"event: %s\ndata: %s\n\n" % (event.name.encode(), dump_json(added | data))
 
 
-def with_response_format(body: bytes) -> bytes:
-    """A request to the Responses API whose schema llama.cpp follows.
+def response_format(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The members by which llama.cpp follows the schema of a request to the Responses API.
 
     It reads no `text.format`, but takes `response_format` of Chat Completions on this route as well.
     """
-    request = load_json(body)
-    text = request.get("text") if isinstance(request, dict) else None
+    text = request.get("text")
     given = text.get("format") if isinstance(text, dict) else None
     if not isinstance(given, dict) or "response_format" in request:
-        return body
-    return dump_json(request | {"response_format": _of_chat_completions(given)})
+        return {}
+    return {"response_format": _of_chat_completions(given)}
 
 
 def _of_chat_completions(given: dict[str, Any]) -> dict[str, Any]:

@@ -6,22 +6,27 @@ for a request (docs/performance). A Response of the SDK can still be handed to C
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.calls.call import Call
+from app.calls.watchdog import Watchdog
 from app.config import Config
 from app.errors import ServiceException
 from app.models import ApiKey, Completion, Credentials, Generation, Message, is_well_formed
 from app.upstreams import retry, routing
 from app.upstreams.dialects import native_dialect
-from app.upstreams.errors import connection_error, error_object, from_status, request_id
-from app.upstreams.keys import KeySelector
+from app.upstreams.errors import connection_error, from_status, request_id
+from app.upstreams.keys import ACCOUNT_HEADERS, KeySelector
+from app.upstreams.outage import Outage
+from app.upstreams.refusals import Refusal, read_refusal
 from app.upstreams.retry import AttemptFailed
 from app.upstreams.routing import UpstreamRequest
 from app.upstreams.transport import ConnectionLost, CouldNotConnect, Response, Transport
+from app.upstreams.waits import asked_wait, whole_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +50,9 @@ class OpenAIClient:
     ) -> None:
         self._config = config or Config.from_env()
         self._transport = transport or Transport(self._config.openai_base_url, self._config.max_concurrent_requests)
-        self._keys = keys or KeySelector(self._config.openai_api_key)
+        self._keys = keys or KeySelector.of(self._config)
+        self._watchdog = Watchdog()
+        self._outage = Outage(self._config.openai_base_url)
 
     def send(self, request: UpstreamRequest, key: ApiKey, call: Call) -> Response:
         """Make one attempt to have `request` answered; the response is a success (2xx) and has to be closed.
@@ -59,15 +66,19 @@ class OpenAIClient:
             call.remaining_seconds()
             response = self._transport.send(request.path, headers, request.body, call)
         except CouldNotConnect as exc:
-            raise _unconnected(call, max_retries=retry.MAX_RETRIES) from exc
+            failure = _unconnected(call, may_retry=exc.may_retry)
+            if failure.error.error_code == "upstream_connection_error":
+                self._outage.could_not_connect(exc.reason)
+            raise failure from exc
         except ConnectionLost as exc:
             raise _unconnected(call, may_cost=True) from exc
         except ServiceException as exc:
             # The call ended before anything was sent.
             raise AttemptFailed(exc) from exc
         if 200 <= response.status < 300:
+            self._outage.over()
             return response
-        raise _refused(response, key)
+        raise self._refused(response, key, call)
 
     def close(self) -> None:
         """Close the connections."""
@@ -104,9 +115,15 @@ class OpenAIClient:
         plan = routing.make_plan(self._keys.payer(Credentials(api_key or "", free_mode)), self)
         request = UpstreamRequest(dialect.PATH, dialect.request_body(generation))
         began = time.monotonic()
-        response, key = routing.follow(plan, self._keys, call, lambda attempt: self.send(request, attempt.key, call))
-        with response:
-            completion = dialect.parse_completion(response.read())
+        self._watchdog.add(call)
+        try:
+            response, key = routing.follow(
+                plan, self._keys, call, lambda attempt: self.send(request, attempt.key, call)
+            )
+            with response:
+                completion = dialect.parse_completion(response.read())
+        finally:
+            self._watchdog.discard(call)
         return completion, time.monotonic() - began, key.source
 
     def _select_api_key(self, api_key: str | None = None, free_mode: bool = False) -> tuple[str, str]:
@@ -118,25 +135,48 @@ class OpenAIClient:
         """Tell whether a key is well-formed. Whether upstream accepts it shows when it is used: nothing probes."""
         return is_well_formed(api_key)
 
+    def _refused(self, response: Response, key: ApiKey, call: Call) -> AttemptFailed:
+        """The failure of an attempt that upstream answered without success."""
+        status, headers, upstream_request_id = response.status, response.headers, request_id(response.headers)
+        with response:
+            try:
+                body = response.read()
+            except ServiceException as exc:
+                return AttemptFailed(exc, upstream_request_id=upstream_request_id)
+        refusal = self._scrubbed(read_refusal(body, headers.get("content-type", "")), key)
+        wait = asked_wait(status, headers, refusal)
+        error = from_status(status, headers, refusal, key, whole_seconds(wait))
+        if error.error_code == "upstream_bad_response":
+            self._outage.misdirected(status, headers.get("location", ""))
+        _tell(error, status, refusal, call)
+        return retry.refused(error, status, upstream_request_id, wait)
 
-def _unconnected(call: Call, *, may_cost: bool = False, max_retries: int = 0) -> AttemptFailed:
+    def _scrubbed(self, refusal: Refusal, key: ApiKey) -> Refusal:
+        """The refusal without any key or account of this request and of the server."""
+        config = self._config
+        theirs = (key.headers[name] for name in ACCOUNT_HEADERS if name in key.headers)
+        accounts = (config.openai_org_id, config.openai_project_id, *theirs)
+        scrubbed = refusal.scrubbed(key.secret, config.openai_api_key, *accounts)
+        return scrubbed if config.upstream_messages else dataclasses.replace(scrubbed, message="")
+
+
+def _unconnected(call: Call, *, may_cost: bool = False, may_retry: bool | None = None) -> AttemptFailed:
     """The failure of an attempt without an answer: a connection that the end of its call cut is lost, too."""
     try:
         call.remaining_seconds()
     except ServiceException as ended:
         return AttemptFailed(ended, may_cost=may_cost)
-    return AttemptFailed(connection_error(), may_cost=may_cost, max_retries=max_retries)
+    error = connection_error(retryable=may_retry is not False)
+    return AttemptFailed(error, may_cost=may_cost, max_retries=retry.MAX_RETRIES if may_retry else 0)
 
 
-def _refused(response: Response, key: ApiKey) -> AttemptFailed:
-    """The failure of an attempt that upstream answered without success."""
-    upstream_request_id = request_id(response.headers)
-    with response:
-        try:
-            body = response.read()
-        except ServiceException as exc:
-            return AttemptFailed(exc, upstream_request_id=upstream_request_id)
-    error = from_status(response.status, response.headers, error_object(body), key)
+def _tell(error: ServiceException, status: int, refusal: Refusal, call: Call) -> None:
+    """Log what upstream refused, for the operator. Its message may hold prompts, so its code has to do."""
     if error.error_code == "server_credentials_rejected":
-        logger.error("upstream rejects the server's key (HTTP %d); check OPENAI_API_KEY", response.status)
-    return retry.refused(error, response.status, upstream_request_id)
+        logger.error("upstream rejects the server's key (HTTP %d); check OPENAI_API_KEY", status)
+    logger.info(
+        "upstream answered HTTP %d, upstream_code=%s request_id=%s",
+        status,
+        refusal.code or refusal.type or "-",
+        call.request_id or "-",
+    )

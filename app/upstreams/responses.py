@@ -9,9 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from app.models import Completion, Generation, Message
-from app.upstreams.errors import bad_response, failed_response
-from app.upstreams.json import dump_json, load_json, number_or_none, parse_usage, string_or_none, well_formed
+from app.upstreams import written
+from app.upstreams.errors import bad_response, failed_response, no_text
+from app.upstreams.json import (
+    dump_json,
+    finish_reason,
+    load_json,
+    number_or_none,
+    string_or_none,
+    well_formed,
+)
 from app.upstreams.sse import StreamEvent
+from app.upstreams.usage import read_usage
 
 PATH = "/responses"
 TEXT_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
@@ -53,12 +62,11 @@ def read_event(data: bytes) -> StreamEvent:
     if not isinstance(event, dict):
         raise bad_response()
     kind, delta, response = event.get("type"), event.get("delta"), event.get("response")
-    written = well_formed(delta) if isinstance(delta, str) else ""
     told = response if isinstance(response, dict) else event
     return StreamEvent(
         text=delta if isinstance(delta, str) and kind in TEXT_EVENTS else "",
-        written=written,
-        usage=parse_usage(told.get("usage")),
+        written=written.in_event(event),
+        usage=read_usage(told),
         model=string_or_none(told.get("model")),
         document=event,
         is_end=kind in LAST_EVENTS or (kind is None and bool(event.get("error"))),
@@ -66,10 +74,12 @@ def read_event(data: bytes) -> StreamEvent:
 
 
 class CompletionReader:
-    """Reads the finished answer from the last event of a stream, which holds it whole."""
+    """Reads the finished answer from the last event of a stream; what that lacks the events before have told."""
 
     def __init__(self) -> None:
-        self._last: Mapping[str, Any] = {}
+        self._response: dict[str, Any] = {}
+        self._text: list[str] = []
+        self._was_refused = False
 
     def add(self, event: StreamEvent) -> str:
         """Give the piece of text in an event; raises `upstream_failed` for `error` and `response.failed`."""
@@ -78,12 +88,21 @@ class CompletionReader:
             raise failed_response(response.get("error") if isinstance(response, dict) else None)
         if kind == "error" or (kind is None and "error" in event.document):
             raise failed_response(event.document.get("error") or event.document)
-        self._last = event.document
+        if isinstance(response, dict):
+            self._response |= {name: value for name, value in response.items() if value is not None}
+        if kind == "response.incomplete":
+            self._response["status"] = "incomplete"
+        self._text.append(event.text)
+        self._was_refused = self._was_refused or kind == "response.refusal.delta"
         return event.text
 
     def completion(self) -> Completion:
-        """The finished answer; raises as parse_completion does."""
-        return _completion(self._last.get("response"))
+        """The finished answer, after an end that whole_stream has accepted; raises as parse_completion does."""
+        text = "".join(self._text)
+        if text and not any(map(_text, _content_parts(self._response.get("output")))):
+            part = {"type": "refusal", "refusal": text} if self._was_refused else {"type": "output_text", "text": text}
+            self._response["output"] = [{"type": "message", "content": [part]}]
+        return _completion(self._response)
 
 
 def _input(generation: Generation) -> list[Any]:
@@ -103,14 +122,15 @@ def _completion(document: Any) -> Completion:
         raise failed_response(document.get("error"))
     parts = list(_content_parts(document.get("output")))
     text = "".join(_text(part) for part in parts)
+    reason = _finish_reason(document, parts)
     if not text:
-        raise bad_response("The AI service answered without any text")
+        raise no_text(reason)
     return Completion(
         id=string_or_none(document.get("id")),
         model=string_or_none(document.get("model")),
         output_text=text,
-        finish_reason=_finish_reason(document, parts),
-        usage=parse_usage(document.get("usage")),
+        finish_reason=reason,
+        usage=read_usage(document),
         output_format=_output_format(document.get("text")),
         created_at=number_or_none(document.get("created_at")),
         temperature=number_or_none(document.get("temperature")),
@@ -120,10 +140,13 @@ def _completion(document: Any) -> Completion:
 def _content_parts(output: Any) -> Iterator[Mapping[str, Any]]:
     """The content parts of every message in `output`; items of other types are not the answer's text."""
     if not isinstance(output, list):
-        raise bad_response()
+        return
     for item in output:
-        if isinstance(item, dict) and item.get("type") == "message" and isinstance(item.get("content"), list):
-            yield from (part for part in item["content"] if isinstance(part, dict))
+        content = item.get("content") if isinstance(item, dict) and item.get("type") == "message" else None
+        if isinstance(content, str):
+            yield {"type": "output_text", "text": content}
+        elif isinstance(content, list):
+            yield from (part for part in content if isinstance(part, dict))
 
 
 def _text(part: Mapping[str, Any]) -> str:
@@ -139,7 +162,7 @@ def _finish_reason(document: Mapping[str, Any], parts: Sequence[Mapping[str, Any
         return "stop"
     details = document.get("incomplete_details")
     reason = details.get("reason") if isinstance(details, dict) else None
-    return "content_filter" if reason == "content_filter" else "length"
+    return "content_filter" if finish_reason(string_or_none(reason)) == "content_filter" else "length"
 
 
 def _output_format(text: Any) -> str:

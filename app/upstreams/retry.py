@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import email.utils
 import logging
 import random
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,12 +12,14 @@ from app.errors import ServiceException
 
 logger = logging.getLogger(__name__)
 
-RETRIED_STATUSES = frozenset({408, 409, 500, 502, 503, 529})
+RETRIED_STATUSES = frozenset({500, 502, 503, 521, 522, 523, 529})
+"""504 is not among them: upstream may have worked for the request, and bill it."""
 MAX_RETRIES = 2
 MAX_RATE_LIMIT_RETRIES = 1
 BACKOFF_BASE_SECONDS = 0.25
 BACKOFF_CAP_SECONDS = 4.0
-RETRY_AFTER_CAP_SECONDS = 120
+LONGEST_PAUSE_SECONDS = 5.0
+"""A caller is told at once to wait longer than this: it can do something else meanwhile, and so can its connection."""
 
 Result = TypeVar("Result")
 
@@ -48,17 +48,23 @@ class AttemptFailed(Exception):
         self.upstream_request_id = upstream_request_id
 
 
-def refused(error: ServiceException, status: int, upstream_request_id: str | None) -> AttemptFailed:
-    """The failure of an attempt that upstream answered with `status`."""
+def refused(
+    error: ServiceException, status: int, upstream_request_id: str | None, wait_seconds: float | None
+) -> AttemptFailed:
+    """The failure of an attempt that upstream answered with `status`; `wait_seconds`: the pause that it asked for."""
     if error.error_code == "upstream_rate_limited":
-        retries, pause = MAX_RATE_LIMIT_RETRIES, error.retry_after
+        retries, wait_seconds = MAX_RATE_LIMIT_RETRIES, wait_seconds or 1.0
     else:
-        retries, pause = MAX_RETRIES if status in RETRIED_STATUSES else 0, None
-    return AttemptFailed(error, max_retries=retries, pause_seconds=pause, upstream_request_id=upstream_request_id)
+        retries = MAX_RETRIES if status in RETRIED_STATUSES else 0
+    return AttemptFailed(
+        error, max_retries=retries, pause_seconds=wait_seconds, upstream_request_id=upstream_request_id
+    )
 
 
 def until_answered(attempt: Callable[[], Result], call: Call) -> Result:
     """Call `attempt` until it succeeds, as often as its failures allow and the deadline of `call` has room for.
+
+    Nothing may be held over the pauses between: a slot would keep others from upstream who could be served.
 
     Raises AttemptFailed, the last one, or what ended the call meanwhile.
     """
@@ -73,9 +79,12 @@ def until_answered(attempt: Callable[[], Result], call: Call) -> Result:
 
 
 def _paused(failure: AttemptFailed, retries: int, call: Call) -> bool:
-    """Wait before the next attempt; False when the wait would not fit into the deadline."""
-    pause = backoff_seconds(retries) if failure.pause_seconds is None else failure.pause_seconds
-    if pause >= call.remaining_seconds():
+    """Wait before the next attempt; False when the wait is too long for the caller or for the deadline."""
+    pause = backoff_seconds(retries)
+    if failure.pause_seconds is not None:
+        # Many are told the same; they must not all come back in the same instant.
+        pause = failure.pause_seconds + min(pause, BACKOFF_BASE_SECONDS)
+    if (failure.pause_seconds or 0) > LONGEST_PAUSE_SECONDS or pause >= call.remaining_seconds():
         return False
     logger.warning(
         "upstream %s, trying again in %.2f s request_id=%s", failure.error.error_code, pause, call.request_id or "-"
@@ -91,22 +100,3 @@ def backoff_seconds(retries: int) -> float:
     Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
     return random.uniform(0, min(BACKOFF_CAP_SECONDS, BACKOFF_BASE_SECONDS * 2**retries))
-
-
-def parse_retry_after(header: str | None) -> int | None:
-    """Read `Retry-After` (RFC 9110, 10.2.3) as whole seconds, clamped to 1…120; None when it says nothing usable."""
-    if not header:
-        return None
-    try:
-        seconds = float(header)
-    except ValueError:
-        moment = email.utils.parsedate_tz(header)
-        if moment is None:
-            return None
-        try:
-            seconds = email.utils.mktime_tz(moment) - time.time()
-        except (OverflowError, ValueError):
-            return None
-    if seconds != seconds:
-        return None
-    return int(max(1, min(seconds, RETRY_AFTER_CAP_SECONDS)))

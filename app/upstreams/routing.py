@@ -62,4 +62,5 @@ def follow(plan: Plan, keys: KeySelector, call: Call, send: Callable[[Attempt], 
             if failure.error.error_code != "api_key_rejected":
                 raise failure.error from failure.__cause__
             keys.remember_refused(attempt.key)
-    raise plan.payer.refused()
+            refused = failure.error
+    raise plan.payer.refused(refused)

@@ -15,6 +15,7 @@ from app.upstreams.errors import bad_response
 
 EVENT_MAX_BYTES = 8 * 1024 * 1024
 BOM = b"\xef\xbb\xbf"
+PINGS = {"ping", "keepalive", "keep-alive", "heartbeat"}
 FIELDS = {b"", b"event", b"data", b"id", b"retry"}
 LINE_END = re.compile(rb"\r\n|\n|\r")
 EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n|\Z))")
@@ -29,6 +30,13 @@ class Event:
     data: bytes | None
 
     @property
+    def is_empty(self) -> bool:
+        """True for what says nothing, whatever its API: comments, no data, a ping. What was cut off is not empty."""
+        if self.data is None or self.name in PINGS:
+            return True
+        return not self.data.strip() and self.raw.endswith((b"\n", b"\r"))
+
+    @property
     def is_foreign(self) -> bool:
         """True for what no event stream holds: a body of another kind, split where it has blank lines."""
         lines = [line for line in LINE_END.split(self.raw.removeprefix(BOM)) if line]
@@ -38,7 +46,8 @@ class Event:
 @dataclass(frozen=True, slots=True)
 class StreamEvent:
     """What an event means, whatever its API. `text` is the next piece of the answer, `written` all that upstream wrote
-    in it, `document` the event itself; `is_end`: upstream says that the stream is over."""
+    in it, `document` the event itself; `is_end`: upstream says that the stream is over. `choices`: each choice of which
+    the event tells, by its index, and whether it is finished."""
 
     text: str = ""
     written: str = ""
@@ -46,6 +55,7 @@ class StreamEvent:
     model: str | None = None
     document: Mapping[str, Any] = field(default_factory=dict)
     is_end: bool = False
+    choices: tuple[tuple[int, bool], ...] = ()
 
 
 def split_events(pieces: Iterable[bytes]) -> Iterator[Event]:

@@ -6,7 +6,7 @@ import csv
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -21,6 +21,9 @@ from app.models import USAGE_GROUPS
 from app.units import MICROSECONDS, dollars, iso
 from app.web.services import service
 
+NO_LIMIT = object()
+FIELDS = {"rpm": "requests_per_minute", "concurrency": "concurrency", "free_mode": "free_mode", "admin": "admin"}
+"""Which field of Limits an option sets as it is."""
 UNITS = {"h": 3600, "d": 86_400, "w": 604_800}
 
 clients = AppGroup("clients", help="Manage the applications that may call, and their tokens.")
@@ -45,39 +48,58 @@ class Span(click.ParamType[int]):
         return int(match[1]) * UNITS[match[2]]
 
 
+class Unlimited(click.ParamType[Any]):
+    """A limit of another type, or `none` for no limit. An empty value is refused: it is a slip, not a wish."""
+
+    def __init__(self, inner: click.ParamType[Any] | Callable[[str], Any]) -> None:
+        self.name = "limit"
+        self._inner = inner
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = str(value).strip()
+        if not text:
+            self.fail("must not be empty; `none` means no limit", param, ctx)
+        if text == "none":
+            return NO_LIMIT
+        return self._inner.convert(text, param, ctx) if isinstance(self._inner, click.ParamType) else self._inner(text)
+
+
+def limit_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that `clients add` and `clients set` share; one that is not given is None."""
+    count = Unlimited(click.IntRange(1, 1_000_000))
+    for option in reversed(
+        [
+            click.option("--budget-usd", type=Unlimited(str), help="US dollars, as 5/day, 100/month or 20/total."),
+            click.option("--rpm", type=count, help="Requests per minute."),
+            click.option("--concurrency", type=count, help="Requests at once."),
+            click.option("--models", type=Unlimited(str), help="Allowed models, as o1,gpt-4o*."),
+            click.option("--free-mode/--no-free-mode", default=None, help="Whether the server's key may pay."),
+            click.option("--admin/--no-admin", default=None, help="May read system, metrics and all usage."),
+            click.option("--expires", type=Unlimited(Span()), help="Life of the token from now on, as 90d."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 @clients.command("add")
 @click.argument("name")
-@click.option("--budget-usd", help="US dollars per period, as 5/day, 100/month or 20/total.")
-@click.option("--rpm", type=click.IntRange(1, 1_000_000), help="Requests per minute.")
-@click.option("--concurrency", type=click.IntRange(1, 1_000_000), help="Requests at once.")
-@click.option("--models", default="", help="Allowed models, comma-separated, with * as in gpt-4o*.")
-@click.option("--free-mode/--no-free-mode", default=True, help="Whether the server's key may pay.")
-@click.option("--admin", is_flag=True, help="May read the system routes, metrics and everybody's usage.")
-@click.option("--expires", type=Span(), help="Life of the token, as 90d.")
-def add(
-    name: str,
-    budget_usd: str | None,
-    rpm: int | None,
-    concurrency: int | None,
-    models: str,
-    free_mode: bool,
-    admin: bool,
-    expires: int | None,
-) -> None:
+@limit_options
+def add(name: str, **options: Any) -> None:
     """Create a client and print its token, once."""
     with _told():
-        budget, period = parse_budget(budget_usd) if budget_usd else (None, None)
-        limits = Limits(
-            requests_per_minute=rpm,
-            concurrency=concurrency,
-            budget_nano=budget,
-            budget_period=period,
-            models=models.replace(" ", ""),
-            free_mode=free_mode,
-            admin=admin,
-            expires_at=int((time.time() + expires) * MICROSECONDS) if expires else None,
-        )
-        _print_token(service(Accounts).add(name, limits))
+        _print_token(service(Accounts).add(name, Limits(**_limits(options))))
+
+
+@clients.command("set")
+@click.argument("name")
+@limit_options
+def set_limits(name: str, **options: Any) -> None:
+    """Change a client's limits; what is not named stays, and `none` takes a limit away."""
+    with _told():
+        if changes := _limits(options):
+            service(Accounts).change(name, **changes)
+        _show(name)
 
 
 @clients.command("list")
@@ -90,10 +112,9 @@ def list_clients() -> None:
 @clients.command("show")
 @click.argument("name")
 def show(name: str) -> None:
-    """Show one client."""
+    """Show one client, and what its budget has spent in the present period."""
     with _told():
-        for field, value in _described(service(Accounts).show(name)).items():
-            click.echo(f"{field:12} {value}")
+        _show(name)
 
 
 @clients.command("rotate")
@@ -149,6 +170,29 @@ class _told:
         if isinstance(exc, ServiceException):
             field = getattr(exc, "field", None)
             raise click.ClickException(f"{field} {exc.message}" if field else exc.message) from None
+
+
+def _limits(options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of Limits that the options name."""
+    given = {name: None if value is NO_LIMIT else value for name, value in options.items() if value is not None}
+    limits: dict[str, Any] = {FIELDS[name]: value for name, value in given.items() if name in FIELDS}
+    if "models" in given:
+        limits["models"] = (given["models"] or "").replace(" ", "")
+    if "budget_usd" in given:
+        budget = given["budget_usd"]
+        limits["budget_nano"], limits["budget_period"] = parse_budget(budget) if budget else (None, None)
+    if "expires" in given:
+        seconds = given["expires"]
+        limits["expires_at"] = None if seconds is None else int((time.time() + seconds) * MICROSECONDS)
+    return limits
+
+
+def _show(name: str) -> None:
+    account = service(Accounts).show(name)
+    spent, reserved = service(Accounts).spending(account)
+    amounts = {"spent_usd": dollars(spent), "reserved_usd": dollars(reserved)} if account.budget_period else {}
+    for field, value in (_described(account) | amounts).items():
+        click.echo(f"{field:12} {value}")
 
 
 def _print_token(token: str) -> None:

@@ -19,12 +19,13 @@ from app.errors import ServiceException
 from app.models import ChatRequest, ChatResponse
 from app.services.chat import Listener
 from app.services.passthrough import PassedResponse
-from app.services.turn_stream import Keepalive, Started, StreamEvent, Text, TurnStream
-from app.web.problems import openai_error, problem
+from app.services.turn_stream import Keepalive, Started, Text, TurnEvent, TurnStream
+from app.web.problems import openai_error, prefers_english, problem
 from app.web.services import service
 from schemas.chat import ChatResponseSchema
 
 HEADERS = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
+BLANK_LINES = (b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r\n", b"\n\r", b"\r\n\r")
 CHAT_RESPONSE = ChatResponseSchema()
 
 
@@ -39,11 +40,11 @@ def stream_turn(request: ChatRequest, run: Callable[[Listener], ChatResponse], c
     if isinstance(first, ServiceException):
         raise first
     dumps = current_app.json.dumps
-    session_id = request.session_id or ""
+    session_id, in_english = request.session_id or "", prefers_english()
 
     def encoded() -> Iterator[bytes]:
         for event in itertools.chain([first], events):
-            yield from _encode(event, call, session_id, dumps)
+            yield from _encode(event, call, session_id, dumps, in_english)
 
     response = Response(encoded(), mimetype="text/event-stream", headers=HEADERS)
     if isinstance(first, Started) and first.cached:
@@ -56,23 +57,29 @@ def stream_passed(passed: PassedResponse, events: Iterator[bytes], call: Call) -
     """Answer with upstream's own stream."""
 
     def encoded() -> Iterator[bytes]:
+        last = b"\n\n"
         try:
-            yield from events
+            for last in events:
+                yield last
         except ServiceException as exc:
             error = openai_error(exc)
             members = {"sequence_number": 0} | error["error"] | {"type": "error"} | error
-            yield _event("error", json.dumps(members, ensure_ascii=False, separators=(",", ":")))
-        yield f": server-timing {call.server_timing()}\n".encode()
-        yield f": cost-usd {passed.cost_usd() or 'unknown'}\n\n".encode()
+            event = _event("error", json.dumps(members, ensure_ascii=False, separators=(",", ":")))
+            # An event that upstream did not end would take the lines of ours for its own.
+            yield event if last.endswith(BLANK_LINES) else b"\n\n" + event
+            last = event
+        if last.endswith(BLANK_LINES):
+            yield _comment("server-timing", call.server_timing())
+            yield _comment("cost-usd", passed.cost_usd() or "unknown")
 
     response = Response(encoded(), mimetype="text/event-stream", headers=HEADERS | dict(passed.headers))
     response.call_on_close(passed.close)
     return response
 
 
-def _encode(event: StreamEvent, call: Call, session_id: str, dumps: Any) -> Iterator[bytes]:
+def _encode(event: TurnEvent, call: Call, session_id: str, dumps: Any, in_english: bool) -> Iterator[bytes]:
     if isinstance(event, Keepalive):
-        yield b": keepalive\n\n"
+        yield b": keepalive\n"
     elif isinstance(event, Text):
         yield _event("delta", dumps({"text": event.piece}))
     elif isinstance(event, Started):
@@ -80,10 +87,16 @@ def _encode(event: StreamEvent, call: Call, session_id: str, dumps: Any) -> Iter
         yield _event("start", dumps(ids | {"model": event.model, "api_key_source": event.api_key_source}))
     elif isinstance(event, ChatResponse):
         yield _event("done", dumps(CHAT_RESPONSE.dump(event) | {"server_timing": call.timings()}))
-        yield f": server-timing {call.server_timing()}\n\n".encode()
+        yield _comment("server-timing", call.server_timing())
     elif event.error_code != "client_closed_request":
-        yield _event("error", dumps(problem(event, session_id, call.request_id)))
-        yield f": server-timing {call.server_timing()}\n\n".encode()
+        yield _event("error", dumps(problem(event, session_id, call.request_id, in_english=in_english)))
+        yield _comment("server-timing", call.server_timing())
+
+
+def _comment(name: str, value: str) -> bytes:
+    """A line that belongs to the next event, or to none: some decoders take a blank line behind it for an empty event
+    and fail on that (openai-python with `id` lines, openai-go; test_comments_are_no_events)."""
+    return f": {name} {value}\n".encode()
 
 
 def _event(name: str, data: str) -> bytes:

@@ -128,6 +128,6 @@ class LogLine:
 
 def _code_of_a_stream(call: Call) -> str | None:
     """The error code of an answer that failed after it had begun: what the receipt says, or that the caller left."""
-    if call.receipt is not None and call.receipt.code:
+    if call.receipt is not None and (call.receipt.settled or call.receipt.code):
         return call.receipt.code
     return "client_closed_request" if call.ended == "caller_gone" else None

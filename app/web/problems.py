@@ -33,6 +33,7 @@ NATIVE_FIELDS = {
 }
 """Upstream's names for what it may refuse, and the native route's."""
 FIELD_NAME_MAX_LENGTH = 64
+KOREAN_FIELDS_MAX = 5
 HTTP_ERRORS = {
     404: ("not_found", "There is nothing at this address"),
     405: ("method_not_allowed", "This address does not answer this method"),
@@ -54,8 +55,11 @@ class ErrorDialect:
     passes_upstream_headers: bool = False
 
 
-def problem(error: ServiceException, session_id: str, request_id: str) -> dict[str, Any]:
-    """The problem document of `error`, with the seed's fields beside RFC 9457's."""
+def problem(error: ServiceException, session_id: str, request_id: str, *, in_english: bool = False) -> dict[str, Any]:
+    """The problem document of `error`, with the seed's fields beside RFC 9457's.
+
+    `error_message` is a Korean sentence; `in_english`: as `detail`, which is always English.
+    """
     document = {
         "type": "about:blank",
         "title": _phrase(error.status),
@@ -64,27 +68,37 @@ def problem(error: ServiceException, session_id: str, request_id: str) -> dict[s
         "code": error.error_code,
         "success": False,
         "session_id": session_id,
-        "error_message": error.error_message,
+        "error_message": error.message if in_english else _korean(error),
         "origin": error.failure.origin,
-        "retryable": error.failure.retryable,
+        "retryable": error.retryable,
         "request_id": request_id,
     }
     if isinstance(error, ValidationException) and error.errors:
         document["errors"] = {error.location: _shortened(error.errors)}
     if error.param in NATIVE_FIELDS:
         document["param"] = NATIVE_FIELDS[error.param]
-    if error.upstream_code is not None:
-        document["upstream_code"] = error.upstream_code
+    if upstream_code := error.upstream_code or error.upstream_type:
+        document["upstream_code"] = upstream_code
+    if error.upstream_message:
+        document["upstream_message"] = error.upstream_message
     return document
 
 
 def openai_error(error: ServiceException, session_id: str = "", request_id: str = "") -> dict[str, Any]:
-    """A failure in OpenAI's shape; the SDKs choose their exception by status."""
+    """A failure in OpenAI's shape; the SDKs choose their exception by status.
+
+    A refusal of upstream's keeps upstream's words where it has any: programs look for its codes, and people for what
+    they have to change.
+    """
     kind = OPENAI_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-    param = error.param
+    param, message, code = error.param, error.message, error.error_code
     if isinstance(error, ValidationException):
         param = error.field or next(iter(error.errors), None)
-    return {"error": {"message": error.error_message, "type": kind, "param": param, "code": error.error_code}}
+    elif error.status < 500:
+        kind = error.upstream_type or kind
+        code = code if code == "model_not_found" else error.upstream_code or code
+        message = error.upstream_message or message
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 PROBLEM = ErrorDialect("application/problem+json", ProblemSchema, problem)
@@ -100,12 +114,28 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(Exception, _answer_bug)
 
 
+def prefers_english() -> bool:
+    """Whether the caller's `Accept-Language` asks for English rather than Korean, the default."""
+    return request.accept_languages.best_match(["ko", "en"], default="ko") == "en"
+
+
+def _korean(error: ServiceException) -> str:
+    """What is wrong, in Korean; with the names of the fields, where it is about fields."""
+    names = list(error.errors) if isinstance(error, ValidationException) else [NATIVE_FIELDS.get(error.param or "")]
+    fields = ", ".join(_name(name) for name in names[:KOREAN_FIELDS_MAX] if name)
+    return f"{error.failure.told} ({fields})" if fields else error.failure.told
+
+
 def _answer(error: ServiceException) -> Response:
     g.error_code, dialect = error.error_code, _declared_dialect()
     document = dialect.document(error, g.get("session_id", ""), g.call.request_id)
+    if dialect is PROBLEM and prefers_english():
+        document["error_message"] = error.message
     response = Response(current_app.json.dumps(document), error.status, mimetype=dialect.media_type)
     if dialect.passes_upstream_headers:
         response.headers.update(error.upstream_headers)
+    # OpenAI's SDKs ask this header first; without it they would repeat every 409, 429 and 5xx.
+    response.headers["X-Should-Retry"] = "true" if error.retryable else "false"
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     for name, value in error.headers.items():

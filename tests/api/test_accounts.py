@@ -17,9 +17,9 @@ from app.ledger.tokens import is_token, new_token
 from app.store.database import Database
 from app.store.tables import clients
 from app.web.services import service
-from tests.conftest import CALLER_KEY, EVERY_STORE
+from tests.conftest import CALLER_KEY, EVERY_STORE, SERVER_KEY
 from tests.records import connected, settled
-from tests.upstream import Upstream
+from tests.upstream import Upstream, reply
 
 TURN = {"user_message": "hi", "free_mode": True}
 
@@ -147,6 +147,8 @@ class TestCommands:
             "models": "gpt-4o*,o1",
             "free_mode": "no",
             "admin": "yes",
+            "spent_usd": "0",
+            "reserved_usd": "0",
         }
         rotated = run(app, "clients rotate web").strip()
         assert is_token(rotated)
@@ -162,9 +164,46 @@ class TestCommands:
         run(app, "clients delete web")
         assert run(app, "clients list") == "nothing yet\n"
 
+    def test_limits_can_be_changed(self, app: Flask) -> None:
+        """What is named changes at once, `none` takes a limit away, and the rest and the token stay."""
+        token = run(app, "clients add web --budget-usd 5/day --rpm 60 --models o1").strip()
+        run(app, "clients set web --rpm 7 --budget-usd 0.01/month --no-free-mode --concurrency 3")
+        shown = dict(line.split(None, 1) for line in run(app, "clients show web").splitlines())
+        assert {name: shown[name] for name in ("rpm", "budget_usd", "models", "free_mode", "concurrency")} == {
+            "rpm": "7",
+            "budget_usd": "0.01/month",
+            "models": "o1",
+            "free_mode": "no",
+            "concurrency": "3",
+        }
+        run(app, "clients set web --rpm none --budget-usd none --models none --concurrency none --expires none")
+        (account,) = service(Accounts, app).all()
+        assert (account.requests_per_minute, account.budget_nano, account.models) == (None, None, "")
+        assert service(Accounts, app).principal(token).account == account
+
+    def test_spending_shows(self, app: Flask, upstream: Upstream, database_url: str) -> None:
+        """What the budget has spent in the present period, and what is reserved."""
+        token = run(app, "clients add web --budget-usd 5/day").strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        chat = {"user_message": "hi", "free_mode": True}
+        assert app.test_client().post("/api/v1/chat", json=chat, headers=headers).status_code == 200
+        settled(database_url)
+        assert "spent_usd    0.00000585" in run(app, "clients show web")
+        assert "reserved_usd 0" in run(app, "clients show web")
+
+    @pytest.mark.parametrize("option", ["--budget-usd", "--rpm", "--concurrency", "--models", "--expires"])
+    @pytest.mark.parametrize("command", ["add", "set"])
+    def test_an_empty_value_is_an_error(self, app: Flask, command: str, option: str) -> None:
+        """A variable that was not set must not mean: no limit."""
+        result = app.test_cli_runner().invoke(args=["clients", command, "web", option, ""])
+        assert result.exit_code == 2
+        assert "must not be empty" in result.output
+        assert run(app, "clients list") == "nothing yet\n"
+
     @pytest.mark.parametrize(
         ("command", "told"),
         [
+            ("clients set nobody --rpm 1", "is not the name of a client"),
             ("clients show nobody", "is not the name of a client"),
             ("clients rotate nobody", "is not the name of a client"),
             ("clients revoke nobody", "is not the name of a client"),
@@ -206,3 +245,67 @@ def test_a_new_database_is_made_by_whoever_needs_it_first(tmp_path: Path) -> Non
     database = Database(f"sqlite:///{tmp_path}/new/x.db")
     assert Accounts(database, b"key").all() == []
     database.close()
+
+
+OPENAI_MODES = [
+    # the token's client may use the server's key, headers beside the token, status, keys that upstream saw
+    (True, {}, 200, [SERVER_KEY]),
+    (True, {"X-Free-Mode": "true"}, 200, [SERVER_KEY]),
+    (True, {"X-Free-Mode": "false"}, 401, []),
+    (True, {"X-OpenAI-Api-Key": CALLER_KEY}, 200, [CALLER_KEY]),
+    (True, {"X-OpenAI-Api-Key": "EMPTY"}, 200, [SERVER_KEY]),
+    (True, {"X-OpenAI-Api-Key": "EMPTY", "X-Free-Mode": "false"}, 200, ["EMPTY"]),
+    (False, {}, 401, []),
+    (False, {"X-Free-Mode": "true"}, 403, []),
+    (False, {"X-OpenAI-Api-Key": CALLER_KEY}, 200, [CALLER_KEY]),
+]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/models"])
+@pytest.mark.parametrize(("may", "headers", "status", "keys"), OPENAI_MODES)
+def test_a_token_is_all_that_an_openai_client_needs(
+    make_app: Callable[..., Flask],
+    upstream: Upstream,
+    path: str,
+    may: bool,
+    headers: dict[str, str],
+    status: int,
+    keys: list[str],
+) -> None:
+    """`OpenAI(api_key="llms_…")` works where the client may use the server's key and brings none."""
+    app = make_app(auth_mode="token")
+    token = service(Accounts, app).add("web", Limits(free_mode=may))
+    upstream.default = reply(200, {"object": "list", "data": [], "id": "x"})
+    method = "GET" if path == "/v1/models" else "POST"
+    body = None if method == "GET" else {"model": "gpt-4o-mini"}
+    answer = app.test_client().open(
+        path, method=method, json=body, headers={"Authorization": f"Bearer {token}"} | headers
+    )
+    if (path, status) != ("/v1/models", 403):
+        assert answer.status_code == status
+        assert [received.key for received in upstream.received] == keys
+
+
+def test_in_open_mode_the_servers_key_is_asked_for(make_app: Callable[..., Flask]) -> None:
+    """There a token says who calls, and not that the server pays."""
+    app = make_app()
+    headers = {"Authorization": f"Bearer {service(Accounts, app).add('web', Limits())}"}
+    assert app.test_client().post("/v1/responses", json={}, headers=headers).status_code == 401
+
+
+def test_a_refused_own_key_is_not_replaced_unasked(make_app: Callable[..., Flask], upstream: Upstream) -> None:
+    """A client that brings its own key has chosen who pays."""
+    app = make_app(auth_mode="token")
+    headers = {"Authorization": f"Bearer {service(Accounts, app).add('web', Limits())}", "X-OpenAI-Api-Key": CALLER_KEY}
+    upstream.default = reply(401)
+    assert app.test_client().post("/v1/responses", json={}, headers=headers).status_code == 401
+    assert [received.key for received in upstream.received] == [CALLER_KEY]
+
+
+def test_a_server_without_a_key_asks_for_the_clients(make_app: Callable[..., Flask]) -> None:
+    """What is missing is a key of the client's own, and the answer says so."""
+    app = make_app(auth_mode="token", openai_api_key="")
+    headers = {"Authorization": f"Bearer {service(Accounts, app).add('web', Limits())}"}
+    answer = app.test_client().post("/v1/responses", json={}, headers=headers)
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (401, "api_key_required")
+    assert "X-Free-Mode" in answer.get_json()["error"]["message"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from app.ledger.ledger import Ledger
 from app.web.services import service
 from tests.conftest import DIGEST_KEY
 from tests.postgres import Postgres
-from tests.records import connected, file_of, locked, rows, settled
+from tests.records import add_client, connected, file_of, locked, rows, settled
 from tests.upstream import Upstream, delayed, text
 
 TURN = {"user_message": "hi", "free_mode": True}
@@ -91,8 +92,8 @@ def test_slow(app: Flask, token: str, database_url: str) -> None:
 def test_slower_than_the_timeout(make_app: Make, postgresql_url: str) -> None:
     """Nobody waits longer than DATABASE_TIMEOUT, not even to read; the next write that is in time is served."""
     settings = {"database_url": postgresql_url, "token_digest_key": DIGEST_KEY, "database_timeout": TIMEOUT}
+    token = add_client(postgresql_url, Limits())  # Without the short timeout: the tables are made here.
     app = make_app(auth_mode="token", **settings)
-    token = service(Accounts, app).add("web", Limits())
     assert chat(app, token).status_code == 200
     with connected(postgresql_url) as connection:
         connection.exec_driver_sql("LOCK TABLE clients, requests IN ACCESS EXCLUSIVE MODE")
@@ -171,8 +172,8 @@ def test_at_start(make_app: Make, tmp_path: Path, why: str) -> None:
 def test_postgresql_stops(make_app: Make, postgres: Postgres, postgresql_url: str) -> None:
     """And starts again: connections that broke are replaced."""
     settings = {"database_url": postgresql_url, "token_digest_key": DIGEST_KEY, "database_timeout": TIMEOUT}
+    token = add_client(postgresql_url, Limits())  # Without the short timeout: the tables are made here.
     app = make_app(auth_mode="token", **settings)
-    token = service(Accounts, app).add("web", Limits())
     assert chat(app, token).status_code == 200
     settled(postgresql_url)
     postgres.stop()
@@ -183,6 +184,22 @@ def test_postgresql_stops(make_app: Make, postgres: Postgres, postgresql_url: st
         postgres.start()
     assert_back(app, token)
     assert [row["status"] for row in settled(postgresql_url)] == ["ok", "ok"]
+
+
+def test_postgresql_says_nothing(make_app: Make, postgres: Postgres, postgresql_url: str) -> None:
+    """Every request is answered within the timeout, more of them than there are connections, and it recovers."""
+    settings = {"database_url": postgresql_url, "token_digest_key": DIGEST_KEY, "database_timeout": TIMEOUT}
+    token = add_client(postgresql_url, Limits())  # Without the short timeout: the tables are made here.
+    app = make_app(auth_mode="token", **settings)
+    assert chat(app, token).status_code == 200
+    settled(postgresql_url)
+    time.sleep(KNOWN_SECONDS)
+    with postgres.frozen(), ThreadPoolExecutor(20) as threads:
+        began = time.monotonic()
+        answers = list(threads.map(lambda _: chat(app, token).get_json()["code"], range(20)))
+        assert answers == ["store_unavailable"] * 20
+        assert time.monotonic() - began < TIMEOUT + 3
+    assert_back(app, token)
 
 
 def test_fail_open(make_app: Make, upstream: Upstream, database_url: str) -> None:

@@ -214,3 +214,28 @@ def test_streams_of_both_apis_are_read_by_their_dialect(app: Flask, upstream: Up
     for name in ("model_answered", "status", "estimated"):
         assert first[name] == second[name], name
     assert chat_completions.read_event(b"[DONE]").is_end
+
+
+def test_what_was_not_sent_costs_nothing(app: Flask, database_url: str) -> None:
+    """A request that is settled while its connection is still being made, as a quick stop does."""
+    opened = service(Exchange, app).open(
+        Ask(route="/x", model="gpt-4o-mini", prompt_tokens=9), Credentials("", True), NOBODY, Call(5, request_id="r-1")
+    )
+    opened.receipt.key = opened.payer.first
+    opened.settle("error", "server_shutting_down")
+    assert [(row["input_tokens"], row["cost_nano"], row["estimated"]) for row in settled(database_url)] == [
+        (0, 0, False)
+    ]
+
+
+def test_a_refused_key_keeps_upstreams_headers(app: Flask, upstream: Upstream) -> None:
+    """As every other refusal does; and a second answer without an id does not get the first one's."""
+    upstream.script(reply(401, {"error": {}}, {"X-Request-Id": "up-401", "x-ratelimit-limit-requests": "7"}))
+    answer = app.test_client().post(
+        "/v1/responses", json={"input": "x"}, headers={"Authorization": f"Bearer {CALLER_KEY}"}
+    )
+    assert answer.get_json()["error"]["code"] == "api_key_rejected"
+    assert (answer.headers["x-request-id"], answer.headers["x-ratelimit-limit-requests"]) == ("up-401", "7")
+    upstream.script(reply(500, {"error": {}}, {"X-Request-Id": "up-1"}), reply(400, {"error": {}}))
+    answer = app.test_client().post("/api/v1/chat", json={"user_message": "x", "free_mode": True})
+    assert (answer.status_code, answer.headers.get("X-Upstream-Request-ID")) == (400, None)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +22,11 @@ from app.ledger.accounts import NOBODY, Accounts, Limits
 from app.ledger.entry import Entry
 from app.ledger.ledger import Ledger, owner_name
 from app.ledger.limits import Ask
+from app.ledger.reports import Period, UsageReports
 from app.models import ApiKey, Usage
 from app.store.database import Database
 from app.store.tables import requests
+from app.upstreams.usage import TOKENS_MAX
 from app.web.services import service
 from tests.conftest import CALLER_KEY, EVERY_STORE, SERVER_KEY
 from tests.records import connected, rows, settled, spent
@@ -255,7 +260,7 @@ def test_answers_say_what_they_cost(make_app: Callable[..., Flask], upstream: Up
         answer = client.post(RESPONSES, json={"model": model}, headers=free)
         assert answer.headers.get("X-Cost-USD") == told
         streamed = client.post(COMPLETIONS, json={"model": model, "stream": True}, headers=free)
-        assert streamed.data.endswith(f": cost-usd {told or 'unknown'}\n\n".encode())
+        assert streamed.data.endswith(f": cost-usd {told or 'unknown'}\n".encode())
 
 
 def test_own_prices(make_app: Callable[..., Flask], upstream: Upstream, database_url: str, tmp_path: Path) -> None:
@@ -290,7 +295,9 @@ def test_the_sums_are_what_upstream_counted(
         usage = {"input_tokens": number, "output_tokens": 2 * number, "total_tokens": 3 * number}
         if received.json.get("stream"):
             events = response_events("x")
-            events[-1] = events[-1].replace(b'"input_tokens": 11, "output_tokens": 7', _counts(number))
+            events[-1] = events[-1].replace(
+                b'"input_tokens": 11, "output_tokens": 7, "total_tokens": 18', _counts(number)
+            )
             await stream(events)(received, writer)
         else:
             await text("x", usage=usage)(received, writer)
@@ -323,7 +330,7 @@ def test_the_sums_are_what_upstream_counted(
 
 
 def _counts(number: int) -> bytes:
-    return f'"input_tokens": {number}, "output_tokens": {2 * number}'.encode()
+    return f'"input_tokens": {number}, "output_tokens": {2 * number}, "total_tokens": {3 * number}'.encode()
 
 
 ASK = Ask(route=CHAT, model=MODEL, prompt_tokens=1000, max_tokens=1000)
@@ -392,12 +399,97 @@ def test_a_late_settlement_does_not_count_after_the_sweep(make_app: Callable[...
     app = make_app()
     entry, _ = opened(app, budgeted(app))
     with connected(database_url) as connection:
-        connection.execute(requests.update().values(lease_until=1))
+        connection.execute(requests.update().values(lease_until=1, owner="elsewhere:1:1"))
     assert service(Ledger, app).sweep() == 1
     entry.settle("ok")
     service(Database, app).flush(5)
     assert [row["status"] for row in rows(database_url)] == ["abandoned"]
     assert spent(database_url) == (WORST, 0)
+
+
+@pytest.mark.parametrize("owner", ["elsewhere", "another worker", "its own"])
+def test_what_is_alive_is_not_swept(make_app: Callable[..., Flask], database_url: str, owner: str) -> None:
+    """Before its lease has ended on another machine, and on this one whatever the clock says."""
+    app = make_app()
+    opened(app)
+    names = {"elsewhere": "elsewhere:1:1", "another worker": _name_of(os.getppid()), "its own": owner_name()}
+    lease = {} if owner == "elsewhere" else {"lease_until": 1}
+    with connected(database_url) as connection:
+        connection.execute(requests.update().values({"owner": names[owner]} | lease))
+    assert service(Ledger, app).sweep() == 0
+    assert [row["status"] for row in rows(database_url)] == ["pending"]
+
+
+def _name_of(pid: int) -> str:
+    """How a process of this machine is named as an owner."""
+    started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return f"{owner_name().split(':')[0]}:{pid}:{started}"
+
+
+def test_many_rows_that_are_alive_hide_no_dead_one(make_app: Callable[..., Flask], database_url: str) -> None:
+    """A dead worker's rows are found among any number of others, its newest ones too."""
+    app = make_app()
+    opened(app)
+    machine, pid, _ = owner_name().split(":")
+    with connected(database_url) as connection:
+        (row,) = [dict(row._mapping) for row in connection.execute(requests.select())]
+        copy = {name: value for name, value in row.items() if name != "id"}
+        connection.execute(requests.insert(), [copy | {"owner": "elsewhere:1:1"} for _ in range(1200)])
+        connection.execute(requests.insert(), [copy | {"owner": f"{machine}:{pid}:1"} for _ in range(3)])
+    assert service(Ledger, app).sweep() == 3
+    assert sorted({row["status"] for row in rows(database_url)}) == ["abandoned", "pending"]
+
+
+@pytest.mark.parametrize("tokens", [2**53 - 1, 2**63, 10**30, 10**400], ids=["2**53-1", "2**63", "10**30", "10**400"])
+def test_usage_beyond_all_bounds(
+    make_app: Callable[..., Flask], upstream: Upstream, database_url: str, tokens: int
+) -> None:
+    """Its row is settled with what fits, and the worker goes on to record for everybody."""
+    app = make_app()
+    client = app.test_client()
+    usage = {"input_tokens": tokens, "output_tokens": tokens, "total_tokens": 2 * tokens}
+    upstream.script(text(ANSWERED, usage=usage, model="gpt-4"), text(ANSWERED))
+    assert [client.post(CHAT, json=TURN | {"model": "gpt-4"}).status_code for _ in range(2)][1] == 200
+    huge, usual = settled(database_url)
+    assert huge["input_tokens"] == TOKENS_MAX
+    assert usual["status"] == "ok"
+    assert service(UsageReports, app).totals("model", Period(since=0))
+
+
+@pytest.mark.parametrize("model", ["gpt\0-4o", "m" * 400, "\ud800"])
+def test_a_name_that_no_column_takes(
+    make_app: Callable[..., Flask], upstream: Upstream, database_url: str, model: str
+) -> None:
+    """From a caller or from upstream: the request is answered at once, and nobody else waits."""
+    client = make_app().test_client()
+    upstream.script(text(ANSWERED, model=model), text(ANSWERED))
+    began = time.monotonic()
+    assert client.post(CHAT, json=TURN).status_code == 200
+    body = json.dumps(DOOR | {"model": model})
+    assert client.post(RESPONSES, data=body, content_type="application/json").status_code < 500
+    assert time.monotonic() - began < 0.5
+    assert {row["status"] for row in settled(database_url)} <= {"ok", "error"}
+
+
+def test_budgets_without_deadlocks(
+    make_app: Callable[..., Flask], database_url: str, threads: ThreadPoolExecutor
+) -> None:
+    """Two workers that settle and admit for the same clients in any order never wait for each other."""
+    apps = [make_app(), make_app()]
+    limits = Limits(budget_nano=10_000 * WORST, budget_period="day")
+    tokens = [service(Accounts, apps[0]).add(f"web{number}", limits) for number in range(4)]
+
+    def work(number: int) -> None:
+        for turn in range(15):
+            entry, _ = opened(apps[number % 2], tokens[(number + turn) % 4])
+            entry.settle("ok")
+
+    for done in [threads.submit(work, number) for number in range(16)]:
+        done.result(60)
+    assert [row["status"] for row in settled(database_url)] == ["ok"] * 240
+    assert spent(database_url)[1] == 0
+    for app in apps:
+        assert service(Database, app).deadlocks == 0
 
 
 def test_retention(make_app: Callable[..., Flask], database_url: str) -> None:

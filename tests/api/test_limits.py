@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -110,6 +111,31 @@ def test_the_minute_slides(app: Flask, database_url: str) -> None:
     assert [chat(app, token).status_code for _ in range(2)] == [200, 429]
 
 
+@pytest.mark.parametrize("ahead_seconds", [20, 120, 3600, 86_400])
+def test_the_clock_is_set_back(app: Flask, database_url: str, ahead_seconds: int) -> None:
+    """What was written by the clock of before locks nobody out, and nobody is told to wait longer than the window."""
+    token = service(Accounts, app).add("web", Limits(requests_per_minute=2, concurrency=1))
+    assert [chat(app, token).status_code for _ in range(2)] == [200, 200]
+    settled(database_url)
+    ahead = int((time.time() + ahead_seconds) * 1e6)
+    with connected(database_url) as connection:
+        values = {"created_at": ahead, "lease_until": ahead + 60_000_000, "status": "pending"}
+        connection.execute(requests.update().values(values))
+    assert [chat(app, token).status_code for _ in range(2)] == [200, 200]
+    assert assert_limited(chat(app, token), "rate_limited", 2, MINUTE) <= MINUTE
+
+
+@pytest.mark.parametrize("ahead_seconds", [0.5, 4])
+def test_a_clock_that_is_a_little_ahead(app: Flask, database_url: str, ahead_seconds: float) -> None:
+    """Another worker's requests count, and Retry-After stays within the window."""
+    token = service(Accounts, app).add("web", Limits(requests_per_minute=2))
+    assert [chat(app, token).status_code for _ in range(2)] == [200, 200]
+    settled(database_url)
+    with connected(database_url) as connection:
+        connection.execute(requests.update().values(created_at=int((time.time() + ahead_seconds) * 1e6)))
+    assert assert_limited(chat(app, token), "rate_limited", 2, MINUTE) <= MINUTE
+
+
 def test_a_budget(app: Flask, upstream: Upstream, database_url: str) -> None:
     """The worst case must fit; what is left of it after the answer can be used again."""
     budget = 100 * 600 + 50 * 150
@@ -149,19 +175,24 @@ def test_a_budget_renews_with_its_period(app: Flask, upstream: Upstream, databas
 @pytest.mark.parametrize(
     ("limit", "tokens"),
     [
-        ({"max_output_tokens": 7}, 7),
         ({"max_completion_tokens": 8}, 8),
         ({"max_tokens": 9}, 9),
+        ({"max_tokens": 9, "max_completion_tokens": 3}, 9),
+        ({"max_tokens": 9, "n": 4}, 36),
+        ({"max_output_tokens": 7, "max_tokens": 9}, 9),
+        ({"max_output_tokens": 7}, 50),
+        ({"max_tokens": None}, 50),
         ({}, 50),
-        ({"max_tokens": 0}, 50),
-        ({"max_tokens": "9"}, 50),
     ],
 )
 def test_what_a_passed_through_request_reserves(
     make_app: Callable[..., Flask], upstream: Upstream, database_url: str, limit: dict[str, Any], tokens: int
 ) -> None:
-    """Its prompt and the limit that it names, else DEFAULT_MAX_TOKENS, for as long as it is in flight."""
-    app = make_app(auth_mode="token", default_max_tokens=50)
+    """Its prompt and the largest limit that its route obeys, for each choice, as long as it is in flight.
+
+    A request that names none is given MAX_OUTPUT_TOKENS as its limit.
+    """
+    app = make_app(auth_mode="token", max_output_tokens=50)
     token = service(Accounts, app).add("web", Limits(budget_nano=10**9, budget_period="total"))
     reserved: list[int] = []
 
@@ -171,8 +202,10 @@ def test_what_a_passed_through_request_reserves(
 
     upstream.default = look
     headers = {"Authorization": f"Bearer {token}", "X-Free-Mode": "true"}
-    body = {"model": MODEL, "messages": []} | limit
-    assert app.test_client().post("/v1/chat/completions", json=body, headers=headers).status_code == 200
-    assert reserved == [estimate_tokens(upstream.received[0].body.decode()) * 150 + tokens * 600]
+    body = json.dumps({"model": MODEL, "messages": []} | limit)
+    answer = app.test_client().post("/v1/chat/completions", data=body, content_type="application/json", headers=headers)
+    assert answer.status_code == 200
+    assert reserved == [estimate_tokens(body) * 150 + tokens * 600]
+    assert upstream.received[0].json.get("max_completion_tokens", tokens) in {tokens, 3}
     settled(database_url)
     assert spent(database_url)[1] == 0

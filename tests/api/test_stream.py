@@ -13,9 +13,19 @@ from flask.testing import FlaskClient
 from app.upstreams.slots import Slots
 from app.web.services import service
 from tests.conftest import CALLER_KEY
-from tests.streams import HEAD, chunk, completed, completion_events, delta, event, read_events, response_events, stream
+from tests.streams import (
+    blocks,
+    chunk,
+    completed,
+    completion_events,
+    delta,
+    event,
+    read_events,
+    response_events,
+    stream,
+)
 from tests.streams import typed as typed_event
-from tests.upstream import Upstream, delayed, error_document, pieces, reply, silence
+from tests.upstream import Upstream, delayed, error_document, pieces, reply, response_document, silence
 
 CHAT = "/api/v1/chat"
 
@@ -135,7 +145,7 @@ def test_a_stalled_stream_ends_at_the_deadline(make_app: Callable[..., Flask], u
     upstream.script(stream([delta("half")], pause=30))
     answer = ask(make_app(request_timeout=1, keepalive_seconds=0.2).test_client())
     assert read_events(answer.data)[-1][1]["code"] == "upstream_timeout"
-    assert answer.data.count(b": keepalive\n\n") >= 3
+    assert answer.data.count(b": keepalive\n") >= 3
 
 
 def test_keepalives_come_before_upstream_answers(make_app: Callable[..., Flask], upstream: Upstream) -> None:
@@ -143,7 +153,7 @@ def test_keepalives_come_before_upstream_answers(make_app: Callable[..., Flask],
     upstream.script(delayed(0.5, stream(response_events("late"))), delayed(0.5, reply(400, error_document())))
     client = make_app(keepalive_seconds=0.1).test_client()
     answer = ask(client)
-    assert answer.data.startswith(b": keepalive\n\n")
+    assert answer.data.startswith(b": keepalive\n")
     assert read_events(answer.data)[-1][1]["response_text"] == "late"
     assert read_events(ask(client).data)[0][1]["code"] == "upstream_rejected_request"
 
@@ -228,13 +238,94 @@ def test_an_upstream_that_knows_only_chat_completions(make_app: Callable[..., Fl
     upstream.script(
         reply(200, {"id": "c-1", "model": "m", "created": 1, "choices": choices, "usage": usage}),
         stream(completion_events("stre", "amed")),
-        stream([HEAD[:0], chunk("half"), event("[DONE]")]),
     )
     plain = ask(client, stream=False).get_json()
     assert (plain["response_text"], plain["finish_reason"], plain["total_tokens_used"]) == ("plain", "length", 5)
     done = read_events(ask(client).data)[-1][1]
     assert (done["response_text"], done["input_tokens"], done["finish_reason"]) == ("streamed", 11, "stop")
-    assert read_events(ask(client).data)[-1][0] == "error"
     sent = upstream.received[1]
     assert (sent.path, sent.json["messages"][-1]) == ("/v1/chat/completions", {"role": "user", "content": "hi"})
     assert sent.json["stream_options"] == {"include_usage": True}
+
+
+HALF, DONE = chunk("half"), event("[DONE]")
+FINISHED = chunk(finish_reason="stop")
+PING, EMPTY = event({"type": "ping"}, "ping"), b"data:\n\ndata: \n\n"
+
+
+@pytest.mark.parametrize(
+    ("parts", "end"),
+    [
+        ([HALF, FINISHED, DONE], "done"),
+        ([HALF, FINISHED], "done"),
+        ([HALF, DONE], "done"),
+        ([EMPTY, PING, HALF, PING, EMPTY, FINISHED, EMPTY, PING, DONE], "done"),
+        ([HALF, event("pong", "ping"), DONE], "done"),
+        ([HALF], "error"),
+        ([HALF, PING, EMPTY], "error"),
+        ([HALF, FINISHED, HALF[:30]], "error"),
+        ([HALF, chunk(finish_reason="error"), DONE], "error"),
+        ([HALF, chunk(finish_reason="insufficient_system_resource"), DONE], "error"),
+        ([HALF, chunk(finish_reason="stop", error={"code": "overloaded"}), DONE], "error"),
+        ([DONE], "error"),
+    ],
+)
+def test_how_a_stream_of_chunks_may_end(
+    make_app: Callable[..., Flask], upstream: Upstream, parts: list[bytes], end: str
+) -> None:
+    """With `[DONE]`, or with a finish reason and a clean end; a cut one is an error, whatever pings it had."""
+    client = make_app(upstream_api="chat_completions").test_client()
+    upstream.script(stream(parts))
+    last = read_events(ask(client).data)[-1]
+    assert last[0] == end
+    assert end == "error" or (last[1]["response_text"], last[1]["finish_reason"]) == ("half", "stop")
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 9000", "Transfer-Encoding: chunked"])
+def test_a_finish_reason_and_then_a_cut_is_no_end(
+    make_app: Callable[..., Flask], upstream: Upstream, framing: str
+) -> None:
+    """The body has to end cleanly: what it announced has to come."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{framing}\r\n\r\n".encode()
+    body = HALF + FINISHED
+    upstream.script(pieces([head, b"%x\r\n%b\r\n" % (len(body), body) if "chunked" in framing else body]))
+    client = make_app(upstream_api="chat_completions").test_client()
+    assert read_events(ask(client).data)[-1][1]["code"] == "upstream_connection_error"
+
+
+LAST = [
+    typed_event("response.completed", response={"status": "completed", "usage": {"input_tokens": 4}}),
+    typed_event("response.completed", response=response_document("", output=None, usage={"input_tokens": 4})),
+    typed_event("response.completed", response=response_document("", output=[], usage={"input_tokens": 4})),
+    typed_event("response.completed"),
+    event("[DONE]"),
+]
+
+
+@pytest.mark.parametrize("last", LAST)
+def test_what_the_deltas_brought_counts(client: FlaskClient, upstream: Upstream, last: bytes) -> None:
+    """Also where the last event of a Responses stream lacks it; what earlier events told of the response stays."""
+    told = {"id": "resp_9", "model": "told", "usage": {"input_tokens": 4}}
+    upstream.script(stream([typed_event("response.created", response=told), delta("가"), delta("나"), last]))
+    done = read_events(ask(client).data)[-1]
+    assert done[0] == "done"
+    assert (done[1]["response_text"], done[1]["input_tokens"], done[1]["finish_reason"]) == ("가나", 4, "stop")
+    assert done[1]["model"] in {"told", "gpt-4o-mini-2024"}
+
+
+def test_a_refusal_in_deltas_is_a_content_filter(client: FlaskClient, upstream: Upstream) -> None:
+    """As it is where the last event holds it."""
+    refused = typed_event("response.refusal.delta", delta="No.")
+    upstream.script(stream([refused, typed_event("response.completed", response={"status": "completed"})]))
+    done = read_events(ask(client).data)[-1][1]
+    assert (done["response_text"], done["finish_reason"]) == ("No.", "content_filter")
+
+
+def test_comments_are_no_events(make_app: Callable[..., Flask], upstream: Upstream) -> None:
+    """A decoder that takes each blank line for the end of an event gets no more events than the stream has."""
+    upstream.script(delayed(0.3, stream(response_events("a", "b"), pause=0.15)), stream([delta("half")]))
+    client = make_app(keepalive_seconds=0.05).test_client()
+    good, bad = ask(client).data, ask(client).data
+    assert good.count(b": keepalive\n") >= 3
+    assert [data is None for data in blocks(good)] == [False] * 4
+    assert [data is None for data in blocks(bad)] == [False] * 3

@@ -96,6 +96,18 @@ def test_certificate_of_another_host(make_app: Callable[..., Flask], authority: 
         assert impostor.received == []
 
 
+def test_a_certificate_is_refused_once_and_the_log_says_which_way(
+    make_app: Callable[..., Flask], secure: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It will be no better in a second: nobody tries again, neither we nor the caller."""
+    answer = chat(make_app(openai_base_url=secure.base_url))
+    assert (answer.get_json()["retryable"], answer.headers["X-Should-Retry"]) == (False, "false")
+    assert secure.connections <= 1
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        f"cannot connect to upstream {secure.base_url}: certificate unknown authority"
+    ]
+
+
 def test_tls_to_a_server_that_speaks_none(make_app: Callable[..., Flask], upstream: Upstream) -> None:
     """So is an upstream that answers in clear text where TLS is expected."""
     app = make_app(openai_base_url=upstream.base_url.replace("http:", "https:"), request_timeout=0.3)

@@ -37,7 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "app.calls": FOUNDATION | {"app.calls"},
     "app.store": FOUNDATION | {"app.store"},
     "app.ledger": FOUNDATION | {"app.config", "app.ledger", "app.store", "app.calls"},
-    "app.upstreams": FOUNDATION | {"app.config", "app.upstreams", "app.calls"},
+    "app.upstreams": FOUNDATION | {"app.config", "app.upstreams", "app.calls", "app.store.threads"},
     "app.services": FOUNDATION | {"app.config", "app.services", "app.ledger", "app.upstreams", "app.calls"},
     "schemas": FOUNDATION | {"schemas"},
     "app.web": FOUNDATION | {"app.config", "app.web", "app.services", "app.ledger", "app.calls", "schemas"},
@@ -63,7 +63,7 @@ LIBRARIES = {
     "marshmallow": {"app.web", "schemas"},
     "gevent": {"app.process.workers", "app.store.threads"},
     "gunicorn": {"app.process.workers", "app.web.problems"},
-    "psutil": {"app.process.system", "app.ledger.lease"},
+    "psutil": {"app.process.system"},
     "sqlalchemy": {"app.store", "app.ledger"},
     "alembic": {"app.store"},
     "genai_prices": {"app.ledger.pricing"},
@@ -78,7 +78,7 @@ ONE_WAY = {
     "app.upstreams.openai_client": {"app", "app.services.exchange"},
     "app.upstreams.routing": {"app.services.exchange", "app.upstreams.openai_client"},
     "app.upstreams.slots": {"app", "app.services.exchange"},
-    "app.calls.watchdog": {"app", "app.services.exchange"},
+    "app.calls.watchdog": {"app", "app.services.exchange", "app.upstreams.openai_client"},
 }
 """The parts of the one way through a request, and who may know them: no other module admits, takes a slot, attempts."""
 

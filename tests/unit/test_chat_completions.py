@@ -59,3 +59,50 @@ def test_a_chunk_with_an_error() -> None:
     with pytest.raises(OpenAIClientException) as caught:
         CompletionReader().add(event)
     assert caught.value.upstream_code == "server_error"
+
+
+REASONS = {
+    "length": ["length", "MAX_TOKENS", "max_tokens", "model_length", "max_output_tokens"],
+    "content_filter": ["content_filter", "SAFETY", "safety", "RECITATION", "PROHIBITED_CONTENT"],
+    "stop": ["stop", "STOP", "eos", "tool_calls", "end_turn", "", None, 7, ["stop"]],
+}
+PARTS = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}, 7, {"text": "b"}, {"type": "image"}]
+
+
+@pytest.mark.parametrize(("meant", "said"), [(meant, said) for meant, words in REASONS.items() for said in words])
+def test_finish_reasons_are_read_for_what_they_mean(meant: str, said: Any) -> None:
+    """In a plain answer and in a stream, also without one where `[DONE]` came."""
+    plain = json.dumps({"choices": [{"message": {"content": "x"}, "finish_reason": said}]}).encode()
+    assert parse_completion(plain).finish_reason == meant
+    reader = CompletionReader()
+    chunk = json.dumps({"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": said}]}).encode()
+    assert [reader.add(read_event(chunk)), reader.add(read_event(b"[DONE]"))] == ["x", ""]
+    assert (reader.completion().finish_reason, reader.completion().output_text) == (meant, "x")
+
+
+def test_content_in_parts() -> None:
+    """The text parts are the answer's text; the thoughts of a model are not, and they were written all the same."""
+    assert parse_completion(document(content=PARTS)).output_text == "ab"
+    assert read_event(json.dumps({"choices": [{"delta": {"content": PARTS}}]}).encode()).text == "ab"
+
+
+@pytest.mark.parametrize(
+    ("choices", "written"),
+    [
+        ([{"delta": {"content": "a", "reasoning_content": "b"}}], 2),
+        ([{"delta": {"reasoning": "abc"}}], 3),
+        ([{"index": 0, "delta": {"content": "a"}}, {"index": 1, "delta": {"content": "bc"}}], 3),
+        ([{"delta": {"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}, 7, {"function": None}]}}], 3),
+        ([{"delta": {"audio": {"transcript": "abcd", "data": "AAAA"}}}], 4),
+        ([{"delta": {"content": None}}, 7, {"delta": []}], 0),
+    ],
+)
+def test_everything_that_was_written(choices: list[Any], written: int) -> None:
+    """Every choice, reasoning, transcripts and the arguments of tools; base64 is not text."""
+    assert len(read_event(json.dumps({"choices": choices}).encode()).written) == written
+
+
+def test_every_choice_tells_whether_it_is_finished() -> None:
+    """A stream of two choices is whole when both are."""
+    choices = [{"index": 0, "delta": {}, "finish_reason": "stop"}, {"index": 1, "delta": {}, "finish_reason": None}]
+    assert read_event(json.dumps({"choices": choices}).encode()).choices == ((0, True), (1, False))

@@ -20,7 +20,7 @@ GOOD = [
     *[("DRAIN_SECONDS", raw, float(raw)) for raw in ("0", "2.5", "300")],
     ("OPENAI_API_KEY", "sk-12345", "sk-12345"),
     ("OPENAI_API_KEY", "  sk-12345\n", "sk-12345"),
-    ("OPENAI_API_KEY", "k" * 256, "k" * 256),
+    *[("OPENAI_API_KEY", raw, raw) for raw in ("x", "EMPTY", "k" * 1800, "k" * 8000, 'a"b', "it's")],
     ("OPENAI_ORG_ID", "org-1", "org-1"),
     ("OPENAI_PROJECT_ID", "proj-1", "proj-1"),
     ("OPENAI_BASE_URL", "http://127.0.0.1:8080/v1/", "http://127.0.0.1:8080/v1"),
@@ -29,6 +29,7 @@ GOOD = [
     ("LOCAL_MODEL", "demo", "demo"),
     *[("UPSTREAM_API", raw, raw.strip().lower()) for raw in ("responses", " Chat_Completions ")],
     *[("OPENAI_DOOR_FREE_MODE", raw, raw == "on") for raw in ("on", "off")],
+    *[("UPSTREAM_MESSAGES", raw, raw == "on") for raw in ("on", "off")],
     *[("KEEPALIVE_SECONDS", raw, float(raw)) for raw in ("0.05", "300")],
     *[("DEFAULT_MAX_CONTEXT_TOKENS", raw, int(raw)) for raw in ("0", "128000")],
     *[("LOG_LEVEL", raw, raw.strip().upper()) for raw in ("DEBUG", "info", " Warning ", "ERROR", "critical")],
@@ -38,6 +39,7 @@ GOOD = [
     ("DEFAULT_MODEL", "gpt-4o", "gpt-4o"),
     *[("DEFAULT_TEMPERATURE", raw, float(raw)) for raw in ("0", "2", "1e-3")],
     *[("DEFAULT_MAX_TOKENS", raw, int(raw)) for raw in ("1", "1000000000")],
+    *[("MAX_OUTPUT_TOKENS", raw, int(raw)) for raw in ("1", "1000000000")],
     ("DEFAULT_SYSTEM_MESSAGE", "너는 교사다", "너는 교사다"),
     ("PROMPT_HEADING_ROLE", "#Role", "#Role"),
     ("PROMPT_HEADING_MEMORY", "#Memory", "#Memory"),
@@ -79,7 +81,7 @@ BAD = [
     *[("WEB_CONCURRENCY", raw) for raw in (*NOT_WHOLE, "0", "513")],
     *[("WORKER_CLASS", raw) for raw in ("sync", "uvicorn.workers.UvicornWorker")],
     *[("DRAIN_SECONDS", raw) for raw in (*NOT_NUMBERS, "301")],
-    *[("OPENAI_API_KEY", raw) for raw in ("short-7", "with space", "열쇠열쇠열쇠열쇠", "k" * 257, "key\nkey-key")],
+    *[("OPENAI_API_KEY", raw) for raw in ("with space", "열쇠열쇠열쇠열쇠", "k" * 8001, "key\nkey-key")],
     *[("OPENAI_BASE_URL", raw) for raw in ("api.openai.com", "ftp://x-host", "http://", "https://me:pw@x-host/v1")],
     *[
         ("OPENAI_BASE_URL", raw)
@@ -97,6 +99,7 @@ BAD = [
     ("LOG_FORMAT", "xml"),
     *[("DEFAULT_TEMPERATURE", raw) for raw in (*NOT_NUMBERS, "2.1")],
     *[("DEFAULT_MAX_TOKENS", raw) for raw in (*NOT_WHOLE, "0", "1000000001")],
+    *[("MAX_OUTPUT_TOKENS", raw) for raw in (*NOT_WHOLE, "0", "1000000001")],
     *[("REQUEST_TIMEOUT", raw) for raw in (*NOT_NUMBERS, "0", "3601")],
     *[("MAX_CONCURRENT_REQUESTS", raw) for raw in (*NOT_WHOLE, "0", "100001")],
     *[("MAX_QUEUE_SECONDS", raw) for raw in (*NOT_NUMBERS, "3601")],
@@ -112,7 +115,13 @@ BAD = [
     *[("LEDGER_RETENTION_DAYS", raw) for raw in (*NOT_WHOLE, "36501")],
     *[
         (name, raw)
-        for name in ("CACHE_ENABLED", "SYSTEM_API_PUBLIC", "OPENAI_DOOR_FREE_MODE", "LEDGER_FAIL_OPEN")
+        for name in (
+            "CACHE_ENABLED",
+            "SYSTEM_API_PUBLIC",
+            "OPENAI_DOOR_FREE_MODE",
+            "LEDGER_FAIL_OPEN",
+            "UPSTREAM_MESSAGES",
+        )
         for raw in ("maybe", "2", "truee")
     ],
     *[("CORS_ORIGINS", raw) for raw in ("*", "a.example", "https://a.example, b.example", "null", "a://")],
@@ -144,6 +153,15 @@ def test_a_bad_value(name: str, raw: str) -> None:
     assert len(raw) < 4 or raw not in told
 
 
+@pytest.mark.parametrize("quote", ["'", '"'])
+@pytest.mark.parametrize("name", [item.name.upper() for item in fields(Config)])
+def test_a_setting_in_quotes(name: str, quote: str) -> None:
+    """`docker run --env-file` keeps them: refused with one line that says so, whatever the setting."""
+    with pytest.raises(ConfigurationException) as raised:
+        Config.from_env({name: f" {quote}sk-abcdefgh{quote}\n"})
+    assert raised.value.message == f"{name} must not be in quotes: they would be part of the value"
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_text_that_utf8_cannot_carry(name: str) -> None:
     """Bytes of the environment that are not UTF-8 would crash a log or a header later."""
@@ -172,6 +190,7 @@ def test_defaults() -> None:
         "OPENAI_BASE_URL": "https://api.openai.com/v1",
         "UPSTREAM_API": "responses",
         "OPENAI_DOOR_FREE_MODE": False,
+        "UPSTREAM_MESSAGES": True,
         "KEEPALIVE_SECONDS": 5.0,
         "DEFAULT_MAX_CONTEXT_TOKENS": 0,
         "LOCAL_MODEL": "",
@@ -181,6 +200,7 @@ def test_defaults() -> None:
         "DEFAULT_MODEL": "gpt-4o-mini",
         "DEFAULT_TEMPERATURE": 0.7,
         "DEFAULT_MAX_TOKENS": 1000,
+        "MAX_OUTPUT_TOKENS": 16384,
         "DEFAULT_SYSTEM_MESSAGE": "당신은 도움이 되는 AI 어시스턴트입니다.",
         "PROMPT_HEADING_ROLE": "#역할",
         "PROMPT_HEADING_MEMORY": "#기억",

@@ -274,7 +274,9 @@ print(answers.get(timeout=5) != identify(), len(ticks))
         assert printed == "True True True\nTrue 0\n"
 
     def test_the_threadpool(self) -> None:
-        """threads.py: the hub's `threadpool.apply` works in a system thread, and other greenlets go on."""
+        """threads.py: the hub's `threadpool` works in a system thread, other greenlets go on, and a wait for it ends by
+        a Timeout, a wait for a place in the full pool as well.
+        """
         printed = run_patched("""
 import gevent
 from gevent.monkey import get_original
@@ -287,8 +289,16 @@ gevent.spawn(tick)
 identify = get_original("_thread", "get_ident")
 other = gevent.get_hub().threadpool.apply(lambda: (get_original("time", "sleep")(0.2), identify())[1])
 print(other != identify(), len(ticks) > 3)
+pool = gevent.get_hub().threadpool
+pool.maxsize = 1
+pool.spawn(get_original("time", "sleep"), 1)
+try:
+    with gevent.Timeout(0.2, TimeoutError):
+        pool.spawn(print).get()
+except TimeoutError:
+    print("in time")
 """)
-        assert printed == "True True\n"
+        assert printed == "True True\nin time\n"
 
 
 class TestPrometheusClient:

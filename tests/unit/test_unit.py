@@ -26,7 +26,7 @@ from app.services.chat import ChatService
 from app.upstreams.openai_client import OpenAIClient
 from app.upstreams.responses import parse_completion
 from tests.conftest import CALLER_KEY, SERVER_KEY
-from tests.upstream import Upstream, error_document, reply, response_document
+from tests.upstream import Upstream, error_document, reply, response_document, silence
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -98,7 +98,7 @@ class TestChatService:
             ({"max_tokens": 0}, ["max_tokens"]),
             ({"temperature": 2.1}, ["temperature"]),
             ({"temperature": float("nan")}, ["temperature"]),
-            ({"openai_api_key": "short"}, ["openai_api_key"]),
+            ({"openai_api_key": "llms_0123456789"}, ["openai_api_key"]),
             ({"role": "a\x00"}, ["role"]),
             ({"instructions": "\ud800"}, ["instructions"]),
             ({"memory_context": ["ok", "\ud800"]}, ["memory_context"]),
@@ -121,7 +121,7 @@ class TestChatService:
         "fields",
         [
             {"temperature": 0, "max_tokens": 1, "session_id": "s" * 128, "model": "m" * 256},
-            {"temperature": 2, "max_tokens": 10**9, "openai_api_key": "k" * 8},
+            {"temperature": 2, "max_tokens": 10**9, "openai_api_key": "k"},
             {"user_message": "\u200b🙂", "conversation_history": ["user:"], "memory_context": [""]},
         ],
     )
@@ -169,6 +169,29 @@ class TestOpenAIClient:
             *("gpt-4o", "be brief", 5, 0),
         ]
 
+    def test_generate_response_has_a_deadline(self, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An upstream that says nothing does not hold the program for ever."""
+        monkeypatch.setenv("REQUEST_TIMEOUT", "0.3")
+        upstream.default = silence()
+        with pytest.raises(OpenAIClientException) as caught:
+            OpenAIClient().generate_response(HELLO, free_mode=True)
+        assert caught.value.error_code == "upstream_timeout"
+
+    def test_organization_and_project_go_with_the_programs_key(
+        self, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In plain Python as over HTTP; never with another key."""
+        monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+        monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-1")
+        OpenAIClient().generate_response(HELLO, free_mode=True)
+        ChatService().process_chat_request(ChatRequest(user_message="hi"))
+        ChatService().process_chat_request(ChatRequest(user_message="hi", openai_api_key=CALLER_KEY))
+        sent = [
+            (received.headers.get("openai-organization"), received.headers.get("openai-project"))
+            for received in upstream.received
+        ]
+        assert sent == [("org-1", "proj-1"), ("org-1", "proj-1"), (None, None)]
+
     def test_select_api_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The key that is tried first and its source."""
         client = OpenAIClient()
@@ -184,7 +207,14 @@ class TestOpenAIClient:
 
     @pytest.mark.parametrize(
         ("key", "well_formed"),
-        [("k" * 8, True), ("k" * 256, True), ("k" * 7, False), ("k" * 257, False), ("a b c d e", False), ("", False)],
+        [
+            ("k", True),
+            ("k" * 8000, True),
+            ("k" * 8001, False),
+            ("llms_1234567", False),
+            ("a b c d e", False),
+            ("", False),
+        ],
     )
     def test_validate_api_key(self, upstream: Upstream, key: str, well_formed: bool) -> None:
         """A key is judged by its form; no call is made to probe it."""

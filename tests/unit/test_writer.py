@@ -6,13 +6,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from app.errors import ChatServiceException
 from app.store.engine import make_engine
 from app.store.threads import wait_until
 from app.store.writer import Writer
@@ -146,3 +147,65 @@ def test_who_has_given_up_has_written_nothing(numbers: Numbers) -> None:
 
 def remove(connection: sa.Connection, number: int) -> None:
     connection.execute(sa.text("DELETE FROM numbers WHERE number = :number"), {"number": number})
+
+
+FAULTS = {
+    "too large": lambda: 2**70,
+    "of an unknown type": lambda: {"a": 1},
+    "half a surrogate": lambda: "\ud800",
+    "a bug": lambda: 1 // 0,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("others", [0, 1, 7])
+@pytest.mark.parametrize("awaited", [True, False])
+def test_a_write_that_fails_by_its_own_fault_fails_alone(
+    numbers: Numbers, fault: str, others: int, awaited: bool
+) -> None:
+    """Whoever shares its batch is committed at once; it is told a bug, or counted when nobody waits for it."""
+
+    def add_each(connection: sa.Connection, makes: Sequence[Callable[[], object]]) -> list[None]:
+        numbers.add_all(connection, [make() for make in makes])  # type: ignore[misc]
+        return [None for _ in makes]
+
+    numbers.may_write.clear()
+    began = time.monotonic()
+    with ThreadPoolExecutor(20) as pool:
+        first = pool.submit(numbers.writer.write, numbers.add_all, 0, 5)
+        assert numbers.is_writing.wait(5)
+        waiting = [pool.submit(numbers.writer.write, add_each, lambda n=n: n, 5) for n in range(1, others + 1)]
+        if awaited:
+            faulty = pool.submit(numbers.writer.write, add_each, FAULTS[fault], 5)
+        else:
+            numbers.writer.write_later(add_each, FAULTS[fault])
+        wait_until(lambda: numbers.writer.waiting == others + 2, 5)
+        numbers.may_write.set()
+        first.result(5)
+        for good in waiting:
+            assert good.result(5) is None
+        if awaited:
+            with pytest.raises(ChatServiceException) as told:
+                faulty.result(5)
+            assert told.value.error_code == "internal_error"
+    wait_until(lambda: not numbers.writer.waiting, 5)
+    # Nobody has waited for a database that is thought to be away (RETRY_SECONDS).
+    assert time.monotonic() - began < 0.45
+    assert numbers.found() == set(range(others + 1))
+    assert numbers.writer.set_aside == (0 if awaited else 1)
+    assert numbers.writer.write(numbers.add_all, 99, 5) == 99
+
+
+def test_a_missing_table_is_no_fault_of_a_write(numbers: Numbers) -> None:
+    """What nobody waits for is kept until the table is there again; whoever waits is told 503 at once."""
+    with numbers.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE numbers RENAME TO elsewhere")
+    numbers.writer.write_later(numbers.add_all, 1)
+    with pytest.raises(ChatServiceException) as told:
+        numbers.writer.write(numbers.add_all, 2, 5)
+    assert told.value.error_code == "store_unavailable"
+    with numbers.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO numbers")
+    wait_until(lambda: numbers.found() == {1}, 5)
+    assert numbers.found() == {1}
+    assert numbers.writer.set_aside == 0

@@ -1,0 +1,75 @@
+"""Tokens as upstream counted them, wherever a server puts them and whatever it calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from app.models import Usage
+
+TOKENS_MAX = 2**40
+"""More is no count of one answer: it is cut, so that no sum or cost leaves 64 bits."""
+STANDARD_TIERS = frozenset({"default", "standard", "auto"})
+
+
+def read_usage(document: Mapping[str, Any]) -> Usage | None:
+    """The usage in an answer or in one event of a stream; None when it says none.
+
+    Read in `usage`, in `x_groq` (Groq) and in the first of `choices` (some gateways).
+    """
+    counts = next((found for found in _places(document) if found), None)
+    if counts is None:
+        return None
+    sent = _first(counts, "input_tokens", "prompt_tokens")
+    told = _first(counts, "output_tokens", "completion_tokens")
+    total = token_count(counts.get("total_tokens"))
+    # A total above the sum: the rest was written as well, as Gemini's reasoning is.
+    written = max(told, total - sent)
+    sent_details = _mapping(counts.get("input_tokens_details") or counts.get("prompt_tokens_details"))
+    written_details = _mapping(counts.get("output_tokens_details") or counts.get("completion_tokens_details"))
+    if not sent + written:
+        # Zeros, as some servers put into every chunk, are no count.
+        return None
+    return Usage(
+        input_tokens=sent,
+        output_tokens=written,
+        total_tokens=sent + written,
+        cached_tokens=min(sent, _cached(counts, sent_details)),
+        reasoning_tokens=min(written, token_count(written_details.get("reasoning_tokens"))),
+        input_audio_tokens=min(sent, token_count(sent_details.get("audio_tokens"))),
+        output_audio_tokens=min(written, token_count(written_details.get("audio_tokens"))),
+        service_tier=_tier(document.get("service_tier")),
+    )
+
+
+def token_count(value: Any) -> int:
+    """A number of tokens; 0 for anything else."""
+    return min(value, TOKENS_MAX) if type(value) is int and value >= 0 else 0
+
+
+def _places(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield _mapping(document.get("usage"))
+    yield _mapping(_mapping(document.get("x_groq")).get("usage"))
+    choices = document.get("choices")
+    if isinstance(choices, list) and choices:
+        yield _mapping(_mapping(choices[0]).get("usage"))
+
+
+def _cached(counts: Mapping[str, Any], details: Mapping[str, Any]) -> int:
+    """Input tokens that upstream had cached: OpenAI's name, Moonshot's, DeepSeek's and Anthropic's."""
+    return token_count(details.get("cached_tokens")) or _first(
+        counts, "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens"
+    )
+
+
+def _first(counts: Mapping[str, Any], *names: str) -> int:
+    return next((found for name in names if (found := token_count(counts.get(name)))), 0)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _tier(value: Any) -> str:
+    """The service tier that answered, if it is not the standard one."""
+    return value[:64] if isinstance(value, str) and value not in STANDARD_TIERS else ""

@@ -1,0 +1,36 @@
+"""What upstream wrote in one event of a stream: it is what counts when upstream tells no usage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+SILENT = frozenset({"role", "id", "type", "index", "object", "data"})
+"""Members of a delta that are no text; `data` is sound in base64, whose transcript counts."""
+SOUND = frozenset({"response.audio.delta", "response.output_audio.delta"})
+
+
+def in_chunk(chunk: Mapping[str, Any]) -> str:
+    """The text in a chunk of Chat Completions: of every choice, reasoning, tool arguments and transcripts included."""
+    choices = chunk.get("choices")
+    if not isinstance(choices, list):
+        return ""
+    return "".join(text for choice in choices if isinstance(choice, dict) for text in _texts(choice.get("delta")))
+
+
+def in_event(event: Mapping[str, Any]) -> str:
+    """The text in an event of the Responses API: each `delta`, of whatever kind, but sound."""
+    delta = event.get("delta")
+    return delta if isinstance(delta, str) and event.get("type") not in SOUND else ""
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            if name not in SILENT:
+                yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)

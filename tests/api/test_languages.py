@@ -1,0 +1,87 @@
+"""Errors in two languages: natively Korean, or English for who prefers it; English on OpenAI's routes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app.failures import FAILURES
+from tests.streams import delta, read_events, stream
+from tests.upstream import Upstream, error_document, reply
+
+PREFIXES = (
+    "인증 오류: ",
+    "권한 오류: ",
+    "요청 경로 오류: ",
+    "입력 데이터 오류: ",
+    "사용 한도 오류: ",
+    "시스템 설정 오류: ",
+    "AI 서비스 연결 오류: ",
+    "채팅 서비스 오류: ",
+)
+CHAT = "/api/v1/chat"
+HI = {"user_message": "hi", "free_mode": True}
+
+
+@pytest.mark.parametrize("code", FAILURES)
+def test_every_code_has_its_korean_sentence(code: str) -> None:
+    """Behind a prefix that fits its status, and polite."""
+    failure = FAILURES[code]
+    assert failure.told.startswith(PREFIXES)
+    assert re.search(r"(니다|세요)\.$", failure.told)
+    if failure.status == 401:
+        assert failure.told.startswith("인증 오류: ")
+    if failure.status in {404, 405} and code.startswith(("not_found", "method")):
+        assert failure.told.startswith("요청 경로 오류: ")
+
+
+@pytest.mark.parametrize(
+    ("language", "english"),
+    [
+        ("", False),
+        ("ko-KR,ko;q=0.9,en;q=0.8", False),
+        ("fr", False),
+        ("*", False),
+        ("en", True),
+        ("en-US,en;q=0.9,ko;q=0.8", True),
+        ("ko;q=0.1, en;q=0.2", True),
+        ("x" * 5000, False),
+    ],
+)
+def test_the_language_is_the_callers(client: FlaskClient, language: str, english: bool) -> None:
+    """Korean unless English is preferred; `detail` is English always."""
+    answer = client.get("/nowhere", headers={"Accept-Language": language} if language else {}).get_json()
+    assert answer["detail"] == "There is nothing at this address"
+    assert answer["error_message"] == (answer["detail"] if english else FAILURES["not_found"].told)
+
+
+def test_fields_are_named(client: FlaskClient) -> None:
+    """Where an error is about fields, the sentence names them."""
+    answer = client.post(CHAT, json={"user_message": "", "max_tokens": 0}).get_json()
+    assert answer["error_message"] == FAILURES["validation_error"].told + " (user_message, max_tokens)"
+
+
+def test_a_stream_speaks_the_same_language(client: FlaskClient, upstream: Upstream) -> None:
+    """Its error event as well as an ordinary answer."""
+    for headers, word in (({}, "AI 서비스"), ({"Accept-Language": "en"}, "The ")):
+        upstream.script(stream([delta("half")]))
+        events = read_events(client.post(CHAT, json=HI | {"stream": True}, headers=headers).data)
+        assert events[-1][0] == "error"
+        assert word in events[-1][1]["error_message"]
+
+
+def test_openais_routes_speak_english(make_app: Callable[..., Flask], upstream: Upstream) -> None:
+    """Whatever the caller prefers: their clients expect it."""
+    client = make_app(upstream_messages=False).test_client()
+    upstream.default = reply(400, error_document("x"))
+    answers = [
+        client.post("/v1/responses", json={}),
+        client.post("/v1/responses", json={}, headers={"X-Free-Mode": "true"}),
+        client.post("/v1/nowhere", json={}, headers={"Accept-Language": "ko"}),
+    ]
+    for answer in answers:
+        assert not re.search("[가-힣]", answer.text), answer.text

@@ -1,0 +1,112 @@
+"""What is read of a body that passes through, and what is refused because another parser may read it differently."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from app.errors import ValidationException
+from app.services.passed_request import read_request
+from app.tokens import FILE_TOKENS, estimate_tokens, image_tokens
+
+CHAT, RESPONSES = "/chat/completions", "/responses"
+
+
+def read(path: str = CHAT, **members: Any) -> Any:
+    return read_request(path, json.dumps({"model": "gpt-4o"} | members).encode())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "dear", "model": "allowed"}',
+        b'{"model": "allowed", "Model": "dear"}',
+        b'{"model": "allowed", "MODEL": "dear"}',
+        b'{"model": "a", "\\u006dodel": "b"}',
+        b'{"max_tokens": 1, "MAX_TOKENS": 100000}',
+        b'{"stream": true, "Stream": false}',
+        b'{"n": 1, "N": 128}',
+        b'{"x": 1, "x": 2}',
+    ],
+)
+def test_a_member_is_there_once_and_spelled_as_it_is(body: bytes) -> None:
+    """Parsers differ in which of two values they take, and whether they mind upper case."""
+    with pytest.raises(ValidationException):
+        read_request(CHAT, body)
+
+
+def test_other_names_may_be_anything() -> None:
+    """Only the outermost object is looked at, and only names on which something is decided."""
+    body = b'{"model": "a", "Metadata": 1, "tools": [{"type": "function", "Model": 1, "a": 1, "a": 2}]}'
+    assert read_request(CHAT, body).ask.model == "a"
+
+
+@pytest.mark.parametrize(
+    ("path", "members", "uncovered"),
+    [
+        (RESPONSES, {"background": True}, "background"),
+        (RESPONSES, {"background": False}, None),
+        (CHAT, {"service_tier": "priority"}, "service_tier"),
+        (CHAT, {"service_tier": "flex"}, "service_tier"),
+        (CHAT, {"service_tier": ["flex"]}, "service_tier"),
+        (CHAT, {"service_tier": "auto"}, None),
+        (CHAT, {"service_tier": None}, None),
+        (RESPONSES, {"tools": [{"type": "function"}, {"type": "web_search"}]}, "tools[1]"),
+        (RESPONSES, {"tools": [{"type": "image_generation"}]}, "tools[0]"),
+        (RESPONSES, {"tools": [7]}, "tools[0]"),
+        (CHAT, {"tools": [{"type": "function"}, {"type": "custom"}]}, None),
+        (CHAT, {"web_search_options": {}}, "web_search_options"),
+        (CHAT, {"models": ["gpt-4o", "o1-pro"]}, "models"),
+        (CHAT, {"fallbacks": ["o1-pro"]}, "fallbacks"),
+        (CHAT, {"route": "fallback"}, "route"),
+        (RESPONSES, {"prompt": {"id": "pmpt_1"}}, "prompt"),
+        (CHAT, {"max_tokens": 100000.0}, "max_tokens"),
+        (CHAT, {"max_tokens": "9"}, "max_tokens"),
+        (CHAT, {"max_tokens": 0}, "max_tokens"),
+        (CHAT, {"n": 2.0}, "n"),
+        (CHAT, {"n": 2}, None),
+    ],
+)
+def test_what_no_limit_can_cover(path: str, members: dict[str, Any], uncovered: str | None) -> None:
+    """A client with a budget or a model list is told so by the name of the member."""
+    assert read(path, **members).ask.uncovered == uncovered
+
+
+PICTURE = "data:image/png;base64," + "A" * 400_000
+
+
+@pytest.mark.parametrize(
+    ("part", "figure"),
+    [
+        ({"type": "image_url", "image_url": {"url": PICTURE}}, image_tokens("gpt-4o")),
+        ({"type": "input_image", "image_url": PICTURE}, image_tokens("gpt-4o")),
+        ({"type": "input_image", "file_id": "file_1"}, image_tokens("gpt-4o")),
+        ({"type": "input_audio", "input_audio": {"data": "A" * 400_000, "format": "wav"}}, 3000),
+        ({"type": "input_file", "file_id": "file_1"}, FILE_TOKENS),
+        ({"type": "file", "file": {"file_data": "A" * 400_000}}, FILE_TOKENS),
+        ({"odd": PICTURE}, image_tokens("gpt-4o")),
+    ],
+)
+def test_media_cost_a_figure_each_and_never_their_base64(part: dict[str, Any], figure: int) -> None:
+    """Text beside them counts as text, twice as many pictures twice as much."""
+    alone = read(messages=[{"role": "user", "content": [part]}]).ask.prompt_tokens
+    assert figure <= alone < figure + 100
+    text = {"type": "text", "text": "x" * 4000}
+    more = read(messages=[{"role": "user", "content": [part, part, text]}]).ask.prompt_tokens
+    assert 2 * figure + 1000 <= more < 2 * figure + 1200
+
+
+def test_text_schema_and_tools_count_as_text() -> None:
+    """Everything in the body, so that nothing which upstream reads is free."""
+    body = json.dumps(
+        {"model": "m", "tools": [{"type": "function", "parameters": {"x": "가" * 500}}]}, ensure_ascii=False
+    )
+    assert read_request(CHAT, body.encode()).ask.prompt_tokens == estimate_tokens(body) > 500
+
+
+def test_a_changed_body_means_the_same() -> None:
+    """But for the members that are set anew."""
+    request = read(messages=[{"role": "user", "content": "가\u2028"}], temperature=0.1, seed=2**60)
+    assert json.loads(request.changed(max_completion_tokens=7)) == dict(request.document) | {"max_completion_tokens": 7}
