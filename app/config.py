@@ -281,10 +281,26 @@ class Config:
     )
 
     request_timeout: float = setting(
+        600.0,
+        number(0.1, 3600),
+        "Seconds for a request that is not streamed, and for the wait for a stream's first byte. Waiting for a slot "
+        "and retries are included.",
+        ko=(
+            "스트리밍하지 않는 요청 하나의 전체 시간(초)이자 스트림의 첫 바이트를 기다리는 시간. 슬롯 대기와 재시도를 "
+            "포함합니다."
+        ),
+    )
+    stream_idle_seconds: float = setting(
         120.0,
         number(0.1, 3600),
-        "Seconds for one request in all. Waiting for a slot and retries are included.",
-        ko="요청 하나에 쓰는 전체 시간(초). 슬롯 대기와 재시도를 포함합니다.",
+        "Seconds of silence of the upstream after which a stream that has begun is ended, at most `REQUEST_TIMEOUT`.",
+        ko="시작된 스트림에서 업스트림이 조용할 때 끝내기까지의 시간(초). `REQUEST_TIMEOUT`을 넘지 않습니다.",
+    )
+    stream_max_seconds: float = setting(
+        3600.0,
+        number(0.1, 86_400),
+        "Seconds that a stream may last in all, at least `REQUEST_TIMEOUT`.",
+        ko="스트림 하나의 최대 시간(초). `REQUEST_TIMEOUT`보다 짧지는 않습니다.",
     )
     max_concurrent_requests: int = setting(
         200,

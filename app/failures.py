@@ -359,8 +359,10 @@ FAILURES: Mapping[str, Failure] = {
     "upstream_timeout": Failure(
         504,
         "upstream",
-        "There was no complete answer within `REQUEST_TIMEOUT`.",
-        "`REQUEST_TIMEOUT` 안에 응답이 끝나지 않음.",
+        "There was no complete answer within `REQUEST_TIMEOUT`, or a stream was silent for `STREAM_IDLE_SECONDS` or "
+        "lasted `STREAM_MAX_SECONDS`.",
+        "`REQUEST_TIMEOUT` 안에 응답이 끝나지 않았거나, 스트림이 `STREAM_IDLE_SECONDS` 동안 조용했거나 "
+        "`STREAM_MAX_SECONDS`를 넘김.",
         retryable=True,
         told="AI 서비스 연결 오류: AI 서비스가 제시간에 응답하지 않았습니다.",
     ),

@@ -104,6 +104,7 @@ class Generation:
     """What one upstream call is asked for, before it takes the form of one of upstream's APIs.
 
     The first message is the system's, the last the user's; `images` are URLs that ride on the last.
+    `defaults` are the parameters that the caller did not give: a model that does not take them is asked without them.
     """
 
     messages: Sequence[Message]
@@ -113,6 +114,11 @@ class Generation:
     temperature: float
     response_schema: Mapping[str, Any] | None = None
     images: Sequence[str] = ()
+    defaults: frozenset[str] = frozenset()
+
+    def sends_temperature(self, without: frozenset[str]) -> bool:
+        """Whether a model that is asked `without` these names is told the temperature: always the caller's own."""
+        return "temperature" not in without or "temperature" not in self.defaults
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,30 @@ def estimate_tokens(text: str) -> int:
     Errs on the high side: OpenAI's guide gives four characters per token for English, and its tokenizers take less
     than one token per Korean syllable. Source: OpenAI help center, "What are tokens and how to count them?".
     """
-    ascii_characters = len(text.encode("ascii", "ignore"))
-    others = len(text) - ascii_characters
-    return math.ceil(ascii_characters / ASCII_CHARACTERS_PER_TOKEN + others / OTHER_CHARACTERS_PER_TOKEN)
+    count = TextCount()
+    count.add(text)
+    return count.tokens
+
+
+class TextCount:
+    """Estimates a text that comes in pieces, without keeping it."""
+
+    __slots__ = ("_ascii_characters", "_others")
+
+    def __init__(self) -> None:
+        self._ascii_characters = self._others = 0
+
+    def add(self, text: str) -> None:
+        """The next piece."""
+        ascii_characters = len(text) if text.isascii() else len(text.encode("ascii", "ignore"))
+        self._ascii_characters += ascii_characters
+        self._others += len(text) - ascii_characters
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all pieces together."""
+        ascii_tokens = self._ascii_characters / ASCII_CHARACTERS_PER_TOKEN
+        return math.ceil(ascii_tokens + self._others / OTHER_CHARACTERS_PER_TOKEN)
 
 
 IMAGE_TOKENS = 2_500

@@ -12,7 +12,7 @@ from app.models import MALFORMED_KEY, Credentials, is_well_formed
 from app.services.passthrough import PassedResponse, Passthrough
 from app.web.access import Access, bearer, principal
 from app.web.bodies import require_json, whole_body
-from app.web.event_stream import stream_passed
+from app.web.event_stream import stream_answer, stream_passed
 from app.web.middleware import call
 from app.web.problems import OPENAI
 from app.web.services import service
@@ -129,7 +129,7 @@ def _credentials(headers: dict[str, str]) -> Credentials:
 
 def _response(passed: PassedResponse) -> Response:
     if not isinstance(passed.body, bytes):
-        return stream_passed(passed, passed.body, call())
+        return (stream_passed if passed.is_events else stream_answer)(passed, passed.body, call())
     cost = passed.cost_usd()
     headers = dict(passed.headers) | ({} if cost is None else {"X-Cost-USD": cost})
     return Response(passed.body, mimetype="application/json", headers=headers)

@@ -72,9 +72,9 @@ def read_events(body: bytes) -> list[tuple[str, Any]]:
 
 
 def blocks(body: bytes) -> list[str | None]:
-    """The data of each event, for a decoder that takes each blank line for an end, as some SDKs do; None: no data.
+    """The data of each event for a decoder that takes each blank line for an end, as some SDKs do; None: it has none.
 
-    Line ends are those that `body` has; what follows the last blank line is no event.
+    What follows the last blank line is no event.
     """
     found: list[str | None] = []
     data: list[str] = []

@@ -9,6 +9,7 @@ is thrown into another greenlet.
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -25,18 +26,28 @@ EndReason = Literal["deadline", "caller_gone", "shutting_down"]
 class Call:
     """One request: its id, its deadline, its caller's socket, how it ended, and what has to be cut then.
 
-    `timeout` is in seconds from now; `front_seconds` is how long the request waited in front of this server. `receipt`
-    is put there by the exchange: what happened on the way to upstream.
+    `timeout` is in seconds from now. A stream that has begun may go on, up to `stream_max` seconds from now, as long as
+    upstream is not silent for `stream_idle` seconds. `front_seconds` is how long the request waited in front of this
+    server. `receipt` is put there by the exchange: what happened on the way to upstream.
     """
 
     def __init__(
-        self, timeout: float, *, request_id: str = "", caller: socket.socket | None = None, front_seconds: float = 0.0
+        self,
+        timeout: float,
+        *,
+        stream_idle: float = math.inf,
+        stream_max: float = 0.0,
+        request_id: str = "",
+        caller: socket.socket | None = None,
+        front_seconds: float = 0.0,
     ) -> None:
         self.request_id = request_id
         self.caller = caller
         self.front_seconds = front_seconds
         self.started = time.monotonic()
         self.deadline = self.started + timeout
+        self.stream_deadline = self.started + max(timeout, stream_max)
+        self._idle_seconds: float | None = min(stream_idle, timeout)
         self.ended: EndReason | None = None
         self.receipt: Receipt | None = None
         self._event = threading.Event()
@@ -80,8 +91,14 @@ class Call:
         self.check()
         return left
 
+    def progressed(self) -> None:
+        """Upstream has sent a piece of a stream: from now on its silence and the stream's whole time are bounded."""
+        if self._idle_seconds is not None:
+            self.deadline = min(time.monotonic() + self._idle_seconds, self.stream_deadline)
+
     def shorten(self, seconds: float) -> None:
-        """Move the deadline to `seconds` from now, unless it is earlier."""
+        """Move the deadline to `seconds` from now, unless it is earlier, and let nothing move it back."""
+        self._idle_seconds = None
         self.deadline = min(self.deadline, time.monotonic() + seconds)
 
     def check(self) -> None:

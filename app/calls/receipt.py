@@ -9,11 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from app.models import ApiKey, KeySource, Usage
+from app.tokens import TextCount
 
 
 @dataclass(slots=True)
 class Receipt:
-    """Times are seconds. `may_cost`: upstream may have begun to work for the request, so it may bill it."""
+    """Times are seconds. `may_cost`: upstream may have begun to work for the request, so it may bill it.
+
+    `written` counts what has come of a streamed answer: if upstream never counts it, that is the estimate.
+    """
 
     assemble_seconds: float = 0.0
     queue_seconds: float = 0.0
@@ -30,18 +34,9 @@ class Receipt:
     cache_hit: bool | None = None
     code: str | None = None
     settled: bool = False
-    _written: list[str] = field(default_factory=list)
+    written: TextCount = field(default_factory=TextCount)
 
     @property
     def key_source(self) -> KeySource | None:
         """Whose key paid for the answer; None while there is none."""
         return self.key.source if self.key is not None and self.answered else None
-
-    def add_text(self, text: str) -> None:
-        """Keep a piece of a streamed answer: if upstream never counts it, it is estimated."""
-        self._written.append(text)
-
-    @property
-    def text_written(self) -> str:
-        """What has come of a streamed answer so far."""
-        return "".join(self._written)

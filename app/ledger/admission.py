@@ -114,7 +114,8 @@ class Admission:
     def _row(self, opening: Opening, account: Account | None, reserved: Reservation, now: int) -> Decision:
         """The open row of a request, by column."""
         call, ask = opening.call, opening.ask
-        lease_seconds = min(call.deadline - time.monotonic() + LEASE_GRACE_SECONDS, LEASE_SECONDS)
+        last = call.stream_deadline if ask.streamed else call.deadline
+        lease_seconds = min(last - time.monotonic() + LEASE_GRACE_SECONDS, LEASE_SECONDS)
         row = {
             "request_id": call.request_id,
             "client_id": account.id if account else None,

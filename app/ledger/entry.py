@@ -10,7 +10,6 @@ from app.ledger.admission import Admitted
 from app.ledger.limits import Ask
 from app.ledger.pricing import NoPrices, Prices
 from app.models import Usage
-from app.tokens import estimate_tokens
 
 
 class Entry:
@@ -28,6 +27,7 @@ class Entry:
         self.call = call
         self.receipt = receipt
         self._ask = ask
+        self.model = ask.model
         self._prices = prices
         self._reserved_nano = admitted.reserved_nano if admitted else 0
         self.output_limit = admitted.output_limit if admitted else None
@@ -71,7 +71,7 @@ class Entry:
         counted = self.receipt.usage
         if counted is not None or not self._may_cost:
             return counted or Usage(), False
-        sent, written = self._ask.prompt_tokens, estimate_tokens(self.receipt.text_written)
+        sent, written = self._ask.prompt_tokens, self.receipt.written.tokens
         return Usage(sent, written, sent + written), bool(sent + written)
 
     def settle(self, status: str, code: str | None = None) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,17 +22,24 @@ from app.services.exchange import Exchange, HeldResponse, OpenExchange
 from app.services.rules import broken_rules, read_turns
 from app.tokens import estimate_tokens, image_tokens
 from app.units import dollars
-from app.upstreams.dialects import native_dialect
+from app.upstreams.dialects import Dialect, native_dialect
+from app.upstreams.errors import bad_response
 from app.upstreams.json import TextJoiner, dump_json, load_answered_json
+from app.upstreams.parameters import AdaptedBody, ModelParameters
+from app.upstreams.sse import StreamEvent
 
 ROUTE = "/api/v1/chat"
+TEXT_MAX_LENGTH = 8 * 1024 * 1024
+"""Characters of a streamed answer, which is held whole until its end."""
+NO_DEFAULTS: frozenset[str] = frozenset()
+NO_TEMPERATURE = frozenset({"temperature"})
 
 
 class Listener(Protocol):
     """Is told of a streamed answer while it comes."""
 
     def started(self, model: str, api_key_source: str, *, cached: bool) -> None:
-        """Upstream, or the cache, began to answer."""
+        """Upstream, or the cache, began to answer; `model` is the one that answers, else the one asked for."""
 
     def text(self, piece: str) -> None:
         """The next piece of text."""
@@ -67,6 +75,7 @@ class ChatService:
         self._exchange = exchange or Exchange.in_process(self._config)
         self._cache = cache
         self._dialect = native_dialect(self._config)
+        self._parameters = ModelParameters()
         self._headings = prompt.Headings(
             role=self._config.prompt_heading_role,
             memory=self._config.prompt_heading_memory,
@@ -100,13 +109,13 @@ class ChatService:
                 answer = self._complete(exchange, assembled.generation, listener)
             else:
                 answer = self._cached(cache, exchange, assembled.generation, call, principal, listener)
-            return _response(request, assembled, answer, call, exchange)
+            return self._response(request, assembled, answer, call, exchange)
 
     def preview(self, request: ChatRequest) -> ChatPreview:
         """What `request` would send upstream and who would pay, without calling upstream; raises as a chat turn."""
         assembled = self._assemble(request)
         payer = self._exchange.keys.payer(_credentials(request))
-        body = self._dialect.request_body(assembled.generation, stream=bool(request.stream))
+        body = self._body(assembled.generation, stream=bool(request.stream)).body
         return ChatPreview(
             upstream_path=self._dialect.PATH,
             upstream_body=body.decode(),
@@ -134,6 +143,7 @@ class ChatService:
             temperature=self._config.default_temperature if request.temperature is None else request.temperature,
             response_schema=request.response_schema,
             images=request.images or (),
+            defaults=NO_TEMPERATURE if request.temperature is None else NO_DEFAULTS,
         )
         return Assembled(generation, tokens, len(turns) - len(kept))
 
@@ -171,16 +181,21 @@ class ChatService:
 
     def _complete(self, exchange: OpenExchange, generation: Generation, listener: Listener | None) -> Answer:
         """Have upstream answer; with a listener upstream is asked to stream."""
-        body = self._dialect.request_body(generation, stream=listener is not None)
-        with exchange.send(self._dialect.PATH, body) as response:
+        asked = self._body(generation, stream=listener is not None)
+        with exchange.send(self._dialect.PATH, asked.body, again=asked.again) as response:
+            asked.accepted()
             if listener is None:
                 completion = self._read(exchange, response)
             else:
-                listener.started(generation.model, exchange.paid_with.source, cached=False)
-                completion = self._follow(exchange, response, listener)
+                completion = self._follow(exchange, response, generation.model, listener)
         exchange.note(completion.usage, completion.model)
         # What does not parse is a failure, and failures are not kept.
         return Answer(completion, _parsed(completion, generation))
+
+    def _body(self, generation: Generation, *, stream: bool) -> AdaptedBody:
+        """The body that asks for `generation`, in the form that its model takes."""
+        make = functools.partial(self._dialect.request_body, generation, stream=stream)
+        return AdaptedBody(self._parameters, generation, lambda without: make(without=without))
 
     def _read(self, exchange: OpenExchange, response: HeldResponse) -> Completion:
         """The finished answer of a plain response. What one that is no use has cost is noted all the same."""
@@ -193,10 +208,13 @@ class ChatService:
                 exchange.note(told.usage, told.model)
             raise
 
-    def _follow(self, exchange: OpenExchange, response: HeldResponse, listener: Listener) -> Completion:
-        """Tell the listener each piece of text of a stream; give the finished answer."""
-        reader, text = self._dialect.CompletionReader(), TextJoiner()
-        for _, event in exchange.events(response, self._dialect.read_event):
+    def _follow(self, exchange: OpenExchange, response: HeldResponse, model: str, listener: Listener) -> Completion:
+        """Tell the listener who answers and each piece of text of a stream; give the finished answer."""
+        reader, text, length = self._dialect.CompletionReader(), TextJoiner(), 0
+        for event in _announced(exchange, response, self._dialect, model, listener):
+            length += len(event.text)
+            if length > TEXT_MAX_LENGTH:
+                raise bad_response()
             if piece := text.add(reader.add(event)):
                 listener.text(piece)
             if event.is_end:
@@ -204,6 +222,28 @@ class ChatService:
         if rest := text.rest():
             listener.text(rest)
         return reader.completion()
+
+    def _response(
+        self, request: ChatRequest, assembled: Assembled, answer: Answer, call: Call, exchange: OpenExchange
+    ) -> ChatResponse:
+        generation = assembled.generation
+        is_sent = generation.sends_temperature(self._parameters.of(generation.model))
+        response = ChatResponse.from_openai_response(
+            answer.completion,
+            session_id=request.session_id or "",
+            response_time=round(call.elapsed_seconds, 6),
+            api_key_source=exchange.receipt.key_source,
+            request_id=call.request_id or None,
+            instructions=request.instructions or None,
+            cached=bool(exchange.receipt.cache_hit),
+            dropped_turns=assembled.dropped_turns,
+            cost_usd=dollars(exchange.cost_nano()),
+            model=generation.model,
+            temperature=generation.temperature if is_sent else None,
+        )
+        if request.response_schema is None:
+            return response
+        return dataclasses.replace(response, output_format="json_schema", response_json=answer.json)
 
     def _validate_request(self, request: ChatRequest) -> None:
         """Check every rule of the chat request; raises one ValidationException that names each broken one."""
@@ -230,6 +270,22 @@ class ChatService:
 
     def _create_user_message(self, user_message: str) -> Message:
         return {"role": "user", "content": user_message}
+
+
+def _announced(
+    exchange: OpenExchange, response: HeldResponse, dialect: Dialect, model: str, listener: Listener
+) -> Iterator[StreamEvent]:
+    """The events of a stream. The first that says something starts the answer; it names the model that answers."""
+    source, is_started = exchange.paid_with.source, False
+    try:
+        for _, meaning in exchange.events(response, dialect.read_event):
+            if meaning.document and not is_started:
+                is_started = True
+                listener.started(meaning.model or model, source, cached=False)
+            yield meaning
+    finally:
+        if not is_started:
+            listener.started(model, source, cached=False)
 
 
 def _checked_turns(request: ChatRequest) -> list[Message]:
@@ -279,24 +335,3 @@ def _unspoken_tokens(generation: Generation) -> int:
     pictures = len(generation.images) * image_tokens(generation.model)
     schema = generation.response_schema
     return pictures + (estimate_tokens(dump_json(schema).decode()) if schema is not None else 0)
-
-
-def _response(
-    request: ChatRequest, assembled: Assembled, answer: Answer, call: Call, exchange: OpenExchange
-) -> ChatResponse:
-    response = ChatResponse.from_openai_response(
-        answer.completion,
-        session_id=request.session_id or "",
-        response_time=round(call.elapsed_seconds, 6),
-        api_key_source=exchange.receipt.key_source,
-        request_id=call.request_id or None,
-        instructions=request.instructions or None,
-        cached=bool(exchange.receipt.cache_hit),
-        dropped_turns=assembled.dropped_turns,
-        cost_usd=dollars(exchange.cost_nano()),
-        model=assembled.generation.model,
-        temperature=assembled.generation.temperature,
-    )
-    if request.response_schema is None:
-        return response
-    return dataclasses.replace(response, output_format="json_schema", response_json=answer.json)

@@ -30,7 +30,7 @@ from app.upstreams.routing import Attempt, Plan, Upstream, UpstreamRequest
 from app.upstreams.slots import Slots
 from app.upstreams.sse import Event, StreamEvent
 from app.upstreams.stream_end import whole_stream
-from app.upstreams.transport import Response
+from app.upstreams.transport import Response, bounded
 
 
 class Exchange:
@@ -95,22 +95,30 @@ class OpenExchange:
         return self._entry.charge_nano()
 
     @property
+    def model(self) -> str:
+        """The model that was asked for; empty where none was."""
+        return self._entry.model
+
+    @property
     def output_limit(self) -> int | None:
         """The bound on output that the request must be given, as a budget pays for it and it names none."""
         return self._entry.output_limit
 
-    def send(self, path: str, body: bytes | None) -> HeldResponse:
+    def send(
+        self, path: str, body: bytes | None, *, again: Callable[[str], bytes | None] | None = None
+    ) -> HeldResponse:
         """Make the attempts of the plan, each in a slot; the slot of the one that succeeds is held until the response
         is closed.
 
         A pause between two attempts holds none: one upstream account that is limited must not stop everybody else
-        (test_slots.py). Without a body it is a GET. Raises ServiceException.
+        (test_slots.py). Without a body it is a GET. `again` is told the parameter that upstream does not take and gives
+        the body of one more attempt, or None. Raises ServiceException.
         """
         request = UpstreamRequest(path, body)
         self._exchange.watchdog.add(self._call)
         try:
             response, _ = routing.follow(
-                self._plan, self._exchange.keys, self._call, lambda attempt: self._in_slot(attempt, request)
+                self._plan, self._exchange.keys, self._call, lambda attempt: self._adapted(attempt, request, again)
             )
         except BaseException:
             self._exchange.watchdog.discard(self._call)
@@ -120,16 +128,22 @@ class OpenExchange:
         return HeldResponse(response, self.receipt, self._release_slot)
 
     def events(
-        self, response: HeldResponse, read_event: Callable[[bytes], StreamEvent]
+        self, response: HeldResponse, read_event: Callable[[bytes], StreamEvent], *, only_whole: bool = True
     ) -> Iterator[tuple[Event, StreamEvent]]:
         """The events of a streamed response and what they mean, each noted; raises as whole_stream does."""
-        for event, meaning in whole_stream(response, read_event):
+        for event, meaning in whole_stream(self._progress(response), read_event, only_whole=only_whole):
             self.note(meaning.usage, meaning.model)
             if meaning.written:
-                self.receipt.add_text(meaning.written)
+                self.receipt.written.add(meaning.written)
             if meaning.text and self.receipt.first_token_seconds is None:
                 self.receipt.first_token_seconds = self._call.elapsed_seconds
             yield event, meaning
+
+    def _progress(self, response: HeldResponse) -> Iterator[bytes]:
+        """The pieces of a stream, each of which moves the call's deadline."""
+        for piece in response:
+            self._call.progressed()
+            yield piece
 
     def note(self, usage: Usage | None, model: str | None) -> None:
         """Keep what upstream says of its answer."""
@@ -173,6 +187,20 @@ class OpenExchange:
         self._exchange.slots.release()
         self._exchange.watchdog.discard(self._call)
 
+    def _adapted(
+        self, attempt: Attempt, request: UpstreamRequest, again: Callable[[str], bytes | None] | None
+    ) -> Response:
+        """Make one attempt, and one more with each body that `again` gives for what upstream does not take."""
+        while True:
+            try:
+                return self._in_slot(attempt, request)
+            except AttemptFailed as failure:
+                refused = failure.refused_parameter
+                body = again(refused) if again is not None and refused is not None else None
+                if body is None:
+                    raise
+                request = UpstreamRequest(request.path, body)
+
     def _in_slot(self, attempt: Attempt, request: UpstreamRequest) -> Response:
         self._take_slot()
         try:
@@ -203,16 +231,17 @@ class HeldResponse:
 
     def __init__(self, response: Response, receipt: Receipt, release: Callable[[], None]) -> None:
         self.headers = response.headers
+        self.max_bytes = response.max_bytes
         self._response = response
         self._receipt = receipt
         self._release: Callable[[], None] | None = release
 
     def read(self) -> bytes:
         """The whole body; raises OpenAIClientException when it cannot be had."""
-        return b"".join(self)
+        return b"".join(bounded(self, self.max_bytes))
 
     def __iter__(self) -> Iterator[bytes]:
-        """The body piece by piece, as it comes; what the reader does meanwhile is not upstream's time."""
+        """The body piece by piece, however long it is; what the reader does meanwhile is not upstream's time."""
         pieces = iter(self._response)
         while True:
             began = time.monotonic()

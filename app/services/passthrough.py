@@ -28,10 +28,11 @@ from app.upstreams.errors import bad_response
 from app.upstreams.json import dump_json, load_json, string_or_none
 from app.upstreams.llama_events import LlamaEvents, response_format
 from app.upstreams.sse import StreamEvent
-from app.upstreams.usage import read_usage
+from app.upstreams.usage import TAIL_BYTES, read_usage, usage_in_tail
 
 PASSED_HEADERS = re.compile(r"x-request-id|retry-after|x-ratelimit-.*|openai-(?!organization|project).*", re.I)
 AFTER_END_SECONDS = 1.0
+BLANK = b" \t\r\n"
 
 
 class PassedDialect(Protocol):
@@ -50,12 +51,16 @@ DIALECTS: Mapping[str, PassedDialect] = {
 
 @dataclass(frozen=True)
 class PassedResponse:
-    """An answer on its way back: whole, or a stream of bytes. `close` ends it early and may be called at any time."""
+    """An answer on its way back: whole, or a stream of bytes. `close` ends it early and may be called at any time.
+
+    `is_events`: the stream is one of events, and no answer that is too large to be held.
+    """
 
     body: bytes | Iterator[bytes]
     headers: Mapping[str, str]
     cost_usd: Callable[[], str | None]
     close: Callable[[], None]
+    is_events: bool = False
 
 
 class Passthrough:
@@ -96,13 +101,19 @@ class Passthrough:
                 request = request.with_members(**members)
             asks_for_usage = request.hides_usage and exchange.payer.may_be_server
             response = resources.enter_context(_send(path, query, request, exchange, asks_for_usage))
-            if not request.ask.streamed:
-                return _whole(response, exchange)
+            if request.ask.streamed:
+                llama = LlamaEvents(exchange.model) if self._is_local else None
+                passed = _events(response, exchange, call, DIALECTS[path], asks_for_usage, llama)
+            else:
+                pieces = iter(response)
+                head, is_whole = _head(pieces, response.max_bytes)
+                if is_whole:
+                    return _whole(head, response, exchange)
+                passed = _unheld(head, pieces, exchange)
             # The row of a stream is settled where the stream ends.
             held = resources.pop_all()
-        llama = LlamaEvents(request.ask.model) if self._is_local else None
-        events = self._events(response, exchange, call, DIALECTS[path], asks_for_usage, llama)
-        return _streamed(events, response, exchange, held)
+        answer = _streamed(passed, response, exchange, held)
+        return dataclasses.replace(answer, is_events=request.ask.streamed)
 
     def _checked(self, request: PassedRequest, credentials: Credentials, principal: Principal) -> PassedRequest:
         """Refuse to go on, with the server's key, with a conversation that this client did not begin."""
@@ -138,29 +149,30 @@ class Passthrough:
                     raise
                 return _listed(name, _get("/models", exchange, is_list=True), exc)
 
-    def _events(
-        self,
-        response: HeldResponse,
-        exchange: OpenExchange,
-        call: Call,
-        dialect: PassedDialect,
-        hides_usage: bool,
-        llama: LlamaEvents | None,
-    ) -> Iterator[bytes]:
-        """The events as they came; raises ServiceException where the stream breaks off.
 
-        `hides_usage`: usage was asked for on the client's behalf, and its chunk is taken out again.
-        """
-        for event, meaning in exchange.events(response, dialect.read_event):
-            exchange.note_response(_response_id(meaning.document))
-            if _tells_failure(meaning.document):
-                exchange.settle("error", "upstream_failed")
-            if hides_usage and meaning.usage is not None and not meaning.document.get("choices"):
-                continue
-            yield llama.complete(event) if llama else event.raw
-            if meaning.is_end:
-                # What follows the end is passed on too, as long as it comes at once.
-                call.shorten(AFTER_END_SECONDS)
+def _events(
+    response: HeldResponse,
+    exchange: OpenExchange,
+    call: Call,
+    dialect: PassedDialect,
+    hides_usage: bool,
+    llama: LlamaEvents | None,
+) -> Iterator[bytes]:
+    """The events as they came; raises ServiceException where the stream breaks off.
+
+    `hides_usage`: usage was asked for on the client's behalf, and its chunk is taken out again.
+    """
+    for event, meaning in exchange.events(response, dialect.read_event, only_whole=False):
+        exchange.note_response(_response_id(meaning.document))
+        if _tells_failure(meaning.document):
+            exchange.settle("error", "upstream_failed")
+        is_usage_alone = meaning.usage is not None and not event.tail and not meaning.document.get("choices")
+        if hides_usage and is_usage_alone:
+            continue
+        yield llama.complete(event) if llama else event.raw
+        if meaning.is_end:
+            # What follows the end is passed on too, as long as it comes at once.
+            call.shorten(AFTER_END_SECONDS)
 
 
 def _send(path: str, query: str, request: PassedRequest, exchange: OpenExchange, asks_for_usage: bool) -> HeldResponse:
@@ -199,13 +211,36 @@ def _streamed(
 
 def _get(path: str, exchange: OpenExchange, *, is_list: bool = False) -> PassedResponse:
     with exchange.send(path, None) as response:
-        return _whole(response, exchange, is_list=is_list)
+        return _whole(response.read(), response, exchange, is_list=is_list)
 
 
-def _whole(response: HeldResponse, exchange: OpenExchange, *, is_list: bool = False) -> PassedResponse:
+def _head(pieces: Iterator[bytes], max_bytes: int) -> tuple[bytes, bool]:
+    """So much of an answer as can be held, and whether that is all. Raises `upstream_bad_response` for what is long and
+    no JSON object: an event stream that nobody asked for, a page."""
+    held = bytearray()
+    for piece in pieces:
+        held += piece
+        if len(held) > max_bytes:
+            if not held.lstrip(BLANK)[:1] == b"{":
+                raise bad_response()
+            return bytes(held), False
+    return bytes(held), True
+
+
+def _unheld(head: bytes, pieces: Iterator[bytes], exchange: OpenExchange) -> Iterator[bytes]:
+    """An answer that is too large to be held, as it comes. Its usage is looked for at its end, where servers put it."""
+    tail = head[-TAIL_BYTES:]
+    yield head
+    del head
+    for piece in pieces:
+        yield piece
+        tail = (tail + piece)[-TAIL_BYTES:]
+    exchange.note(usage_in_tail(tail), None)
+
+
+def _whole(raw: bytes, response: HeldResponse, exchange: OpenExchange, *, is_list: bool = False) -> PassedResponse:
     """The answer as it came, if it is a JSON object; its usage is noted. `is_list`: one without OpenAI's object around
     it is one, too."""
-    raw = response.read()
     document = load_json(raw)
     if is_list and isinstance(document, list):
         # Some servers give their models without OpenAI's object around them.

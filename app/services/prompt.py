@@ -41,13 +41,18 @@ def system_text(parts: Mapping[str, str]) -> str:
 
 
 def newest_turns(turns: Sequence[Message], max_tokens: int) -> list[Message]:
-    """As many of the newest turns as fit into `max_tokens`; a turn is kept whole or not at all."""
+    """As many of the newest turns as fit into `max_tokens`; a turn is kept whole or not at all.
+
+    Where turns were left out, the first that is kept is the user's: many models take no answer without its question.
+    """
     kept: list[Message] = []
     for turn in reversed(turns):
         max_tokens -= estimate_tokens(turn["content"])
         if max_tokens < 0:
             break
         kept.append(turn)
+    while len(kept) < len(turns) and kept and kept[-1]["role"] == "assistant":
+        kept.pop()
     return kept[::-1]
 
 

@@ -21,6 +21,7 @@ from app.upstreams.json import (
     string_or_none,
     well_formed,
 )
+from app.upstreams.parameters import NONE, fitting_messages
 from app.upstreams.sse import StreamEvent
 from app.upstreams.usage import read_usage
 
@@ -31,19 +32,19 @@ FAILURES = {"error", "abort", "aborted", "cancelled", "insufficient_system_resou
 """Finish reasons of answers that upstream gave up (OpenRouter, vLLM, DeepSeek)."""
 
 
-def request_body(generation: Generation, *, stream: bool = False) -> bytes:
-    """The JSON body of `POST /chat/completions`, to the byte."""
-    body: dict[str, Any] = {
-        "model": generation.model,
-        "messages": _messages(generation),
-        "temperature": generation.temperature,
-        "max_tokens": generation.max_tokens,
-    }
+def request_body(generation: Generation, *, stream: bool = False, without: frozenset[str] = NONE) -> bytes:
+    """The JSON body of `POST /chat/completions`, to the byte; `without`: see app/upstreams/parameters.py."""
+    body: dict[str, Any] = {"model": generation.model, "messages": _messages(generation, without)}
+    if generation.sends_temperature(without):
+        body["temperature"] = generation.temperature
+    body["max_completion_tokens" if "max_tokens" in without else "max_tokens"] = generation.max_tokens
     if generation.response_schema is not None:
         schema = {"name": "response", "schema": generation.response_schema}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     if stream:
-        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        body["stream"] = True
+    if stream and "stream_options" not in without:
+        body["stream_options"] = {"include_usage": True}
     return dump_json(body)
 
 
@@ -92,11 +93,7 @@ class CompletionReader:
         chunk = event.document
         if (error := _error(chunk)) is not None:
             raise failed_response(error)
-        self._document |= {
-            name: chunk[name]
-            for name in ("id", "model", "created", "usage", "x_groq", "service_tier")
-            if chunk.get(name)
-        }
+        self._document |= {name: chunk[name] for name in KEPT if chunk.get(name)}
         if _finish_reason(_first_choice(chunk)):
             self._document["choices"] = chunk["choices"]
         self._text.append(event.text)
@@ -123,8 +120,8 @@ def _completion(document: Mapping[str, Any], text: str, *, is_refusal: bool = Fa
     )
 
 
-def _messages(generation: Generation) -> list[Any]:
-    *before, user = generation.messages
+def _messages(generation: Generation, without: frozenset[str]) -> list[Any]:
+    *before, user = fitting_messages(generation, without)
     if not generation.images:
         return [*before, user]
     parts: list[dict[str, Any]] = [{"type": "text", "text": user["content"]}]

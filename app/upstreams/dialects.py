@@ -26,8 +26,10 @@ class Dialect(Protocol):
 
     PATH: str
 
-    def request_body(self, generation: Generation, *, stream: bool = False) -> bytes:
-        """The JSON body of a request, to the byte."""
+    def request_body(
+        self, generation: Generation, *, stream: bool = False, without: frozenset[str] = frozenset()
+    ) -> bytes:
+        """The JSON body of a request, to the byte; `without` names what the model does not take."""
 
     def parse_completion(self, raw: bytes) -> Completion:
         """Read a finished answer; raises OpenAIClientException."""

@@ -22,6 +22,7 @@ from app.upstreams.dialects import native_dialect
 from app.upstreams.errors import connection_error, from_status, request_id
 from app.upstreams.keys import ACCOUNT_HEADERS, KeySelector
 from app.upstreams.outage import Outage
+from app.upstreams.parameters import ModelParameters, refused_parameter
 from app.upstreams.refusals import Refusal, read_refusal
 from app.upstreams.retry import AttemptFailed
 from app.upstreams.routing import UpstreamRequest
@@ -111,9 +112,11 @@ class OpenAIClient:
             temperature=self._config.default_temperature if temperature is None else temperature,
             response_schema=response_schema,
             images=images,
+            defaults=frozenset({"temperature"} if temperature is None else ()),
         )
         plan = routing.make_plan(self._keys.payer(Credentials(api_key or "", free_mode)), self)
-        request = UpstreamRequest(dialect.PATH, dialect.request_body(generation))
+        without = ModelParameters().of(generation.model)
+        request = UpstreamRequest(dialect.PATH, dialect.request_body(generation, without=without))
         began = time.monotonic()
         self._watchdog.add(call)
         try:
@@ -149,7 +152,9 @@ class OpenAIClient:
         if error.error_code == "upstream_bad_response":
             self._outage.misdirected(status, headers.get("location", ""))
         _tell(error, status, refusal, call)
-        return retry.refused(error, status, upstream_request_id, wait)
+        failure = retry.refused(error, status, upstream_request_id, wait)
+        failure.refused_parameter = refused_parameter(status, body)
+        return failure
 
     def _scrubbed(self, refusal: Refusal, key: ApiKey) -> Refusal:
         """The refusal without any key or account of this request and of the server."""

@@ -19,20 +19,27 @@ from app.upstreams.json import (
     string_or_none,
     well_formed,
 )
-from app.upstreams.sse import StreamEvent
+from app.upstreams.parameters import NONE, fitting_messages
+from app.upstreams.sse import LAST_EVENTS, StreamEvent
 from app.upstreams.usage import read_usage
 
 PATH = "/responses"
 TEXT_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
-LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.incomplete", "error"})
 
 
-def request_body(generation: Generation, *, stream: bool = False) -> bytes:
-    """The JSON body of `POST /responses`, to the byte. What is empty is left out."""
-    body: dict[str, Any] = {"model": generation.model, "input": _input(generation)}
-    if generation.instructions:
+def request_body(generation: Generation, *, stream: bool = False, without: frozenset[str] = NONE) -> bytes:
+    """The JSON body of `POST /responses`, to the byte. What is empty is left out.
+
+    `without`: see app/upstreams/parameters.py. `instructions` are in the system message, too.
+    """
+    body: dict[str, Any] = {"model": generation.model, "input": _input(generation, without)}
+    if generation.instructions and "system" not in without:
         body["instructions"] = generation.instructions
-    body |= {"temperature": generation.temperature, "max_output_tokens": generation.max_tokens, "store": False}
+    if generation.sends_temperature(without):
+        body["temperature"] = generation.temperature
+    body["max_output_tokens"] = generation.max_tokens
+    if "store" not in without:
+        body["store"] = False
     if generation.response_schema is not None:
         body["text"] = {"format": {"type": "json_schema", "name": "response", "schema": generation.response_schema}}
     if stream:
@@ -105,8 +112,8 @@ class CompletionReader:
         return _completion(self._response)
 
 
-def _input(generation: Generation) -> list[Any]:
-    *before, user = [_item(message) for message in generation.messages]
+def _input(generation: Generation, without: frozenset[str]) -> list[Any]:
+    *before, user = [_item(message) for message in fitting_messages(generation, without)]
     if not generation.images:
         return [*before, user]
     parts = [{"type": "input_text", "text": user["content"]}]

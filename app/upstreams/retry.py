@@ -29,6 +29,7 @@ class AttemptFailed(Exception):
 
     `error` is what the caller is told if no other attempt succeeds; `max_retries`: how often the same may be tried
     again, after `pause_seconds` if upstream asked for that. `may_cost`: upstream may have worked for it.
+    `refused_parameter`: what upstream does not take of the request, of the names in app/upstreams/parameters.py.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class AttemptFailed(Exception):
         self.max_retries = max_retries
         self.pause_seconds = pause_seconds
         self.upstream_request_id = upstream_request_id
+        self.refused_parameter: str | None = None
 
 
 def refused(

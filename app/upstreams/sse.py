@@ -12,8 +12,13 @@ from typing import Any
 
 from app.models import Usage
 from app.upstreams.errors import bad_response
+from app.upstreams.usage import TAIL_BYTES
 
 EVENT_MAX_BYTES = 8 * 1024 * 1024
+BLANK_LINE_BYTES = 3
+NAME_BYTES = 256
+LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.incomplete", "error"})
+"""The last events of the Responses API, by their names; Chat Completions has none."""
 BOM = b"\xef\xbb\xbf"
 PINGS = {"ping", "keepalive", "keep-alive", "heartbeat"}
 FIELDS = {b"", b"event", b"data", b"id", b"retry"}
@@ -23,11 +28,17 @@ EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n|\Z))")
 
 @dataclass(frozen=True)
 class Event:
-    """One event or run of comments: `raw` as it came, its name, and its data (None when it has none)."""
+    """One event or run of comments: `raw` as it came, its name, and its data (None when it has none).
+
+    An event that is too large to hold comes in parts without data. `is_part`: more of it follows; the last part has the
+    `tail` of the whole.
+    """
 
     raw: bytes
     name: str
     data: bytes | None
+    is_part: bool = False
+    tail: bytes = b""
 
     @property
     def is_empty(self) -> bool:
@@ -58,23 +69,45 @@ class StreamEvent:
     choices: tuple[tuple[int, bool], ...] = ()
 
 
-def split_events(pieces: Iterable[bytes]) -> Iterator[Event]:
+def split_events(pieces: Iterable[bytes], *, only_whole: bool = True) -> Iterator[Event]:
     """Give whole events; what follows the last blank line, if anything, is given last.
 
-    Raises OpenAIClientException `upstream_bad_response` for an event larger than we hold.
+    An event larger than we hold is given in parts; with `only_whole` it raises OpenAIClientException
+    `upstream_bad_response`.
     """
-    buffer = bytearray()
+    buffer, pieces = bytearray(), iter(pieces)
     for piece in pieces:
-        searched = max(0, len(buffer) - 3)
+        searched = max(0, len(buffer) - BLANK_LINE_BYTES)
         buffer += piece
-        while end := EVENT_END.search(buffer, searched):
-            yield parse_event(bytes(buffer[: end.end()]))
-            del buffer[: end.end()]
+        while True:
+            while end := EVENT_END.search(buffer, searched):
+                yield parse_event(bytes(buffer[: end.end()]))
+                del buffer[: end.end()]
+                searched = 0
+            if len(buffer) <= EVENT_MAX_BYTES:
+                break
+            if only_whole:
+                raise bad_response()
+            yield from _parts(buffer, pieces)
             searched = 0
-        if len(buffer) > EVENT_MAX_BYTES:
-            raise bad_response()
     if buffer:
         yield parse_event(bytes(buffer))
+
+
+def _parts(buffer: bytearray, pieces: Iterator[bytes]) -> Iterator[Event]:
+    """The event that begins in `buffer`, part by part; what came behind it stays there. A cut one has no last part."""
+    name, tail = parse_event(bytes(buffer[:NAME_BYTES])).name, b""
+    while True:
+        end = EVENT_END.search(buffer)
+        cut = end.end() if end else len(buffer) - BLANK_LINE_BYTES
+        raw = bytes(buffer[:cut])
+        del buffer[:cut]
+        tail = (tail + raw)[-TAIL_BYTES:]
+        yield Event(raw, name, None, is_part=not end, tail=tail if end else b"")
+        piece = None if end else next(pieces, None)
+        if piece is None:
+            return
+        buffer += piece
 
 
 def parse_event(raw: bytes) -> Event:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from app.errors import ServiceException
 from app.upstreams.errors import bad_response, connection_error
-from app.upstreams.sse import Event, StreamEvent, split_events
+from app.upstreams.sse import LAST_EVENTS, Event, StreamEvent, split_events
+from app.upstreams.usage import usage_in_tail
 
 NOTHING = StreamEvent()
 
@@ -37,20 +38,26 @@ class StreamState:
 
 
 def whole_stream(
-    pieces: Iterable[bytes], read_event: Callable[[bytes], StreamEvent]
+    pieces: Iterable[bytes], read_event: Callable[[bytes], StreamEvent], *, only_whole: bool = True
 ) -> Iterator[tuple[Event, StreamEvent]]:
     """Give each event as it came, and what it means. What follows the end is given, too; how it stops does not matter.
+    Without `only_whole` an event that is too large to hold is given in parts.
 
     Raises OpenAIClientException: `upstream_connection_error` when the stream breaks off before its end,
     `upstream_bad_response` when it is no stream of events, and what `read_event` raises.
     """
     state = StreamState()
     try:
-        for event in split_events(pieces):
+        for event in split_events(pieces, only_whole=only_whole):
             meaning = NOTHING
             if event.data is None and not state.began and event.is_foreign:
                 break
-            if event.data is not None:
+            if event.is_part:
+                state.began = True
+            elif event.tail:
+                meaning = StreamEvent(usage=usage_in_tail(event.tail), is_end=event.name in LAST_EVENTS)
+                state.add(meaning)
+            elif event.data is not None:
                 meaning = NOTHING if event.is_empty else read_event(event.data)
                 state.add(meaning)
             yield event, meaning

@@ -10,9 +10,8 @@ one: upstream closed it while it was idle, and the request crossed that (RFC 911
 
 from __future__ import annotations
 
-import math
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -90,9 +89,7 @@ class Transport:
             call.let_go()
             connection.close()
             raise
-        # A stream is bounded event by event where it is read; it is never held as a whole.
-        endless = answered.get("content-type", "").startswith("text/event-stream")
-        return Response(self, connection, call, status, answered, math.inf if endless else self._max_response_bytes)
+        return Response(self, connection, call, status, answered, self._max_response_bytes)
 
     def _request(self, path: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
         """A whole HTTP/1.1 request (RFC 9112); its parts were checked where they came in."""
@@ -102,8 +99,21 @@ class Transport:
         return head.encode("ascii") + (body or b"")
 
 
+def bounded(pieces: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
+    """The pieces of a body that is read as a whole; raises `upstream_bad_response` when it is too large for that."""
+    for piece in pieces:
+        max_bytes -= len(piece)
+        if max_bytes < 0:
+            raise bad_response()
+        yield piece
+
+
 class Response:
-    """An HTTP response: status and headers are here, the body is read piece by piece, up to a limit."""
+    """An HTTP response: status and headers are here, the body is read piece by piece.
+
+    No more than `max_bytes` of it are read as a whole. Who takes the pieces holds what it wants: a stream is bounded
+    event by event, and what only passes is not held.
+    """
 
     def __init__(
         self,
@@ -112,18 +122,18 @@ class Response:
         call: Call,
         status: int,
         headers: Mapping[str, str],
-        max_bytes: float,
+        max_bytes: int,
     ) -> None:
         self.status = status
         self.headers = headers
         self._transport = transport
         self._connection: UpstreamConnection | None = connection
         self._call = call
-        self._left = max_bytes
+        self.max_bytes = max_bytes
 
     def read(self) -> bytes:
-        """The whole body; raises as iterating does."""
-        return b"".join(self)
+        """The whole body; raises as iterating does, and `upstream_bad_response` where it is too large."""
+        return b"".join(bounded(self, self.max_bytes))
 
     def __iter__(self) -> Iterator[bytes]:
         """Each piece as it arrives.
@@ -132,11 +142,7 @@ class Response:
         """
         coding = self.headers.get("content-encoding")
         try:
-            for piece in self._pieces() if coding is None else decoded(self._pieces(), coding):
-                self._left -= len(piece)
-                if self._left < 0:
-                    raise bad_response()
-                yield piece
+            yield from self._pieces() if coding is None else decoded(self._pieces(), coding)
         except ConnectionLost as exc:
             # A connection that the end of its call cut is lost, too.
             self._call.remaining_seconds()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from app.models import Usage
 
+TAIL_BYTES = 65_536
+"""So much of the end of what is too large to hold is looked at: usage stands there."""
 TOKENS_MAX = 2**40
 """More is no count of one answer: it is cut, so that no sum or cost leaves 64 bits."""
 STANDARD_TIERS = frozenset({"default", "standard", "auto"})
@@ -40,6 +43,16 @@ def read_usage(document: Mapping[str, Any]) -> Usage | None:
         output_audio_tokens=min(written, token_count(written_details.get("audio_tokens"))),
         service_tier=_tier(document.get("service_tier")),
     )
+
+
+def usage_in_tail(tail: bytes) -> Usage | None:
+    """The usage in the last bytes of an answer or event that is too large to hold; None when they hold none."""
+    _, found, behind = tail.decode("utf-8", "replace").rpartition('"usage"')
+    try:
+        counts, _ = json.JSONDecoder().raw_decode(behind.lstrip(" \t\r\n:"))
+    except (ValueError, RecursionError):
+        return None
+    return read_usage({"usage": counts}) if found else None
 
 
 def token_count(value: Any) -> int:

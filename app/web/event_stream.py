@@ -77,6 +77,14 @@ def stream_passed(passed: PassedResponse, events: Iterator[bytes], call: Call) -
     return response
 
 
+def stream_answer(passed: PassedResponse, body: Iterator[bytes], call: Call) -> Response:
+    """Answer with a plain answer of upstream's that is too large to be held. One that breaks off ends without the end
+    that HTTP would give it, so the caller sees that it was cut."""
+    response = Response(body, mimetype="application/json", headers=dict(passed.headers))
+    response.call_on_close(passed.close)
+    return response
+
+
 def _encode(event: TurnEvent, call: Call, session_id: str, dumps: Any, in_english: bool) -> Iterator[bytes]:
     if isinstance(event, Keepalive):
         yield b": keepalive\n"

@@ -45,6 +45,8 @@ def register_middleware(app: Flask, config: Config, counter: Counter, calls: Cal
         given = request.headers.get("X-Request-ID", "")
         g.call = Call(
             config.request_timeout,
+            stream_idle=config.stream_idle_seconds,
+            stream_max=config.stream_max_seconds,
             request_id=given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex,
             caller=request.environ.get("gunicorn.socket"),
             front_seconds=seconds_in_front(request.headers.get("X-Request-Start", "")),

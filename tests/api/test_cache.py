@@ -120,12 +120,12 @@ def test_what_does_not_is_not(client: FlaskClient, field: str) -> None:
 
 def test_turns_that_are_dropped_do_not_count(client: FlaskClient, upstream: Upstream) -> None:
     """What shapes the answer is the history that upstream sees: a hit tells how much of this request's was dropped."""
-    history = ["user: " + "long ago " * 2000, "assistant: yes"]
+    history = ["user: " + "long ago " * 2000, "assistant: yes", "user: and now?"]
     assert not hits(client, conversation_history=history)
     assert not hits(client, conversation_history=history, max_context_tokens=500)
-    answer = ask(client, conversation_history=history[1:]).get_json()
+    answer = ask(client, conversation_history=history[2:]).get_json()
     assert (answer["cached"], answer["dropped_turns"]) == (True, 0)
-    assert ask(client, conversation_history=history, max_context_tokens=500).get_json()["dropped_turns"] == 1
+    assert ask(client, conversation_history=history, max_context_tokens=500).get_json()["dropped_turns"] == 2
     assert len(upstream.received) == 2
 
 

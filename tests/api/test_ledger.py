@@ -260,7 +260,7 @@ def test_answers_say_what_they_cost(make_app: Callable[..., Flask], upstream: Up
         answer = client.post(RESPONSES, json={"model": model}, headers=free)
         assert answer.headers.get("X-Cost-USD") == told
         streamed = client.post(COMPLETIONS, json={"model": model, "stream": True}, headers=free)
-        assert streamed.data.endswith(f": cost-usd {told or 'unknown'}\n".encode())
+        assert streamed.data.endswith(f"\n: cost-usd {told or 'unknown'}\n".encode())
 
 
 def test_own_prices(make_app: Callable[..., Flask], upstream: Upstream, database_url: str, tmp_path: Path) -> None:

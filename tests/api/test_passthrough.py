@@ -15,9 +15,10 @@ from openai._streaming import SSEDecoder
 from app.upstreams.slots import Slots
 from app.web.services import service
 from tests.conftest import CALLER_KEY, SERVER_KEY
+from tests.records import settled
 from tests.streams import blocks, chunk, completed, completion_events, delta, event, response_events, stream
 from tests.streams import typed as typed_event
-from tests.upstream import Upstream, delayed, error_document, reply, reset, silence
+from tests.upstream import Upstream, delayed, error_document, pieces, reply, reset, silence
 
 RESPONSES, COMPLETIONS, EMBEDDINGS = "/v1/responses", "/v1/chat/completions", "/v1/embeddings"
 FREE = {"X-Free-Mode": "true"}
@@ -428,3 +429,46 @@ def test_a_key_that_cannot_be_one_is_named_as_it_came(client: FlaskClient) -> No
     """Not by a field that the request does not have."""
     answer = client.post(RESPONSES, json={}, headers={"Authorization": "Bearer a key"})
     assert (answer.status_code, answer.get_json()["error"]["param"]) == (422, "Authorization")
+
+
+CHAT = "/api/v1/chat"
+PATIENT = {"request_timeout": 0.6, "stream_idle_seconds": 0.6, "stream_max_seconds": 30}
+
+
+def streamed(client: FlaskClient, path: str) -> bytes:
+    """A streamed answer of any route."""
+    asked = {"user_message": "hi", "free_mode": True} if path == CHAT else {}
+    return client.post(path, json=asked | {"stream": True}, headers={} if path == CHAT else OWN).data
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES])
+def test_a_stream_that_makes_progress_is_not_cut(
+    make_app: Callable[..., Flask], upstream: Upstream, path: str, database_url: str
+) -> None:
+    """It may last longer than REQUEST_TIMEOUT, and so may its lease."""
+    upstream.script(stream(response_events(*"abcdefgh"), pause=0.15))
+    body = streamed(make_app(**PATIENT).test_client(), path)
+    assert b"event: error" not in body
+    assert b"response.completed" in body or b"event: done" in body
+    (row,) = settled(database_url)
+    assert (row["status"], row["lease_until"] - row["created_at"] > 30_000_000) == ("ok", True)
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES])
+@pytest.mark.parametrize("limit", [{"stream_idle_seconds": 0.3}, {"stream_max_seconds": 0.6}])
+def test_a_stream_ends_when_it_is_silent_or_lasts_too_long(
+    make_app: Callable[..., Flask], upstream: Upstream, path: str, limit: dict[str, float]
+) -> None:
+    """With one error. A comment is progress, and silence is none."""
+    is_silent = "stream_idle_seconds" in limit
+    upstream.script(stream([delta("a"), *[b": alive\n\n"] * 60], pause=3 if is_silent else 0.1))
+    body = streamed(make_app(**PATIENT | limit).test_client(), path)
+    assert b"upstream_timeout" in body
+    assert body.count(b"event: error") == 1
+
+
+def test_a_plain_request_ends_at_its_timeout(make_app: Callable[..., Flask], upstream: Upstream) -> None:
+    """Also one whose body drips."""
+    upstream.script(pieces([b"HTTP/1.1 200 OK\r\n\r\n", *[b" "] * 60], pause=0.1))
+    answer = make_app(**PATIENT).test_client().post(COMPLETIONS, json={}, headers=OWN)
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (504, "upstream_timeout")

@@ -99,3 +99,36 @@ def test_timings_add_up() -> None:
     total = parts.pop("total")
     assert abs(sum(parts.values()) - total) < 0.1
     assert total >= 1000
+
+
+def left(call: Call) -> int:
+    return round(call.deadline - call.started)
+
+
+def test_a_stream_that_makes_progress_goes_on() -> None:
+    """Each piece moves the deadline to the end of the silence that may follow, and never beyond the whole time."""
+    call = Call(60, stream_idle=20, stream_max=300)
+    assert (left(call), round(call.stream_deadline - call.started)) == (60, 300)
+    call.progressed()
+    assert left(call) == 20
+    call = Call(60, stream_idle=900, stream_max=300)
+    call.progressed()
+    assert left(call) == 60
+    call.stream_deadline = call.started + 30
+    call.progressed()
+    assert left(call) == 30
+
+
+def test_a_stream_that_has_ended_does_not_go_on() -> None:
+    """What comes behind its end does not move the deadline back."""
+    call = Call(60, stream_idle=20, stream_max=300)
+    call.shorten(1)
+    call.progressed()
+    assert left(call) == 1
+
+
+def test_without_limits_for_streams_the_timeout_holds() -> None:
+    """As in plain Python."""
+    call = Call(60)
+    call.progressed()
+    assert (left(call), round(call.stream_deadline - call.started)) == (60, 60)

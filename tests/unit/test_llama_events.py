@@ -33,6 +33,15 @@ def test_numbers_and_places_are_filled_in() -> None:
     assert completed[3]["delta"] == "가"
 
 
+def test_the_beginning_tells_time_and_model() -> None:
+    """Where llama.cpp does not; the AI SDK takes no response without them."""
+    llama = LlamaEvents("smol", now=lambda: 7.9)
+    raw = [typed(f"response.{kind}", response={"id": "r", "model": "own"}) for kind in ("created", "in_progress")]
+    raw.append(typed("response.created", response={"id": "r"}))
+    told = [data["response"] for _, data in read_events(b"".join(llama.complete(parse_event(one)) for one in raw))]
+    assert [(response["created_at"], response["model"]) for response in told] == [(7, "own"), (7, "own"), (7, "smol")]
+
+
 def test_what_is_there_stays() -> None:
     """A later llama.cpp that sends them itself is believed."""
     members = {"item_id": "msg_1", "delta": "x", "sequence_number": 7, "output_index": 3, "content_index": 2}
