@@ -105,6 +105,8 @@ def _flask(config: Config) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    # werkzeug would redirect `/v1//responses` to an address that begins with http://, a POST with its key included.
+    app.url_map.merge_slashes = False
     # No view here is asynchronous; each decorator of flask-smorest would ask again with every request.
     app.ensure_sync = lambda func: func  # type: ignore[method-assign]
     return app

@@ -35,7 +35,7 @@ def readyz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@blp.get("/api/v1/")
+@blp.get("/api/v1/", strict_slashes=False)
 @blp.response(200, RootSchema)
 def root() -> dict[str, str]:
     """Tell the name and version of the server"""

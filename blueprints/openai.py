@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import quote
 
 from flask import Response, request
 
@@ -87,7 +88,7 @@ def models(headers: dict[str, str]) -> Response:
 
     As OpenAI's `GET /v1/models`.
     """
-    return _response(service(Passthrough).models(_credentials(headers), principal(), call()))
+    return _response(service(Passthrough).models(_credentials(headers), principal(), call(), _query()))
 
 
 @blp.get("/models/<path:model>")
@@ -103,7 +104,13 @@ def model(headers: dict[str, str], model: str) -> Response:
 def _create(path: str, headers: dict[str, str]) -> Response:
     require_json(request)
     body = whole_body(request)
-    return _response(service(Passthrough).create(path, body, _credentials(headers), principal(), call()))
+    return _response(service(Passthrough).create(path, body, _credentials(headers), principal(), call(), _query()))
+
+
+def _query() -> str:
+    """The request's query for upstream, as it came; empty, or with its `?`."""
+    query = quote(request.query_string, safe="!$%&'()*+,-./:;=?@_~")
+    return f"?{query}" if query else ""
 
 
 def _credentials(headers: dict[str, str]) -> Credentials:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,6 +64,15 @@ class BoundedList(fields.List[Any]):
         if errors:
             raise ValidationError(errors)
         return entries
+
+
+class Moment(fields.AwareDateTime):
+    """A moment, ISO 8601 with offset. In a query a `+` means a space, so a space before the offset is a `+`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        if isinstance(value, str):
+            value = re.sub(r" (?=\d\d:?\d\d\Z)", "+", value[:64]) if "T" in value[:64] else value
+        return super()._deserialize(value, attr, data, **kwargs)
 
 
 class Turn(fields.Field[Any]):

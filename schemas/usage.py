@@ -5,15 +5,16 @@ from __future__ import annotations
 from marshmallow import Schema, fields, validate
 
 from app.models import USAGE_GROUPS, USAGE_PAGE_MAX
+from schemas.fields import Moment
 
 
 class UsageQuerySchema(Schema):
     """What a report covers."""
 
-    since = fields.AwareDateTime(
+    since = Moment(
         metadata={"description": "First moment, ISO 8601 with offset.", "example": "2026-01-01T00:00:00+00:00"}
     )
-    until = fields.AwareDateTime(
+    until = Moment(
         metadata={"description": "Moment after the last, ISO 8601 with offset.", "example": "2026-02-01T00:00:00+00:00"}
     )
     by = fields.String(

@@ -104,7 +104,11 @@ class ChatService:
         with self._exchange.open(
             ask, _credentials(request), principal, call, assemble_seconds=assemble_seconds
         ) as exchange:
-            answer = self._answer(exchange, assembled.generation, call, use_cache, listener)
+            cache = self._cache if use_cache else None
+            if cache is None:
+                answer = self._complete(exchange, assembled.generation, listener)
+            else:
+                answer = self._cached(cache, exchange, assembled.generation, call, principal, listener)
             return self._response(request, assembled, answer, call, exchange)
 
     def preview(self, request: ChatRequest) -> ChatPreview:
@@ -143,31 +147,29 @@ class ChatService:
         )
         return Assembled(generation, tokens, len(turns) - len(kept))
 
-    def _answer(
-        self, exchange: OpenExchange, generation: Generation, call: Call, use_cache: bool, listener: Listener | None
-    ) -> Answer:
-        if self._cache is None or not use_cache:
-            return self._complete(exchange, generation, listener)
-        return self._cached(self._cache, exchange, generation, call, listener)
-
     def _cached(
         self,
         cache: CompletionCache,
         exchange: OpenExchange,
         generation: Generation,
         call: Call,
+        principal: Principal,
         listener: Listener | None,
     ) -> Answer:
-        """The answer that was kept of an identical request that the same key paid for, or a new one."""
+        """The answer that was kept of an identical request of the same client that the same key paid for, or a new one.
+
+        Shared by all clients, it would tell each of them what another one has asked.
+        """
         shape, first = self._dialect.request_body(generation), exchange.payer.first
+        owner = b"" if principal.account is None else str(principal.account.id).encode()
         new: list[Answer] = []
 
         def fetch() -> tuple[bytes, Completion]:
             new.append(self._complete(exchange, generation, listener))
-            return cache.key(exchange.paid_with.secret.encode(), shape), new[0].completion
+            return cache.key(owner, exchange.paid_with.secret.encode(), shape), new[0].completion
 
         completion, hit = cache.get_or_fetch(
-            cache.key(first.secret.encode(), shape), call, fetch, found=exchange.note_cache
+            cache.key(owner, first.secret.encode(), shape), call, fetch, found=exchange.note_cache
         )
         if not hit:
             return new[0]

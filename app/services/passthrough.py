@@ -91,16 +91,16 @@ class Passthrough:
         return self._tokens and account is not None and account.free_mode and self._exchange.keys.has_server_key
 
     def create(
-        self, path: str, body: bytes, credentials: Credentials, principal: Principal, call: Call
+        self, path: str, body: bytes, credentials: Credentials, principal: Principal, call: Call, query: str = ""
     ) -> PassedResponse:
-        """Pass a body on to `path`, and the answer back; raises ServiceException."""
+        """Pass a body on to `path` and `query`, and the answer back; raises ServiceException."""
         request = self._checked(read_request(path, body), credentials, principal)
         with contextlib.ExitStack() as resources:
             exchange = resources.enter_context(self._exchange.open(request.ask, credentials, principal, call))
             if self._is_local and path == responses.PATH and (members := response_format(request.document)):
                 request = request.with_members(**members)
             asks_for_usage = request.hides_usage and exchange.payer.may_be_server
-            response = resources.enter_context(_send(path, request, exchange, asks_for_usage))
+            response = resources.enter_context(_send(path, query, request, exchange, asks_for_usage))
             if request.ask.streamed:
                 llama = LlamaEvents(exchange.model) if self._is_local else None
                 passed = _events(response, exchange, call, DIALECTS[path], asks_for_usage, llama)
@@ -127,14 +127,17 @@ class Passthrough:
             raise OpenAIClientException(message, "response_not_found", param=member)
         return request.with_context(tokens)
 
-    def models(self, credentials: Credentials, principal: Principal, call: Call) -> PassedResponse:
-        """Upstream's models; of a client with a model list those that it may use."""
+    def models(self, credentials: Credentials, principal: Principal, call: Call, query: str = "") -> PassedResponse:
+        """Upstream's models; of a client with a model list those that it may use. `query` is empty or has its `?`."""
         ask = Ask(route="/v1/models", is_listing=True)
         with self._exchange.open(ask, credentials, principal, call) as exchange:
-            return _allowed(_get("/models", exchange), principal)
+            return _allowed(_get(f"/models{query}", exchange, is_list=True), principal)
 
     def model(self, name: str, credentials: Credentials, principal: Principal, call: Call) -> PassedResponse:
         """One of them; from the list where upstream (as llama.cpp does) describes no single one."""
+        if {".", ".."} & set(name.split("/")):
+            # Somebody on the way could take it for another address of upstream's.
+            raise OpenAIClientException("The AI service does not know this model", "model_not_found")
         ask = Ask(route="/v1/models/<model>", model=name[:MODEL_MAX_LENGTH], is_listing=True)
         with self._exchange.open(ask, credentials, principal, call) as exchange:
             if principal.account is not None and not principal.account.allows_model(name):
@@ -144,7 +147,7 @@ class Passthrough:
             except OpenAIClientException as exc:
                 if exc.status != 404:
                     raise
-                return _listed(name, _get("/models", exchange), exc)
+                return _listed(name, _get("/models", exchange, is_list=True), exc)
 
 
 def _events(
@@ -172,21 +175,23 @@ def _events(
             call.shorten(AFTER_END_SECONDS)
 
 
-def _send(path: str, request: PassedRequest, exchange: OpenExchange, asks_for_usage: bool) -> HeldResponse:
+def _send(path: str, query: str, request: PassedRequest, exchange: OpenExchange, asks_for_usage: bool) -> HeldResponse:
     """Send a request as it came, but with the output limit that its budget needs, and asking for usage."""
     members: dict[str, Any] = {}
     if exchange.output_limit is not None:
         members[LIMITS[path][0]] = exchange.output_limit
     if not asks_for_usage:
-        return exchange.send(path, request.changed(**members) if members else request.body)
+        return exchange.send(path + query, request.changed(**members) if members else request.body)
     given = request.document.get("stream_options")
     options = given if isinstance(given, dict) else {}
     try:
-        return exchange.send(path, request.changed(**members, stream_options={**options, "include_usage": True}))
+        return exchange.send(
+            path + query, request.changed(**members, stream_options={**options, "include_usage": True})
+        )
     except OpenAIClientException as exc:
         if "stream_options" not in (exc.param or ""):
             raise
-        return exchange.send(path, request.changed(**members) if members else request.body)
+        return exchange.send(path + query, request.changed(**members) if members else request.body)
 
 
 def _streamed(
@@ -204,9 +209,9 @@ def _streamed(
     return PassedResponse(body(), _passed_headers(response), lambda: dollars(exchange.cost_nano()), close)
 
 
-def _get(path: str, exchange: OpenExchange) -> PassedResponse:
+def _get(path: str, exchange: OpenExchange, *, is_list: bool = False) -> PassedResponse:
     with exchange.send(path, None) as response:
-        return _whole(response.read(), response, exchange)
+        return _whole(response.read(), response, exchange, is_list=is_list)
 
 
 def _head(pieces: Iterator[bytes], max_bytes: int) -> tuple[bytes, bool]:
@@ -233,9 +238,14 @@ def _unheld(head: bytes, pieces: Iterator[bytes], exchange: OpenExchange) -> Ite
     exchange.note(usage_in_tail(tail), None)
 
 
-def _whole(raw: bytes, response: HeldResponse, exchange: OpenExchange) -> PassedResponse:
-    """The answer as it came, if it is a JSON object; its usage is noted."""
+def _whole(raw: bytes, response: HeldResponse, exchange: OpenExchange, *, is_list: bool = False) -> PassedResponse:
+    """The answer as it came, if it is a JSON object; its usage is noted. `is_list`: one without OpenAI's object around
+    it is one, too."""
     document = load_json(raw)
+    if is_list and isinstance(document, list):
+        # Some servers give their models without OpenAI's object around them.
+        document = {"object": "list", "data": document}
+        raw = dump_json(document)
     if not isinstance(document, dict):
         raise bad_response()
     exchange.note(read_usage(document), string_or_none(document.get("model")))

@@ -11,11 +11,13 @@ import enum
 from typing import cast
 
 from flask import Flask, g, request
+from werkzeug.exceptions import NotFound
 
 from app.config import Config
 from app.errors import ChatServiceException
 from app.ledger.accounts import NOBODY, Accounts, Principal, unauthorized
 from app.models import TOKEN_PREFIX
+from app.web.addresses import not_found
 from app.web.peer import check_host, check_proxy, is_loopback
 from app.web.services import service
 
@@ -40,6 +42,8 @@ def register_access(app: Flask, config: Config) -> None:
     def decide() -> None:
         check_host(config)
         if request.endpoint is None:
+            if isinstance(request.routing_exception, NotFound):
+                raise not_found(request.path)
             return
         access = declared_access(app, request.endpoint)
         if access is None:

@@ -163,9 +163,8 @@ def _declared_dialect() -> ErrorDialect:
     blueprints = current_app.blueprints
     if request.blueprint is not None:
         return getattr(blueprints[request.blueprint], "errors", PROBLEM)
-    above = (
-        found for found in blueprints.values() if found.url_prefix and request.path.startswith(f"{found.url_prefix}/")
-    )
+    path = f"{request.path}/"
+    above = (found for found in blueprints.values() if found.url_prefix and path.startswith(f"{found.url_prefix}/"))
     return getattr(next(above, None), "errors", PROBLEM)
 
 

@@ -81,6 +81,9 @@ class StrictParser(FlaskParser):
     A JSON body has to be UTF-8 `application/json`, and holds nothing unknown.
     """
 
+    # A name that a report does not know would silently widen it to everything.
+    DEFAULT_UNKNOWN_BY_LOCATION = FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION | {"query": marshmallow.RAISE}
+
     def load_json(self, req: flask.Request, schema: marshmallow.Schema) -> Any:
         """The body; 415 and 400 tell what is wrong with it, before its fields are looked at."""
         require_json(req)

@@ -341,3 +341,20 @@ def test_a_request_without_host(make_app: Callable[..., Flask], protocol: str, s
     for mode in ("open", "token"):
         overrides = {"HTTP_HOST": "", "SERVER_PROTOCOL": protocol}
         assert make_app(auth_mode=mode).test_client().get("/livez", environ_overrides=overrides).status_code == status
+
+
+def test_usage_is_asked_for_by_names_it_knows(app: Flask) -> None:
+    """Another name would be ignored, and the report would hold everything; a raw `+` in a time is understood."""
+    token = service(Accounts, app).add("web", Limits())
+    client, headers = app.test_client(), {"Authorization": f"Bearer {token}"}
+    answer = client.get("/api/v1/usage?session_id=x", headers=headers)
+    assert (answer.status_code, list(answer.get_json()["errors"]["query"])) == (422, ["session_id"])
+    for since, status in (
+        ("2026-01-01T00:00:00+09:00", 200),
+        ("2026-01-01T00:00:00%2B09:00", 200),
+        ("2026-01-01T00:00:00-0500", 200),
+        ("2026-01-01T00:00:00 0900", 200),
+        ("2026-01-01 00:00", 422),
+        ("x 09:00", 422),
+    ):
+        assert client.get(f"/api/v1/usage?since={since}", headers=headers).status_code == status, since

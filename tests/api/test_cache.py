@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app.calls.call import Call
+from app.ledger.accounts import Accounts, Limits
 from app.upstreams.slots import Slots
 from app.web.services import service
 from tests.conftest import CALLER_KEY
@@ -198,3 +199,14 @@ def test_a_hit_is_cleaned_like_the_first_answer(client: FlaskClient, upstream: U
     """The bytes that are kept are read anew: lone surrogates are replaced in a hit as well."""
     upstream.script(text("a\ud800"))
     assert [ask(client).get_json()["response_text"] for _ in range(2)] == ["a\ufffd"] * 2
+
+
+def test_each_client_has_its_own_answers(make_app: Callable[..., Flask], upstream: Upstream) -> None:
+    """A client does not learn by `X-Cache` what another one has asked, although the same key pays for both."""
+    upstream.default = numbered()
+    app = make_app(cache_enabled=True, auth_mode="token")
+    client, accounts = app.test_client(), service(Accounts, app)
+    alice, bob = ({"Authorization": f"Bearer {accounts.add(name, Limits())}"} for name in ("alice", "bob"))
+    answers = [ask(client, headers).get_json() for headers in (alice, bob, alice, bob)]
+    assert [answer["cached"] for answer in answers] == [False, False, True, True]
+    assert [answer["response_text"] for answer in answers] == ["1", "2", "1", "2"]

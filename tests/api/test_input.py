@@ -375,6 +375,41 @@ def test_a_wrong_path(client: FlaskClient, path: str, method: str) -> None:
     assert_nothing_echoed(answer)
 
 
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("//v1/chat/completions", "/v1/chat/completions"),
+        ("/v1//chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/openai/deployments/gpt-4o/chat/completions", "/v1/chat/completions"),
+        ("/responses", "/v1/responses"),
+        ("/v1/responses/", "/v1/responses"),
+        ("/api/v1/embeddings", "/v1/embeddings"),
+        ("/models", "/v1/models"),
+        *[(f"/v1/{name}", "") for name in ("completions", "audio/speech", "moderations", "files", "messages", "")],
+        *[(path, "") for path in ("/v1", "/v1/responses/resp_1", "/v1/responses/input_tokens", "/nope")],
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_address_that_is_nearly_right(client: FlaskClient, path: str, meant: str, scheme: str) -> None:
+    """404 as JSON with a hint, in the shape of the route's errors; never a redirect, which would lose https."""
+    headers = {"X-Forwarded-Proto": scheme, "Authorization": f"Bearer {CALLER_KEY}"}
+    for method in ("POST", "GET"):
+        answer = client.open(f"http://localhost{path}", method=method, json={}, headers=headers)
+        assert answer.status_code == 404
+        document = answer.get_json()
+        assert ("error" in document) == (path == "/v1" or path.startswith("/v1/"))
+        message = document["error"]["message"] if "error" in document else document["detail"]
+        assert (f" {meant};" in message and "base_url" in message) if meant else "base_url" not in message
+
+
+def test_the_root_needs_no_redirect(client: FlaskClient) -> None:
+    """With and without its slash."""
+    assert [client.get(path).status_code for path in ("/api/v1", "/api/v1/")] == [200, 200]
+
+
 GET_ROUTES = [
     *("/livez", "/readyz", "/api/v1/", "/docs", "/docs/start.js", "/docs/swagger-ui.css", "/openapi.json"),
     *(f"/api/v1/system/{name}" for name in ("info", "status", "cpu", "memory", "disk")),

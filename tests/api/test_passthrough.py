@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from flask import Flask
@@ -34,7 +35,9 @@ def test_bodies_pass_as_they_come(client: FlaskClient, upstream: Upstream, path:
     assert (answer.status_code, answer.data) == (200, answered)
     assert (upstream.received[0].body, upstream.received[0].path) == (sent, path)
     assert upstream.received[0].key == CALLER_KEY
-    assert answer.headers["X-Request-ID"] == answer.headers["X-Upstream-Request-ID"] == "req_up"
+    assert answer.headers["X-Upstream-Request-ID"] == "req_up"
+    assert answer.headers["X-Request-ID"] not in {"", "req_up"}
+    assert client.get(f"/api/v1/usage/requests/{answer.headers['X-Request-ID']}").status_code == 200
     assert answer.headers["X-RateLimit-Remaining-Requests"] == "9"
     assert answer.headers["Server-Timing"].startswith("queue;dur=")
 
@@ -174,7 +177,8 @@ def test_streams_pass_byte_by_byte(client: FlaskClient, upstream: Upstream, path
     assert answer.data.startswith(whole)
     assert answer.data[len(whole) :].startswith(b": server-timing queue;dur=")
     assert b"\n\n" not in answer.data[len(whole) :]
-    assert answer.headers["X-Request-ID"] == "up-1"
+    assert answer.headers["X-Upstream-Request-ID"] == "up-1"
+    assert answer.headers["X-Request-ID"] not in {"", "up-1"}
 
 
 @pytest.mark.parametrize(
@@ -314,7 +318,8 @@ def test_a_refusal_tells_what_upstream_told(client: FlaskClient, upstream: Upstr
     upstream.default = reply(400, error_document("x", param="tools[0].name"), headers)
     answer = client.post(RESPONSES, json={}, headers=OWN)
     assert answer.get_json()["error"]["param"] == "tools[0].name"
-    assert answer.headers["X-Request-ID"] == "req_up"
+    assert answer.headers["X-Upstream-Request-ID"] == "req_up"
+    assert answer.headers["X-Request-ID"] not in {"", "req_up"}
     assert answer.headers["X-RateLimit-Remaining-Tokens"] == "7"
     assert "X-Other" not in answer.headers
     native = {"user_message": "hi", "free_mode": True}
@@ -329,6 +334,59 @@ def test_our_own_refusal_names_the_field(client: FlaskClient) -> None:
     assert client.post(RESPONSES, json={"stream": 1}, headers=OWN).get_json()["error"]["param"] == "stream"
     answer = client.post(RESPONSES, json={}, headers=OWN | {"X-Free-Mode": "perhaps"})
     assert answer.get_json()["error"]["param"] == "X-Free-Mode"
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
+        ("meta-llama%2FLlama-3.1-8B", "meta-llama/Llama-3.1-8B"),
+        ("models/gemini-2.0-flash", "models/gemini-2.0-flash"),
+        ("qwen2.5%3A7b", "qwen2.5:7b"),
+        ("ft:gpt-4o-mini:org::id", "ft:gpt-4o-mini:org::id"),
+    ],
+)
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_model_whose_name_has_slashes(
+    client: FlaskClient, upstream: Upstream, asked: str, name: str, bare: bool
+) -> None:
+    """It is found in the list where upstream describes no single one; a list without its object is one, too."""
+    models = [{"id": "other"}, {"id": name}]
+    listed = json.dumps(models if bare else {"object": "list", "data": models}).encode()
+    upstream.script(reply(404, b"{}"), reply(200, listed))
+    answer = client.get(f"/v1/models/{asked}", headers=OWN)
+    assert (answer.status_code, answer.get_json()) == (200, {"id": name})
+    assert upstream.received[0].path == "/v1/models/" + quote(name, safe="")
+
+
+def test_a_bare_list_of_models(client: FlaskClient, upstream: Upstream) -> None:
+    """Clients read `data`."""
+    upstream.script(reply(200, b'[{"id": "a"}]'))
+    assert client.get("/v1/models", headers=OWN).get_json() == {"object": "list", "data": [{"id": "a"}]}
+
+
+@pytest.mark.parametrize("name", ["..", ".", "%2e%2e", "a/../b", "..%2fembeddings", "a/..", "./a"])
+def test_a_model_that_is_a_way_up(client: FlaskClient, upstream: Upstream, name: str) -> None:
+    """It never reaches upstream."""
+    answer = client.get(f"/v1/models/{name}", headers=OWN)
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (404, "model_not_found")
+    assert upstream.received == []
+
+
+@pytest.mark.parametrize(
+    ("query", "sent"),
+    [
+        ("?api-version=2024-10-21", "?api-version=2024-10-21"),
+        ("?beta=true&x=a%2Fb+c", "?beta=true&x=a%2Fb+c"),
+        ("?", ""),
+        ("", ""),
+    ],
+)
+def test_queries_pass(client: FlaskClient, upstream: Upstream, query: str, sent: str) -> None:
+    """As they came."""
+    client.post(COMPLETIONS + query, json={}, headers=OWN)
+    client.get("/v1/models" + query, headers=OWN)
+    assert [received.path for received in upstream.received] == [COMPLETIONS + sent, "/v1/models" + sent]
 
 
 CALLERS = {
