@@ -623,10 +623,14 @@ def load_env_file() -> None:
     load_dotenv(stream=io.StringIO(text), interpolate=False)
 
 
+OTHER_PROGRAMS = frozenset({"HTTP_PROXY", "FTP_PROXY", "ALL_PROXY"})
+"""Variables that look like settings of ours, and that other programs read."""
+
+
 def misspelled(environ: Iterable[str]) -> dict[str, str]:
     """Variables that are no settings but almost are, each with the setting that is probably meant."""
     ours = [item.name.upper() for item in fields(Config)]
-    unknown = [name for name in environ if name not in ours]
+    unknown = [name for name in environ if name not in ours and name not in OTHER_PROGRAMS]
     near = {name: difflib.get_close_matches(name, ours, 1, cutoff=0.86) for name in unknown}
     return {name: found[0] for name, found in near.items() if found}
 

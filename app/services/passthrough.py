@@ -30,7 +30,7 @@ from app.upstreams.llama_events import LlamaEvents, response_format
 from app.upstreams.sse import StreamEvent
 from app.upstreams.usage import TAIL_BYTES, read_usage, usage_in_tail
 
-PASSED_HEADERS = re.compile(r"x-request-id|retry-after|x-ratelimit-.*|openai-(?!organization|project).*", re.I)
+PASSED_HEADERS = re.compile(r"retry-after|x-ratelimit-.*|openai-(?!organization|project).*", re.I)
 AFTER_END_SECONDS = 1.0
 BLANK = b" \t\r\n"
 

@@ -235,7 +235,7 @@ def test_a_refused_key_keeps_upstreams_headers(app: Flask, upstream: Upstream) -
         "/v1/responses", json={"input": "x"}, headers={"Authorization": f"Bearer {CALLER_KEY}"}
     )
     assert answer.get_json()["error"]["code"] == "api_key_rejected"
-    assert (answer.headers["x-request-id"], answer.headers["x-ratelimit-limit-requests"]) == ("up-401", "7")
+    assert (answer.headers["X-Upstream-Request-ID"], answer.headers["x-ratelimit-limit-requests"]) == ("up-401", "7")
     upstream.script(reply(500, {"error": {}}, {"X-Request-Id": "up-1"}), reply(400, {"error": {}}))
     answer = app.test_client().post("/api/v1/chat", json={"user_message": "x", "free_mode": True})
     assert (answer.status_code, answer.headers.get("X-Upstream-Request-ID")) == (400, None)
