@@ -14,8 +14,9 @@ from tests.server import Server
 
 def test_the_local_model_stops_generating(start_server: Callable[..., Server]) -> None:
     """Its slot becomes idle soon after the caller has left."""
-    server = start_server(LOCAL_MODEL="demo")
-    slots = f"http://127.0.0.1:{model_port(server)}/slots"
+    server = start_server(LOCAL_MODEL="demo", OPENAI_API_KEY="sk-of-the-model")
+    slots = urllib.request.Request(f"http://127.0.0.1:{model_port(server)}/slots")
+    slots.add_header("Authorization", "Bearer sk-of-the-model")
 
     def busy() -> bool:
         with urllib.request.urlopen(slots) as answer:
@@ -33,6 +34,6 @@ def test_the_local_model_stops_generating(start_server: Callable[..., Server]) -
 
 
 def model_port(server: Server) -> str:
-    """Where the local model of `server` listens: the last word of its command."""
+    """Where the local model of `server` listens: the last word but one of its command."""
     processes = psutil.Process(server.pid).children(recursive=True)
-    return next(words[-1] for words in (process.cmdline() for process in processes) if "serve" in words)
+    return next(words[-2] for words in (process.cmdline() for process in processes) if "serve" in words)

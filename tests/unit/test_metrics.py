@@ -27,7 +27,7 @@ def test_the_rules_are_of_prometheus_form() -> None:
 
 
 ALONE = """
-import os, sys
+import os, resource, sys
 from pathlib import Path
 from app.process.metrics_files import DIRECTORY_VARIABLE, prepare
 directory = Path(sys.argv[1])
@@ -37,12 +37,14 @@ from app.process.metrics import Metrics
 metrics = Metrics({"slots": lambda: 3.0})
 metrics.keep_fresh()
 print(b"llm_server_slots 3.0" in metrics.render(), list(directory.glob("*.db")))
+# Coverage writes its own file at the end.
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 """
 
 
 def test_no_room_for_metrics(tmp_path: Path) -> None:
     """A worker whose files have no room on the disk counts in its own memory; nothing half made is left."""
-    command = ["prlimit", "--fsize=100000", sys.executable, "-c", ALONE, str(tmp_path)]
+    command = ["prlimit", "--fsize=100000:unlimited", sys.executable, "-c", ALONE, str(tmp_path)]
     environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True, text=True)
     assert done.stdout == "True []\n"
