@@ -67,7 +67,8 @@ class TestAuthentication:
     def test_a_token_is_required(self, app: Flask, upstream: Upstream) -> None:
         """401 with what to send; the same answer whatever is wrong."""
         token = service(Accounts, app).add("web", Limits())
-        answers = [chat(app, wrong) for wrong in (new_token(), "llms_x", token[:-1] + ("-" if token.endswith("_") else "_"), CALLER_KEY)]
+        altered = token[:-1] + ("-" if token.endswith("_") else "_")
+        answers = [chat(app, wrong) for wrong in (new_token(), "llms_x", altered, CALLER_KEY)]
         answers.append(app.test_client().post("/api/v1/chat", json=TURN))
         answers.append(app.test_client().post("/v1/responses", data=b"{", headers=bearer("llms_x")))
         for answer in answers:
