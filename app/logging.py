@@ -44,8 +44,10 @@ class Redaction:
     def __call__(self, line: str) -> str:
         for secret in self._secrets:
             line = line.replace(secret, REDACTED)
-        line = SECRET_PATTERNS.sub(REDACTED, line).encode("utf-8", "replace").decode()
-        return CONTROL_CHARACTERS.sub(" ", line)
+        line = SECRET_PATTERNS.sub(REDACTED, line)
+        if line.isascii() and line.isprintable():
+            return line
+        return CONTROL_CHARACTERS.sub(" ", line.encode("utf-8", "replace").decode())
 
 
 def _forms(secret: str) -> list[str]:
@@ -65,7 +67,19 @@ class ExceptionPlace:
         return f"{kind.__name__ if kind else 'Exception'} at {' < '.join(places)}"
 
 
-class TextFormatter(logging.Formatter):
+class SecondFormatter(logging.Formatter):
+    """Writes the time of a line, which is in seconds, once in each second."""
+
+    _second, _text = -1, ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._text = second, super().formatTime(record, datefmt)
+        return self._text
+
+
+class TextFormatter(SecondFormatter):
     """One redacted line of text per record, made once for all handlers."""
 
     def __init__(self, redact: Redaction) -> None:
@@ -83,7 +97,7 @@ class TextFormatter(logging.Formatter):
         return line
 
 
-class RedactedJsonFormatter(JsonFormatter):
+class RedactedJsonFormatter(SecondFormatter, JsonFormatter):
     """One redacted JSON object per record, made once for all handlers; a record's extra fields become members."""
 
     def __init__(self, redact: Redaction) -> None:
@@ -284,6 +298,10 @@ def log_config(config: Config) -> dict[str, Any]:
     """The dictConfig for `config`: standard output, and the log file unless it is off or cannot be opened."""
     # When a handler fails, the standard library prints the record, unredacted, to standard error.
     logging.raiseExceptions = False
+    # No format of ours shows these, and finding them out takes longer than writing the line (logging HOWTO,
+    # "Optimization").
+    logging._srcfile = None  # type: ignore[attr-defined]
+    logging.logThreads = logging.logMultiprocessing = logging.logAsyncioTasks = False
     redact = Redaction(config.openai_api_key)
     formatter = RedactedJsonFormatter if config.log_format == "json" else TextFormatter
     handlers: dict[str, Any] = {"stdout": {"()": StandardOutput, "formatter": "line"}}

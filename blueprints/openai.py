@@ -13,7 +13,7 @@ from app.services.passthrough import PassedResponse, Passthrough
 from app.web.access import Access, bearer, principal
 from app.web.bodies import require_json, whole_body
 from app.web.event_stream import stream_answer, stream_passed
-from app.web.middleware import call
+from app.web.middleware import call, this_request
 from app.web.problems import OPENAI
 from app.web.services import service
 from app.web.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint
@@ -102,8 +102,9 @@ def model(headers: dict[str, str], model: str) -> Response:
 
 
 def _create(path: str, headers: dict[str, str]) -> Response:
-    require_json(request)
-    body = whole_body(request)
+    asked = this_request()
+    require_json(asked)
+    body = whole_body(asked)
     return _response(service(Passthrough).create(path, body, _credentials(headers), principal(), call(), _query()))
 
 
@@ -115,7 +116,7 @@ def _query() -> str:
 
 def _credentials(headers: dict[str, str]) -> Credentials:
     """Whose key is to pay: the caller's own by its header, else by a bearer credential that is no token of ours."""
-    _, own_key = bearer(request.headers.get("Authorization", ""))
+    _, own_key = bearer(request.environ.get("HTTP_AUTHORIZATION", ""))
     if own_key and not is_well_formed(own_key):
         raise ValidationException(f"Authorization {MALFORMED_KEY}", "Authorization", location="headers")
     free_mode = headers.get("free_mode")

@@ -27,7 +27,8 @@ from app.units import MICROSECONDS
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 KNOWN_MAX = 10_000
 KNOWN_SECONDS = 0.25
-"""How long a client that was found is remembered for requests whose admission confirms it."""
+"""How long a client that was found is remembered for requests whose admission confirms it. Each admission finds it
+anew, so one that calls often is looked up once a request."""
 
 _BY_DIGEST = clients.select().where(clients.c.token_digest == sa.bindparam("digest"))
 _FIND = Statement(_BY_DIGEST)
@@ -166,23 +167,20 @@ class Accounts:
 
         `remembered`: it may have been found up to KNOWN_SECONDS ago. Only for requests whose admission looks again.
         """
-        if not is_token(token):
-            raise unauthorized()
         digest, now = self.digest(token), self._now()
         with self._lock:
             account = self._known.get(digest) if remembered else None
         if account is None:
+            if not is_token(token):
+                raise unauthorized()
             account = self._database.read(lambda connection: self.active(connection, [digest])).get(digest)
-            if account is not None:
-                with self._lock:
-                    self._known[digest] = account
         account = account or self._keep_by_new_key(token)
         if account is None or not account.is_active(now):
             raise unauthorized()
         return Principal(account, digest)
 
     def active(self, connection: sa.Connection, digests: Collection[str], *, lock: bool = False) -> dict[str, Account]:
-        """The active clients by the digests of their tokens.
+        """The active clients by the digests of their tokens; they are remembered, and the others are not any more.
 
         `lock`: until the transaction ends, no other transaction admits for them.
         """
@@ -192,6 +190,10 @@ class Accounts:
                 client = account(row)
                 if hmac.compare_digest(row["token_digest"], digest) and client.is_active(now):
                     found[digest] = client
+        with self._lock:
+            for digest in digests:
+                self._known.pop(digest, None)
+            self._known.update(found)
         return found
 
     def digest(self, token: str) -> str:

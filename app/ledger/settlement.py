@@ -39,11 +39,12 @@ COLUMNS = (
 )
 """What a settlement says of a request; all of it, each time."""
 
+_PARAMETERS = {name: f"new_{name}" for name in COLUMNS}
+"""SQLAlchemy lets no parameter of an update have the name of a column."""
 _SETTLE = Statement(
     requests.update()
     .where(requests.c.id == sa.bindparam("row_id"), requests.c.status == sa.literal_column("'pending'"))
-    # An update's own parameters must not have the names of its columns.
-    .values({name: sa.bindparam(f"new_{name}") for name in COLUMNS})
+    .values({name: sa.bindparam(given) for name, given in _PARAMETERS.items()})
 )
 _STILL_PENDING = (
     sa.select(requests.c.id)
@@ -90,7 +91,9 @@ class Settlement:
     def values(self) -> dict[str, Any]:
         """What the statement that closes the row is given."""
         row = _fitted(self.row)
-        return {f"new_{name}": row[name] for name in COLUMNS} | {"row_id": self.admitted.row_id}
+        values = {given: row[name] for name, given in _PARAMETERS.items()}
+        values["row_id"] = self.admitted.row_id
+        return values
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Fitting:
 
 def whole(value: int) -> int:
     """A whole number within the bounds of what is stored."""
-    return min(max(value, -WHOLE_MAX), WHOLE_MAX)
+    return value if -WHOLE_MAX <= value <= WHOLE_MAX else min(max(value, -WHOLE_MAX), WHOLE_MAX)
 
 
 def _fit_for(kind: Any) -> Fit:

@@ -76,7 +76,10 @@ def _cached(counts: Mapping[str, Any], details: Mapping[str, Any]) -> int:
 
 
 def _first(counts: Mapping[str, Any], *names: str) -> int:
-    return next((found for name in names if (found := token_count(counts.get(name)))), 0)
+    for name in names:
+        if found := token_count(counts.get(name)):
+            return found
+    return 0
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

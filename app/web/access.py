@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from typing import cast
 
-from flask import Flask, g, request
+from flask import Flask, Request, g
 from werkzeug.exceptions import NotFound
 
 from app.config import Config
@@ -18,6 +18,7 @@ from app.errors import ChatServiceException
 from app.ledger.accounts import NOBODY, Accounts, Principal, unauthorized
 from app.models import TOKEN_PREFIX
 from app.web.addresses import not_found
+from app.web.middleware import this_request
 from app.web.peer import check_host, check_proxy, is_loopback
 from app.web.services import service
 
@@ -40,22 +41,23 @@ def register_access(app: Flask, config: Config) -> None:
 
     @app.before_request
     def decide() -> None:
-        check_host(config)
-        if request.endpoint is None:
-            if isinstance(request.routing_exception, NotFound):
-                raise not_found(request.path)
+        asked = this_request()
+        check_host(asked, config)
+        if asked.endpoint is None:
+            if isinstance(asked.routing_exception, NotFound):
+                raise not_found(asked.path)
             return
-        access = declared_access(app, request.endpoint)
+        access = declared_access(app, asked.endpoint)
         if access is None:
             raise ChatServiceException("This route is closed", "forbidden")
         # A browser asks before it sends a page's request, without the token (Fetch standard, "CORS-preflight fetch").
-        if access is Access.PUBLIC or request.method == "OPTIONS":
+        if access is Access.PUBLIC or asked.method == "OPTIONS":
             return
         if access is not Access.ADMIN:
-            check_proxy(config)
-        g.principal = _find_principal(config, remembered=access is Access.ADMITTED)
+            check_proxy(asked, config)
+        found = g.principal = _find_principal(asked, config, remembered=access is Access.ADMITTED)
         if access is Access.ADMIN:
-            _check_admin(config, g.principal)
+            _check_admin(asked, config, found)
 
 
 def declared_access(app: Flask, endpoint: str) -> Access | None:
@@ -77,8 +79,8 @@ def bearer(authorization: str) -> tuple[str, str]:
     return (credential, "") if credential.startswith(TOKEN_PREFIX) else ("", credential)
 
 
-def _find_principal(config: Config, *, remembered: bool) -> Principal:
-    token, _ = bearer(request.headers.get("Authorization", ""))
+def _find_principal(asked: Request, config: Config, *, remembered: bool) -> Principal:
+    token, _ = bearer(asked.environ.get("HTTP_AUTHORIZATION", ""))
     if token:
         return service(Accounts).principal(token, remembered=remembered)
     if config.token_required:
@@ -86,10 +88,10 @@ def _find_principal(config: Config, *, remembered: bool) -> Principal:
     return NOBODY
 
 
-def _check_admin(config: Config, caller: Principal) -> None:
+def _check_admin(asked: Request, config: Config, caller: Principal) -> None:
     """Admin tokens; without tokens, loopback peers, or everybody with SYSTEM_API_PUBLIC."""
     if caller.account is not None and not caller.account.admin:
         raise ChatServiceException("This route needs an admin token", "forbidden")
-    if caller.account is None and not config.system_api_public and not is_loopback():
+    if caller.account is None and not config.system_api_public and not is_loopback(asked):
         message = "The system routes answer local callers only; SYSTEM_API_PUBLIC=true opens them"
         raise ChatServiceException(message, "system_routes_private")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
 
 from app.calls.call import Call, Calls
 from app.calls.receipt import Receipt
@@ -19,12 +19,12 @@ logger = logging.getLogger("app.request")
 
 TIMED_BLUEPRINTS = {"chat", "openai"}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-}
+SECURITY_HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cache-Control", "no-store"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+)
 
 
 class Counter(Protocol):
@@ -42,30 +42,35 @@ def register_middleware(app: Flask, config: Config, counter: Counter, calls: Cal
 
     @app.before_request
     def open_call() -> None:
-        given = request.headers.get("X-Request-ID", "")
-        g.call = Call(
+        environ = request.environ
+        given = environ.get("HTTP_X_REQUEST_ID", "")
+        g.call = opened = Call(
             config.request_timeout,
             stream_idle=config.stream_idle_seconds,
             stream_max=config.stream_max_seconds,
-            request_id=given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex,
-            caller=request.environ.get("gunicorn.socket"),
-            front_seconds=seconds_in_front(request.headers.get("X-Request-Start", "")),
+            request_id=given if REQUEST_ID.fullmatch(given) else new_request_id(),
+            caller=environ.get("gunicorn.socket"),
+            front_seconds=seconds_in_front(environ.get("HTTP_X_REQUEST_START", "")),
         )
         counter.opened()
-        calls.add(g.call)
+        calls.add(opened)
 
     @app.after_request
     def finish(response: Response) -> Response:
-        opened = call()
+        opened, asked, headers = call(), this_request(), response.headers
+        timed = asked.blueprint in TIMED_BLUEPRINTS
         # Ours also where upstream's headers pass: it finds the log line and the row. Upstream's stands beside it.
-        response.headers["X-Request-ID"] = opened.request_id
-        if request.blueprint in TIMED_BLUEPRINTS:
-            response.headers["Server-Timing"] = opened.server_timing()
-        for name, value in SECURITY_HEADERS.items():
-            response.headers.setdefault(name, value)
+        headers.remove("X-Request-ID")
+        headers.add("X-Request-ID", opened.request_id)
+        if timed:
+            headers.add("Server-Timing", opened.server_timing())
+        there = {name.lower() for name, _ in headers}
+        for name, value in SECURITY_HEADERS:
+            if name.lower() not in there:
+                headers.add(name, value)
         if opened.receipt and opened.receipt.upstream_request_id:
-            response.headers["X-Upstream-Request-ID"] = opened.receipt.upstream_request_id
-        response.call_on_close(LogLine(opened, response.status_code, counter, calls))
+            headers.add("X-Upstream-Request-ID", opened.receipt.upstream_request_id)
+        response.call_on_close(LogLine(opened, asked, response.status_code, counter, calls, timed=timed))
         return response
 
 
@@ -74,11 +79,26 @@ def call() -> Call:
     return cast(Call, g.call)
 
 
+def this_request() -> Request:
+    """The request that is being handled itself: each look at `flask.request` finds it anew."""
+    return cast(Request, request._get_current_object())  # type: ignore[attr-defined]
+
+
+def new_request_id() -> str:
+    """32 hexadecimal digits, of which the first 12 are the time (ms): ids sort as requests came, as in the ledger.
+
+    The module's generator is seeded anew after a fork; an id need not be hard to guess.
+    """
+    return f"{time.time_ns() // 1_000_000:012x}{random.getrandbits(80):020x}"
+
+
 def seconds_in_front(header: str, *, now: Callable[[], float] = time.time) -> float:
     """How long a request waited in front of us, by the proxy's `X-Request-Start: t=…` (seconds, ms or µs since 1970).
 
     0 when the header is missing, not a number, or says more than an hour: then the clocks differ.
     """
+    if not header:
+        return 0.0
     try:
         began = float(header.strip().removeprefix("t="))
     except ValueError:
@@ -93,13 +113,12 @@ def seconds_in_front(header: str, *, now: Callable[[], float] = time.time) -> fl
 class LogLine:
     """Writes the one line that the log keeps of a request, and counts it, when its answer has been sent to the end."""
 
-    def __init__(self, call: Call, status: int, counter: Counter, calls: Calls) -> None:
+    def __init__(self, call: Call, asked: Request, status: int, counter: Counter, calls: Calls, *, timed: bool) -> None:
         self._call = call
         self._counter = counter
         self._calls = calls
-        self._route, self._status = str(request.url_rule or "-"), status
-        self._timed = request.blueprint in TIMED_BLUEPRINTS
-        self._peer, self._method = request.remote_addr or "-", request.method
+        self._route, self._status, self._timed = str(asked.url_rule or "-"), status, timed
+        self._peer, self._method = asked.remote_addr or "-", asked.method
         self._code: str | None = g.get("error_code")
 
     def __call__(self) -> None:

@@ -11,7 +11,7 @@ import functools
 import ipaddress
 from collections.abc import Mapping
 
-from flask import request
+from flask import Request
 from werkzeug.exceptions import BadRequest
 
 from app.config import Config
@@ -27,12 +27,12 @@ PROBES = {"health.livez", "health.readyz"}
 """They tell nothing, and load balancers ask them by names of their own."""
 
 
-def check_host(config: Config) -> None:
+def check_host(asked: Request, config: Config) -> None:
     """Raise 400 for HTTP/1.1 without `Host` (RFC 9112, section 3.2); in open mode 421 for a name that is not ours."""
-    host = request.environ.get("HTTP_HOST", "")
-    if not host and request.environ.get("SERVER_PROTOCOL") != "HTTP/1.0":
+    host = asked.environ.get("HTTP_HOST", "")
+    if not host and asked.environ.get("SERVER_PROTOCOL") != "HTTP/1.0":
         raise BadRequest
-    if not host or config.token_required or request.endpoint in PROBES:
+    if not host or config.token_required or asked.endpoint in PROBES:
         return
     name = _name(host)
     if not (_is_local(name) or name in config.allowed_hosts or name == config.server_host.lower()):
@@ -40,9 +40,9 @@ def check_host(config: Config) -> None:
         raise ValidationException(message, error_code="misdirected_request")
 
 
-def check_proxy(config: Config) -> None:
+def check_proxy(asked: Request, config: Config) -> None:
     """Raise 403 for a request that a proxy passed on while nobody has decided who may call (`AUTH_MODE` unset)."""
-    if not config.auth_mode and is_forwarded(request.environ):
+    if not config.auth_mode and is_forwarded(asked.environ):
         message = "AUTH_MODE must be set, since requests come through a proxy: token, or open if that is meant"
         raise ChatServiceException(message, "auth_mode_required")
 
@@ -52,12 +52,12 @@ def is_forwarded(environ: Mapping[str, object]) -> bool:
     return any(name.startswith(FORWARDING) for name in environ)
 
 
-def is_loopback() -> bool:
+def is_loopback(asked: Request) -> bool:
     """Tell whether the peer is on this host. What a proxy on this host passes on comes from elsewhere."""
-    if is_forwarded(request.environ):
+    if is_forwarded(asked.environ):
         return False
     try:
-        address = ipaddress.ip_address(request.remote_addr or "")
+        address = ipaddress.ip_address(asked.remote_addr or "")
     except ValueError:
         return False
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback

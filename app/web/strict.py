@@ -19,6 +19,7 @@ from app.models import SESSION_ID_MAX_LENGTH
 from app.services.rules import is_writable
 from app.web.access import Access
 from app.web.bodies import require_json, whole_body
+from app.web.middleware import this_request
 from app.web.problems import PROBLEM, ErrorDialect
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -86,9 +87,10 @@ class StrictParser(FlaskParser):
 
     def load_json(self, req: flask.Request, schema: marshmallow.Schema) -> Any:
         """The body; 415 and 400 tell what is wrong with it, before its fields are looked at."""
-        require_json(req)
+        asked = this_request()
+        require_json(asked)
         try:
-            body = json.loads(whole_body(req).decode())
+            body = json.loads(whole_body(asked).decode())
         except (ValueError, RecursionError):
             raise ValidationException("The body is not JSON that can be read", error_code="invalid_json") from None
         _remember_session_id(body)
@@ -97,8 +99,9 @@ class StrictParser(FlaskParser):
 
     def load_headers(self, req: flask.Request, schema: marshmallow.Schema) -> dict[str, str]:
         """The headers that the schema names."""
-        names = [field.data_key or name for name, field in schema.fields.items()]
-        return {name: req.headers[name] for name in names if name in req.headers}
+        given = req.headers
+        names = (field.data_key or name for name, field in schema.fields.items())
+        return {name: value for name in names if (value := given.get(name)) is not None}
 
     def load_querystring(self, req: flask.Request, schema: marshmallow.Schema) -> dict[str, str]:
         """The query; of a name that is given twice the first value."""
