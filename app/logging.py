@@ -300,8 +300,8 @@ def log_config(config: Config) -> dict[str, Any]:
     logging.raiseExceptions = False
     # No format of ours shows these, and finding them out takes longer than writing the line (logging HOWTO,
     # "Optimization").
-    logging._srcfile = None  # type: ignore[attr-defined]
-    logging.logThreads = logging.logMultiprocessing = logging.logAsyncioTasks = False
+    logging._srcfile = None
+    logging.logThreads = logging.logMultiprocessing = False
     redact = Redaction(config.openai_api_key)
     formatter = RedactedJsonFormatter if config.log_format == "json" else TextFormatter
     handlers: dict[str, Any] = {"stdout": {"()": StandardOutput, "formatter": "line"}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
@@ -19,6 +20,7 @@ from app import create_app
 from app.config import Config
 from app.ledger.pricing import Prices
 from app.ledger.tokens import digest_key
+from app.logging import log_config
 from app.models import Usage
 from app.store.database import Database
 from app.web.services import service
@@ -163,3 +165,21 @@ def start_server(upstream: Upstream, store: dict[str, str], tmp_path: Path) -> I
             return running.enter_context(Server(tmp_path / f"server-{next(numbers)}", **(defaults | settings)))
 
         yield start
+
+
+@pytest.fixture
+def _logging_restored() -> Iterator[None]:
+    """What dictConfig changed is put back."""
+    loggers = [logging.getLogger(), *map(logging.getLogger, log_config(Config(log_file=""))["loggers"])]
+    before = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
+    names = ("raiseExceptions", "_srcfile", "logThreads", "logMultiprocessing")
+    switches = {name: getattr(logging, name) for name in names}
+    yield
+    for name, value in switches.items():
+        setattr(logging, name, value)
+    for logger, level, handlers, propagate in before:
+        for handler in set(logger.handlers) - set(handlers):
+            logger.removeHandler(handler)
+            handler.close()
+        logger.setLevel(level)
+        logger.handlers[:], logger.propagate = handlers, propagate

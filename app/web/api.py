@@ -6,6 +6,9 @@ what they put into the specification: the headers of paginated answers, and its 
 
 from __future__ import annotations
 
+import threading
+
+from apispec import APISpec
 from flask import Flask
 from flask_smorest import Api
 
@@ -21,11 +24,16 @@ stable. Every answer carries `X-Request-ID`; every 429 and 503 carries `Retry-Af
 
 
 class ServerApi(Api):
-    """Serves the specification at /openapi.json."""
+    """Serves the specification at /openapi.json.
+
+    The specification is made when it is asked for first: that takes as long as all the rest of making an app.
+    """
 
     ERROR_SCHEMA = ProblemSchema
 
     def __init__(self, app: Flask) -> None:
+        self._undescribed: list[StrictBlueprint] = []
+        self._lock = threading.RLock()
         app.config |= {
             "API_TITLE": "LLM Server",
             "API_VERSION": __version__,
@@ -38,7 +46,25 @@ class ServerApi(Api):
     def register(self, *blueprints: StrictBlueprint) -> None:
         """Register blueprints; only those with a description are in the specification."""
         for blueprint in blueprints:
-            (self.register_blueprint if blueprint.description else self._app.register_blueprint)(blueprint)
+            self._app.register_blueprint(blueprint)
+        described = [blueprint for blueprint in blueprints if blueprint.description]
+        names = self._app.extensions["flask-smorest"]["blp_name_to_api"]
+        names.update({blueprint.name: self for blueprint in described})
+        self._undescribed += described
+
+    @property
+    def spec(self) -> APISpec:
+        """The specification, complete."""
+        with self._lock:
+            while self._undescribed:
+                blueprint = self._undescribed.pop(0)
+                blueprint.register_views_in_doc(self, self._app, self._spec, name=blueprint.name, parameters=None)
+                self._spec.tag({"name": blueprint.name, "description": blueprint.description})
+            return self._spec
+
+    @spec.setter
+    def spec(self, spec: APISpec) -> None:
+        self._spec = spec
 
     def _register_responses(self) -> None:
         """Describe what flask-smorest refers to by name: other problems, and broken rules."""

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging.config
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
 
+from app.config import Config
 from app.ledger.accounts import Accounts, Limits
+from app.logging import log_config
+from app.services.chat import ChatService
+from app.services.exchange import Exchange
 from app.web.services import service
 from tests.process.test_input import raw_chat, send_raw
 from tests.server import Server
@@ -32,6 +38,38 @@ from tests.sweep import (
 from tests.upstream import (
     Upstream,
 )
+
+
+@pytest.mark.usefixtures("_logging_restored")
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
+def test_in_process(
+    upstream: Upstream,
+    make_app: Callable[..., Flask],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    level: str,
+    log_format: str,
+) -> None:
+    """No canary is in an answer, a header, a log line, the cache, or a table of keys, whatever the level and format."""
+    settings: dict[str, Any] = {"log_level": level, "log_format": log_format, "log_file": str(tmp_path / "app.log")}
+    logging.config.dictConfig(log_config(Config(openai_api_key=SERVER_KEY, **settings)))
+    settings["max_request_bytes"] = 1_048_576
+    app = make_app(openai_api_key=SERVER_KEY, request_timeout=0.1, cache_enabled=True, **settings)
+    client = app.test_client()
+
+    def send(item: Try) -> tuple[int, str, bytes]:
+        with client.open(item.path, method=item.method, data=item.body, headers=item.headers) as answer:
+            return answer.status_code, str(answer.headers), answer.get_data()
+
+    assert sweep(send, upstream) >= EXPECTED
+    logged = (tmp_path / "app.log").read_text()
+    assert hits(logged) == []
+    assert hits("".join(capfd.readouterr())) == []
+    assert ("status=200" in logged or '"status": 200' in logged) == (level in {"DEBUG", "INFO"})
+    assert "caller's key" not in hits(str(vars(service(ChatService, app)._cache)))
+    assert hits(str(vars(service(Exchange, app).keys)["_refused"])) == []
+    assert hits(str(vars(service(Accounts, app))["_known"])) == []
 
 
 @pytest.mark.parametrize(("level", "log_format"), [("DEBUG", "text"), ("DEBUG", "json"), ("CRITICAL", "text")])

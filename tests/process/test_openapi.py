@@ -1,0 +1,64 @@
+"""Requests made up from the specification, hundreds for each route."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from flask import Flask
+from hypothesis import HealthCheck, settings
+
+from app import create_app
+from app.config import Config
+from tests.conftest import SERVER_KEY
+from tests.streams import completion_events, response_events, stream
+from tests.unit.test_openapi import COMMITTED
+from tests.upstream import Received, Upstream, text
+
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES")
+schema = schemathesis.openapi.from_path(COMMITTED)
+
+
+async def anything(received: Received, writer: asyncio.StreamWriter) -> None:
+    """Answer as an upstream would that likes every request: a stream, an object, or JSON as its text."""
+    asked = json.loads(received.body or b"{}")
+    if asked.get("stream") and "completions" in received.path:
+        await stream(completion_events("{}"))(received, writer)
+    elif asked.get("stream"):
+        await stream(response_events("{}"))(received, writer)
+    else:
+        await text("{}")(received, writer)
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
+    """An app with an upstream that answers anything; shared, because one schemathesis test sends many requests."""
+    with Upstream() as upstream:
+        upstream.default = anything
+        config = Config(
+            openai_api_key=SERVER_KEY,
+            openai_base_url=upstream.base_url,
+            database_url=f"sqlite:///{tmp_path_factory.mktemp('api')}/llm_server.db",
+            system_api_public=True,
+        )
+        yield create_app(config)
+
+
+@schema.parametrize()
+@settings(
+    max_examples=int(EXAMPLES or 200),
+    derandomize=not EXAMPLES,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+def test_schemathesis(case: schemathesis.Case, api: Flask) -> None:
+    """Whatever the specification allows is accepted, what it forbids is refused, and answers are as it says.
+
+    SCHEMATHESIS_EXAMPLES=10000 tries as many random cases; without it the cases are the same each time.
+    """
+    case.call_and_validate(app=api)
