@@ -68,7 +68,7 @@ LIBRARIES = {
     "alembic": {"app.store"},
     "genai_prices": {"app.ledger.pricing"},
     "click": {"app.web.cli", "app.process.commands"},
-    "prometheus_client": {"app.process.metrics"},
+    "prometheus_client": {"app.process.metrics", "app.process.tally"},
 }
 """Libraries that only some rooms may name."""
 
