@@ -38,7 +38,7 @@ from app.calls.sockets import peek
 from app.process.tally import Seconds, Tally
 from app.process.workers import GeventWorker, ThreadWorker
 from app.store.engine import make_engine
-from app.store.statement import PARAMSTYLES, Statement
+from app.store.statement import PARAMSTYLES, RowsStatement, Statement
 from tests.server import ROOT
 
 Make = Callable[..., Any]
@@ -412,8 +412,14 @@ class TestSQLAlchemy:
             assert isinstance(connection.connection.cursor(), sqlite3.Cursor)
             connection.exec_driver_sql("CREATE TABLE t (a)")
             table = sa.table("t", sa.column("a"))
-            Statement(sa.insert(table), ["a"]).many(connection, [{"a": 1}, {"a": 2}])
-            assert Statement(sa.select(table.c.a).order_by(table.c.a)).rows(connection) == [{"a": 1}, {"a": 2}]
+            Statement(sa.insert(table), ["a"]).run(connection, a=1)
+            insert = RowsStatement(
+                lambda given: sa.insert(table).from_select(["a"], given.select()), {"a": sa.Integer()}
+            )
+            insert.run(connection, [{"a": number} for number in range(2, 101)])
+            assert Statement(sa.select(table.c.a).order_by(table.c.a)).rows(connection) == [
+                {"a": number} for number in range(1, 101)
+            ]
             with pytest.raises(sa.exc.OperationalError):
                 Statement(sa.select(sa.table("no_such_table", sa.column("a")))).rows(connection)
         engine.dispose()
