@@ -179,6 +179,8 @@ def test_a_budget_renews_with_its_period(app: Flask, upstream: Upstream, databas
         ({"max_tokens": 9}, 9),
         ({"max_tokens": 9, "max_completion_tokens": 3}, 9),
         ({"max_tokens": 9, "n": 4}, 36),
+        ({"max_tokens": 9, "best_of": 4}, 36),
+        ({"max_tokens": 9, "n": 2, "best_of": 4}, 36),
         ({"max_output_tokens": 7, "max_tokens": 9}, 9),
         ({"max_output_tokens": 7}, 50),
         ({"max_tokens": None}, 50),
