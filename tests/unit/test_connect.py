@@ -143,6 +143,28 @@ class TestAddresses:
             connected([info("127.0.0.1", closed), info("127.0.0.1", port)], connecting).close()
         assert not any(was_in_vain for _, _, was_in_vain in connecting.waits)
 
+    def test_a_late_refusal_costs_nothing_either(self, port: int) -> None:
+        """While an address before it is still silent, too."""
+
+        class Refusing(WatchedConnecting):
+            """The second of two attempts fails while it is waited for."""
+
+            def wait(self, events: Mapping[int, int], seconds: float | None = None) -> list[int]:
+                if len(events) == 2:
+                    with socket.socket(fileno=os.dup([*events][1])) as second:
+                        second.shutdown(socket.SHUT_RDWR)
+                return super().wait(events, seconds)
+
+        with (
+            silent_listener("127.0.0.2", full=True) as first,
+            silent_listener("127.0.0.3", full=True) as second,
+            Refusing() as connecting,
+        ):
+            silent = [info("127.0.0.2", first), info("127.0.0.3", second)]
+            connected([*silent, *[info("127.0.0.1", port)] * 2], connecting).close()
+        sockets = [number for number, _, _ in connecting.waits]
+        assert not any(was_in_vain for _, _, was_in_vain in connecting.waits[sockets.index(2) :])
+
     def test_the_good_address_is_remembered(self, port: int) -> None:
         """Only the first connection tries a dead address: the next one goes where the first has come to."""
         first = info("127.0.0.2", port)
