@@ -6,6 +6,7 @@ attempts and settles, and the only one that writes a request's receipt.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -130,9 +131,14 @@ class OpenExchange:
     def events(
         self, response: HeldResponse, read_event: Callable[[bytes], StreamEvent], *, only_whole: bool = True
     ) -> Iterator[tuple[Event, StreamEvent]]:
-        """The events of a streamed response and what they mean, each noted; raises as whole_stream does."""
+        """The events of a streamed response and what they mean, each noted; raises as whole_stream does.
+
+        The event that counts the tokens need not name the service tier: the last that was named is theirs.
+        """
+        tier = ""
         for event, meaning in whole_stream(self._progress(response), read_event, only_whole=only_whole):
-            self.note(meaning.usage, meaning.model)
+            tier = tier if meaning.service_tier is None else meaning.service_tier
+            self.note(meaning.usage and dataclasses.replace(meaning.usage, service_tier=tier), meaning.model)
             if meaning.written:
                 self.receipt.written.add(meaning.written)
             if meaning.text and self.receipt.first_token_seconds is None:

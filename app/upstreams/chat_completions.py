@@ -23,7 +23,7 @@ from app.upstreams.json import (
 )
 from app.upstreams.parameters import NONE, fitting_messages
 from app.upstreams.sse import StreamEvent
-from app.upstreams.usage import read_usage
+from app.upstreams.usage import read_usage, told_tier
 
 PATH = "/chat/completions"
 KEPT = ("id", "model", "created", "usage", "x_groq", "service_tier")
@@ -78,6 +78,7 @@ def read_event(data: bytes) -> StreamEvent:
         document=chunk,
         is_end=_error(chunk, choices) is not None,
         choices=tuple((_index(choice), _finish_reason(choice) is not None) for choice in choices),
+        service_tier=told_tier(chunk),
     )
 
 

@@ -21,7 +21,7 @@ from app.upstreams.json import (
 )
 from app.upstreams.parameters import NONE, fitting_messages
 from app.upstreams.sse import LAST_EVENTS, StreamEvent
-from app.upstreams.usage import read_usage
+from app.upstreams.usage import read_usage, told_tier
 
 PATH = "/responses"
 TEXT_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
@@ -77,6 +77,7 @@ def read_event(data: bytes) -> StreamEvent:
         model=string_or_none(told.get("model")),
         document=event,
         is_end=kind in LAST_EVENTS or (kind is None and bool(event.get("error"))),
+        service_tier=told_tier(told),
     )
 
 

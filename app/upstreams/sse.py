@@ -56,7 +56,8 @@ class Event(NamedTuple):
 class StreamEvent(NamedTuple):
     """What an event means, whatever its API. `text` is the next piece of the answer, `written` all that upstream wrote
     in it, `document` the event itself; `is_end`: upstream says that the stream is over. `choices`: each choice of which
-    the event tells, by its index, and whether it is finished."""
+    the event tells, by its index, and whether it is finished. `service_tier`: empty for the standard one, None where it
+    names none."""
 
     text: str = ""
     written: str = ""
@@ -65,6 +66,7 @@ class StreamEvent(NamedTuple):
     document: Mapping[str, Any] = MappingProxyType({})
     is_end: bool = False
     choices: tuple[tuple[int, bool], ...] = ()
+    service_tier: str | None = None
 
 
 def split_events(pieces: Iterable[bytes], *, only_whole: bool = True) -> Iterator[Event]:

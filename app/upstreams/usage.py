@@ -41,8 +41,16 @@ def read_usage(document: Mapping[str, Any]) -> Usage | None:
         reasoning_tokens=min(written, token_count(written_details.get("reasoning_tokens"))),
         input_audio_tokens=min(sent, token_count(sent_details.get("audio_tokens"))),
         output_audio_tokens=min(written, token_count(written_details.get("audio_tokens"))),
-        service_tier=_tier(document.get("service_tier")),
+        service_tier=told_tier(document) or "",
     )
+
+
+def told_tier(document: Mapping[str, Any]) -> str | None:
+    """The service tier that an answer or an event names: empty for the standard one, None where it names none."""
+    tier = document.get("service_tier")
+    if not isinstance(tier, str):
+        return None
+    return "" if tier in STANDARD_TIERS else tier[:64]
 
 
 def usage_in_tail(tail: bytes) -> Usage | None:
@@ -83,8 +91,3 @@ def _first(counts: Mapping[str, Any], *names: str) -> int:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _tier(value: Any) -> str:
-    """The service tier that answered, if it is not the standard one."""
-    return value[:64] if isinstance(value, str) and value not in STANDARD_TIERS else ""

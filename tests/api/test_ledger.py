@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.calls.call import Call
+from app.calls.call import Call, Calls
 from app.calls.receipt import Receipt
 from app.ledger.accounts import NOBODY, Accounts, Limits
 from app.ledger.entry import Entry
@@ -31,7 +32,7 @@ from app.web.services import service
 from tests.conftest import CALLER_KEY, EVERY_STORE, SERVER_KEY
 from tests.records import connected, rows, settled, spent
 from tests.streams import chunk, completion_events, delta, read_events, response_events, stream
-from tests.upstream import Answer, Upstream, error_document, reply, reset, silence, text
+from tests.upstream import Answer, Received, Upstream, error_document, reply, reset, silence, text
 
 MODEL = "gpt-4o-mini"
 CHAT, RESPONSES, COMPLETIONS, EMBEDDINGS = "/api/v1/chat", "/v1/responses", "/v1/chat/completions", "/v1/embeddings"
@@ -200,17 +201,24 @@ def test_a_cached_answer_costs_nothing(make_app: Callable[..., Flask], upstream:
 @pytest.mark.parametrize("route", [(CHAT, TURN), (COMPLETIONS, DOOR)], ids=["native", "door"])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_the_deadline(
-    make_app: Callable[..., Flask],
-    upstream: Upstream,
-    database_url: str,
-    route: tuple[str, dict[str, Any]],
-    streamed: bool,
+    app: Flask, upstream: Upstream, database_url: str, route: tuple[str, dict[str, Any]], streamed: bool
 ) -> None:
-    """What was sent may have been paid for: the prompt is estimated, and so is what came."""
+    """What was sent may have been paid for: the prompt is estimated, and so is what came.
+
+    The deadline passes when upstream has the request, or when its piece is here, however slow this machine is.
+    """
+
+    async def wait_too_long(received: Received, writer: asyncio.StreamWriter) -> None:
+        service(Calls, app).end("deadline")
+        await silence()(received, writer)
+
     piece = delta("four chars, five!") if route[0] == CHAT else chunk("four chars, five!")
-    upstream.default = stream([piece], pause=30) if streamed else silence()
-    client = make_app(request_timeout=0.4).test_client()
-    assert client.post(route[0], json=route[1] | {"stream": streamed}, headers={"X-Free-Mode": "true"}).data
+    upstream.default = stream([piece], pause=30) if streamed else wait_too_long
+    body, headers = route[1] | {"stream": streamed}, {"X-Free-Mode": "true"}
+    with app.test_client().post(route[0], json=body, headers=headers) as answer:
+        for part in answer.iter_encoded():
+            if b"four chars" in part:
+                service(Calls, app).end("deadline")
     (row,) = settled(database_url)
     assert (row["status"], row["code"], row["estimated"]) == ("timeout", "upstream_timeout", True)
     assert row["input_tokens"] > 0

@@ -198,6 +198,22 @@ def test_a_refusal_that_repeats_is_the_answer(make_app: Callable[..., Flask], up
     assert "temperature" in upstream.received[-1].json
 
 
+@pytest.mark.parametrize("model", ["gpt-4o", "o3"])
+def test_an_upstream_that_takes_no_name_of_the_limit(
+    make_app: Callable[..., Flask], upstream: Upstream, model: str
+) -> None:
+    """It refuses the one and then the other: it is not asked by turns for ever."""
+
+    async def neither(received: Received, writer: Any) -> None:
+        name = "max_tokens" if "max_tokens" in received.json else "max_completion_tokens"
+        await reply(400, openais(name))(received, writer)
+
+    upstream.default = neither
+    client = make_app(upstream_api="chat_completions", request_timeout=5).test_client()
+    assert ask(client, model=model).status_code == 400
+    assert len(upstream.received) == 3
+
+
 def test_a_refused_key_and_a_refused_parameter(client: FlaskClient, upstream: Upstream, database_url: str) -> None:
     """The key that is left is asked without the parameter; the row is one."""
     refusal = reply(400, openais("temperature"))
