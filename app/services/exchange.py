@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -114,11 +115,11 @@ class OpenExchange:
         (test_slots.py). Without a body it is a GET. `again` is told the parameter that upstream does not take and gives
         the body of one more attempt, or None. Raises ServiceException.
         """
-        request = UpstreamRequest(path, body)
+        asked = _Asked(UpstreamRequest(path, body), again)
         self._exchange.watchdog.add(self._call)
         try:
             response, _ = routing.follow(
-                self._plan, self._exchange.keys, self._call, lambda attempt: self._adapted(attempt, request, again)
+                self._plan, self._exchange.keys, self._call, lambda attempt: self._adapted(attempt, asked)
             )
         except BaseException:
             self._exchange.watchdog.discard(self._call)
@@ -187,19 +188,14 @@ class OpenExchange:
         self._exchange.slots.release()
         self._exchange.watchdog.discard(self._call)
 
-    def _adapted(
-        self, attempt: Attempt, request: UpstreamRequest, again: Callable[[str], bytes | None] | None
-    ) -> Response:
-        """Make one attempt, and one more with each body that `again` gives for what upstream does not take."""
+    def _adapted(self, attempt: Attempt, asked: _Asked) -> Response:
+        """Make one attempt, and one more each time the request can be changed to what upstream takes."""
         while True:
             try:
-                return self._in_slot(attempt, request)
+                return self._in_slot(attempt, asked.request)
             except AttemptFailed as failure:
-                refused = failure.refused_parameter
-                body = again(refused) if again is not None and refused is not None else None
-                if body is None:
+                if not asked.changed(failure.refused_parameter):
                     raise
-                request = UpstreamRequest(request.path, body)
 
     def _in_slot(self, attempt: Attempt, request: UpstreamRequest) -> Response:
         self._take_slot()
@@ -224,6 +220,22 @@ class OpenExchange:
             raise
         finally:
             receipt.upstream_seconds += time.monotonic() - began
+
+
+@dataclass
+class _Asked:
+    """What is sent upstream. What was changed for a refusal stays changed for a retry and for the next key."""
+
+    request: UpstreamRequest
+    again: Callable[[str], bytes | None] | None
+
+    def changed(self, refused: str | None) -> bool:
+        """Leave out the parameter that upstream has refused; False when the refusal is the answer."""
+        body = self.again(refused) if self.again is not None and refused is not None else None
+        if body is None:
+            return False
+        self.request = UpstreamRequest(self.request.path, body)
+        return True
 
 
 class HeldResponse:

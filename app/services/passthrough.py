@@ -260,7 +260,7 @@ def _tells_failure(document: Mapping[str, Any]) -> bool:
     """Whether an answer or an event says that upstream failed, whatever its HTTP status."""
     answer = document.get("response")
     status = answer.get("status") if isinstance(answer, dict) else document.get("status")
-    return bool(document.get("error")) or document.get("type") == "error" or status in {"failed", "cancelled"}
+    return bool(document.get("error")) or document.get("type") == "error" or status in ("failed", "cancelled")
 
 
 def _response_id(document: Mapping[str, Any]) -> str | None:
@@ -277,19 +277,21 @@ def _allowed(listing: PassedResponse, principal: Principal) -> PassedResponse:
     if account is None or not account.models or not isinstance(listing.body, bytes):
         return listing
     document = load_json(listing.body)
-    found = document.get("data")
-    if isinstance(found, list):
-        document["data"] = [
-            model for model in found if isinstance(model, dict) and account.allows_model(str(model.get("id")))
-        ]
+    if "data" in document:
+        document["data"] = [model for model in _models(document) if account.allows_model(str(model.get("id")))]
     return dataclasses.replace(listing, body=dump_json(document))
+
+
+def _models(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The entries of a list of models."""
+    found = document.get("data")
+    return [model for model in found if isinstance(model, dict)] if isinstance(found, list) else []
 
 
 def _listed(name: str, models: PassedResponse, unknown: OpenAIClientException) -> PassedResponse:
     """One model's entry in the list of all; raises `model_not_found` when it is not there."""
-    document = load_json(models.body) if isinstance(models.body, bytes) else {}
-    for found in document.get("data") or []:
-        if isinstance(found, dict) and found.get("id") == name:
+    for found in _models(load_json(models.body)) if isinstance(models.body, bytes) else ():
+        if found.get("id") == name:
             return PassedResponse(dump_json(found), models.headers, models.cost_usd, models.close)
     raise OpenAIClientException("The AI service does not know this model", "model_not_found") from unknown
 

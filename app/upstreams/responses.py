@@ -68,7 +68,7 @@ def read_event(data: bytes) -> StreamEvent:
     event = load_json(data)
     if not isinstance(event, dict):
         raise bad_response()
-    kind, delta, response = event.get("type"), event.get("delta"), event.get("response")
+    kind, delta, response = string_or_none(event.get("type")), event.get("delta"), event.get("response")
     told = response if isinstance(response, dict) else event
     return StreamEvent(
         text=delta if isinstance(delta, str) and kind in TEXT_EVENTS else "",
@@ -124,8 +124,7 @@ def _input(generation: Generation, without: frozenset[str]) -> list[Any]:
 def _completion(document: Any) -> Completion:
     if not isinstance(document, dict):
         raise bad_response()
-    status = document.get("status", "completed")
-    if status in {"failed", "cancelled"} or document.get("error"):
+    if document.get("status") in ("failed", "cancelled") or document.get("error"):
         raise failed_response(document.get("error"))
     parts = list(_content_parts(document.get("output")))
     text = "".join(_text(part) for part in parts)

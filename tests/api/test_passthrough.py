@@ -359,6 +359,24 @@ def test_a_model_whose_name_has_slashes(
     assert upstream.received[0].path == "/v1/models/" + quote(name, safe="")
 
 
+@pytest.mark.parametrize("data", [7, True, "gpt-4o", {"id": "gpt-4o"}, [7, None]])
+def test_a_list_of_models_that_is_none(client: FlaskClient, upstream: Upstream, data: Any) -> None:
+    """A model that is not in it is not known; that is no fault of this server."""
+    upstream.script(reply(404), reply(200, {"object": "list", "data": data}))
+    answer = client.get("/v1/models/gpt-4o", headers=OWN)
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("status", [[], {"code": 0}])
+def test_a_status_of_any_type_passes(client: FlaskClient, upstream: Upstream, status: Any) -> None:
+    """Members that mean nothing to us pass as they came, plain and streamed."""
+    document = {"object": "chat.completion", "status": status, "choices": []}
+    upstream.script(reply(200, document), stream([event(document), event("[DONE]")]))
+    assert client.post(COMPLETIONS, json={}, headers=OWN).get_json() == document
+    streamed = client.post(COMPLETIONS, json={"stream": True}, headers=OWN)
+    assert streamed.data.startswith(event(document) + event("[DONE]"))
+
+
 def test_a_bare_list_of_models(client: FlaskClient, upstream: Upstream) -> None:
     """Clients read `data`."""
     upstream.script(reply(200, b'[{"id": "a"}]'))
