@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from app.calls.call import Call
@@ -34,17 +33,15 @@ from app.upstreams.stream_end import whole_stream
 from app.upstreams.transport import Response, bounded
 
 
+@dataclass(frozen=True)
 class Exchange:
     """Opens the exchange of each request; its collaborators are those of the worker."""
 
-    def __init__(
-        self, upstream: Upstream, keys: KeySelector, slots: Slots, watchdog: Watchdog, ledger: Ledger | NullLedger
-    ) -> None:
-        self.upstream = upstream
-        self.keys = keys
-        self.slots = slots
-        self.watchdog = watchdog
-        self.ledger = ledger
+    upstream: Upstream
+    keys: KeySelector
+    slots: Slots
+    watchdog: Watchdog
+    ledger: Ledger | NullLedger
 
     @classmethod
     def in_process(cls, config: Config) -> Self:
@@ -172,9 +169,7 @@ class OpenExchange:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
         self.settle(*_ending(exc))
 
     def _take_slot(self) -> None:
@@ -275,9 +270,7 @@ class HeldResponse:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -20,7 +20,7 @@ from app.upstreams.json import (
     well_formed,
 )
 from app.upstreams.parameters import NONE, fitting_messages
-from app.upstreams.sse import LAST_EVENTS, StreamEvent
+from app.upstreams.sse import END, LAST_EVENTS, StreamEvent, read_document
 from app.upstreams.usage import read_usage
 
 PATH = "/responses"
@@ -63,11 +63,9 @@ def parse_completion(raw: bytes) -> Completion:
 
 def read_event(data: bytes) -> StreamEvent:
     """Say what one event means; raises `upstream_bad_response` for what is none of this API."""
-    if data.strip() == b"[DONE]":
-        return StreamEvent(is_end=True)
-    event = load_json(data)
-    if not isinstance(event, dict):
-        raise bad_response()
+    event = read_document(data)
+    if event is None:
+        return END
     kind, delta, response = string_or_none(event.get("type")), event.get("delta"), event.get("response")
     told = response if isinstance(response, dict) else event
     return StreamEvent(
