@@ -43,8 +43,8 @@ def assert_away(app: Flask, token: str = "") -> None:
     assert (answer.status_code, answer.get_json()["code"]) == (503, "store_unavailable")
     assert int(answer.headers["Retry-After"]) >= 1
     headers = {"X-Free-Mode": "true"} | ({"Authorization": f"Bearer {token}"} if token else {})
-    door = app.test_client().post("/v1/responses", json={}, headers=headers)
-    assert (door.status_code, door.get_json()["error"]["code"]) == (503, "store_unavailable")
+    passed = app.test_client().post("/v1/responses", json={}, headers=headers)
+    assert (passed.status_code, passed.get_json()["error"]["code"]) == (503, "store_unavailable")
     ready = app.test_client().get("/readyz")
     assert (ready.status_code, ready.get_json()["code"]) == (503, "not_ready")
     assert app.test_client().get("/livez").status_code == 200

@@ -1,4 +1,4 @@
-"""The OpenAI door: bodies pass as they come, keys and errors are ours, streams are byte-exact."""
+"""OpenAI's routes: bodies pass as they come, keys and errors are ours, streams are byte-exact."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_model_that_upstream_only_lists(client: FlaskClient, upstream: Upstrea
 
 
 @pytest.mark.parametrize(
-    ("headers", "door_free_mode", "status", "keys"),
+    ("headers", "default_free_mode", "status", "keys"),
     [
         (OWN, False, 200, [CALLER_KEY]),
         ({}, False, 401, []),
@@ -102,13 +102,13 @@ def test_whose_key_pays(
     make_app: Callable[..., Flask],
     upstream: Upstream,
     headers: dict[str, str],
-    door_free_mode: bool,
+    default_free_mode: bool,
     status: int,
     keys: list[str],
 ) -> None:
     """The same key rules as on the native route, told by headers."""
     upstream.default = reply(200, {"id": "x"})
-    client = make_app(openai_door_free_mode=door_free_mode).test_client()
+    client = make_app(openai_door_free_mode=default_free_mode).test_client()
     assert client.post(RESPONSES, json={}, headers=headers).status_code == status
     assert [received.key for received in upstream.received] == keys
 
@@ -296,8 +296,8 @@ def test_an_upstream_that_never_closes_a_finished_stream(client: FlaskClient, up
     assert answer.data.count(b"event: error") == 0
 
 
-def test_the_door_takes_slots_and_waits_for_them(make_app: Callable[..., Flask], upstream: Upstream) -> None:
-    """A request of the door is a request like any other."""
+def test_a_passed_request_takes_a_slot_and_waits_for_it(make_app: Callable[..., Flask], upstream: Upstream) -> None:
+    """A request of `/v1` is a request like any other."""
     app = make_app(max_concurrent_requests=1, max_queue_seconds=0)
     upstream.default = delayed(0.1, reply(200, {"id": "x"}))
     with app.app_context():
