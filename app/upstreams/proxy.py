@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from app.config import Config, proxy_url
+from app.config import Config
+from app.parsers import proxy_url
 from app.upstreams.connecting import Connecting
 from app.upstreams.connection_errors import CouldNotConnect
 

@@ -23,11 +23,12 @@ def module_name(path: Path) -> str:
 
 MODULES = {module_name(path): path for room in OURS for path in sorted((ROOT / room).rglob("*.py"))}
 
-FOUNDATION = {"app.errors", "app.failures", "app.models", "app.tokens", "app.units", "app.version"}
+FOUNDATION = {"app.errors", "app.failures", "app.models", "app.parsers", "app.tokens", "app.units", "app.version"}
 BELOW_THE_WEB = {*FOUNDATION, "app.config", "app.calls", "app.ledger", "app.services", "app.store", "app.upstreams"}
 ROOMS: dict[str, set[str]] = {
     "app.errors": {"app.failures"},
     "app.models": set(),
+    "app.parsers": {"app.models"},
     "app.tokens": set(),
     "app.units": set(),
     "app.version": set(),
