@@ -15,7 +15,7 @@ from app.models import ApiKey
 from app.upstreams.keys import rejected_key
 from app.upstreams.refusals import CODE_PATTERN, Refusal, word_or_none
 
-PASSED_HEADERS = re.compile(r"x-request-id|x-ratelimit-[a-z-]{1,40}", re.IGNORECASE)
+PASSED_HEADERS = re.compile(r"x-ratelimit-[a-z-]{1,40}", re.IGNORECASE)
 KEPT_STATUSES = frozenset({400, 404, 413, 422})
 """What of upstream's 4xx a caller can act on; others say 400, as a caller's program may know no better than to repeat
 408 and 409."""
