@@ -85,7 +85,7 @@ def create_app(config: Config | None = None) -> Flask:
         StoredResponses(database),
         free_mode=config.openai_door_free_mode,
         is_local=bool(config.local_model),
-        tokens=config.token_required,
+        token_required=config.token_required,
     )
     needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []
     calls = Calls()

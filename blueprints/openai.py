@@ -131,7 +131,8 @@ def _credentials(headers: dict[str, str]) -> Credentials:
 
 def _response(passed: PassedResponse) -> Response:
     if not isinstance(passed.body, bytes):
-        return (stream_passed if passed.is_events else stream_answer)(passed, passed.body, call())
+        is_events = passed.is_events
+        return stream_passed(passed, passed.body, call()) if is_events else stream_answer(passed, passed.body)
     cost = passed.cost_usd()
     headers = dict(passed.headers) | ({} if cost is None else {"X-Cost-USD": cost})
     return Response(passed.body, mimetype="application/json", headers=headers)

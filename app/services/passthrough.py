@@ -65,15 +65,21 @@ class PassedResponse:
 
 class Passthrough:
     """`free_mode` is the default of the header; `is_local`: upstream is our llama.cpp, whose events are completed;
-    `tokens`: every caller has a token, and the server's key pays for a client that may use it."""
+    `token_required`: every caller has a token, and the server's key pays for a client that may use it."""
 
     def __init__(
-        self, exchange: Exchange, stored: StoredResponses, *, free_mode: bool, is_local: bool, tokens: bool = False
+        self,
+        exchange: Exchange,
+        stored: StoredResponses,
+        *,
+        free_mode: bool,
+        is_local: bool,
+        token_required: bool,
     ) -> None:
         self._exchange = exchange
         self._stored = stored
         self._free_mode = free_mode
-        self._tokens = tokens
+        self._token_required = token_required
         self._is_local = is_local
 
     def credentials(
@@ -88,7 +94,7 @@ class Passthrough:
 
     def _may_use_servers_key(self, principal: Principal) -> bool:
         account = principal.account
-        return self._tokens and account is not None and account.free_mode and self._exchange.keys.has_server_key
+        return self._token_required and account is not None and account.free_mode and self._exchange.keys.has_server_key
 
     def create(
         self, path: str, body: bytes, credentials: Credentials, principal: Principal, call: Call, query: str = ""

@@ -47,11 +47,6 @@ def request_body(generation: Generation, *, stream: bool = False, without: froze
     return dump_json(body)
 
 
-def _item(message: Message) -> dict[str, str]:
-    """A message as an input item. llama.cpp takes past answers only with their type, which OpenAI leaves optional."""
-    return {"type": "message", **message} if message["role"] == "assistant" else message
-
-
 def parse_completion(raw: bytes) -> Completion:
     """Read a finished answer.
 
@@ -117,6 +112,11 @@ def _input(generation: Generation, without: frozenset[str]) -> list[Any]:
     parts = [{"type": "input_text", "text": user["content"]}]
     parts += [{"type": "input_image", "image_url": url} for url in generation.images]
     return [*before, {"role": user["role"], "content": parts}]
+
+
+def _item(message: Message) -> dict[str, str]:
+    """A message as an input item. llama.cpp takes past answers only with their type, which OpenAI leaves optional."""
+    return {"type": "message", **message} if message["role"] == "assistant" else message
 
 
 def _completion(document: Any) -> Completion:
