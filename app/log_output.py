@@ -21,7 +21,7 @@ class LogFile(logging.handlers.WatchedFileHandler):
     """
 
     def __init__(self, filename: str) -> None:
-        # Opened with the first line: whether the file can be opened is no question of the start.
+        # Opened with the first line, so that a file that cannot be opened does not prevent the start.
         super().__init__(filename, delay=True)
         self._told = False
         self._pid = os.getpid()

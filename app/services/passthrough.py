@@ -1,7 +1,7 @@
 """Passthrough: OpenAI's own requests go to upstream as they came, and its answers come back the same way, to the byte.
 
-Only what the ledger needs is looked at. A stream that were parsed and written anew would lose what its reader did not
-know, and every client would have to hope that nothing it uses was among it (test_passthrough.py).
+Only what the ledger needs is looked at. A stream that is parsed and written anew loses every member that the parser
+does not know, and clients use members that OpenAI adds later (test_passthrough.py).
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ class OpenAIClient:
 
 
 def _unconnected(call: Call, *, may_cost: bool = False, may_retry: bool | None = None) -> AttemptFailed:
-    """The failure of an attempt without an answer: a connection that the end of its call cut is lost, too."""
+    """The failure of an attempt without an answer; where the end of the call cut the connection, it is that end."""
     try:
         call.remaining_seconds()
     except ServiceException as ended:
