@@ -69,7 +69,9 @@ class Exchange:
 
 
 class OpenExchange:
-    """An admitted request. A context manager: leaving it settles its row, whatever way it ends."""
+    """An admitted request. A context manager: inside, its deadline and its caller are watched. Leaving it settles its
+    row, whatever way it ends.
+    """
 
     def __init__(self, exchange: Exchange, plan: Plan, entry: Entry, call: Call, receipt: Receipt) -> None:
         self.receipt = receipt
@@ -113,17 +115,12 @@ class OpenExchange:
         the body of one more attempt, or None. Raises ServiceException.
         """
         asked = _Asked(UpstreamRequest(path, body), again)
-        self._exchange.watchdog.add(self._call)
-        try:
-            response, _ = routing.follow(
-                self._plan, self._exchange.keys, self._call, lambda attempt: self._adapted(attempt, asked)
-            )
-        except BaseException:
-            self._exchange.watchdog.discard(self._call)
-            raise
+        response, _ = routing.follow(
+            self._plan, self._exchange.keys, self._call, lambda attempt: self._adapted(attempt, asked)
+        )
         self.receipt.answered = True
         self.receipt.upstream_request_id = request_id(response.headers)
-        return HeldResponse(response, self.receipt, self._release_slot)
+        return HeldResponse(response, self.receipt, self._exchange.slots.release)
 
     def events(
         self, response: HeldResponse, read_event: Callable[[bytes], StreamEvent], *, only_whole: bool = True
@@ -167,9 +164,11 @@ class OpenExchange:
             self.receipt.code, self.receipt.settled = code, True
 
     def __enter__(self) -> Self:
+        self._exchange.watchdog.add(self._call)
         return self
 
     def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        self._exchange.watchdog.discard(self._call)
         self.settle(*_ending(exc))
 
     def _take_slot(self) -> None:
@@ -178,10 +177,6 @@ class OpenExchange:
             self._exchange.slots.acquire(self._call)
         finally:
             self.receipt.queue_seconds += time.monotonic() - began
-
-    def _release_slot(self) -> None:
-        self._exchange.slots.release()
-        self._exchange.watchdog.discard(self._call)
 
     def _adapted(self, attempt: Attempt, asked: _Asked) -> Response:
         """Make one attempt, and one more each time the request can be changed to what upstream takes."""

@@ -209,8 +209,8 @@ def _streamed(
 
     def close() -> None:
         # A caller that left before the first event: the generator never ran, so nothing in it cleans up.
-        response.close()
         exchange.settle("cancelled", "client_closed_request")
+        held.close()
 
     return PassedResponse(body(), _passed_headers(response), lambda: dollars(exchange.cost_nano()), close)
 
