@@ -38,6 +38,7 @@ from app.web.access import register_access
 from app.web.api import ServerApi
 from app.web.cli import register_commands
 from app.web.cors import allow_origins
+from app.web.flask_app import make_flask
 from app.web.middleware import register_middleware
 from app.web.problems import register_error_handlers
 from app.web.services import provide
@@ -46,7 +47,7 @@ from blueprints import chat, docs, health, metrics, openai, system, usage
 
 def make_app(config: Config) -> Flask:
     """Join all parts as the settings say: each is made after those that it is given."""
-    app = _flask(config)
+    app = make_flask(config)
 
     database = Database(
         config.database_url,
@@ -95,18 +96,6 @@ def make_app(config: Config) -> Flask:
     provide(app, Housekeeping(ledger, config.ledger_retention_days))
 
     _join_web(app, config, counts, calls)
-    return app
-
-
-def _flask(config: Config) -> Flask:
-    app = Flask("app", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
-    app.json.ensure_ascii = False  # type: ignore[attr-defined]
-    app.json.sort_keys = False  # type: ignore[attr-defined]
-    # werkzeug would redirect `/v1//responses` to an address that begins with http://, a POST with its key included.
-    app.url_map.merge_slashes = False
-    # No view here is asynchronous; each decorator of flask-smorest would ask again with every request.
-    app.ensure_sync = lambda func: func  # type: ignore[method-assign]
     return app
 
 
