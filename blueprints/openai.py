@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 from urllib.parse import quote
 
 from flask import Response, request
@@ -45,10 +46,14 @@ def documented(view: View) -> View:
     return blp.arguments(OpenAIHeadersSchema, location="headers")(view)
 
 
+def documented_with_body(view: View) -> View:
+    """The same of a route that takes a body and can answer it with a stream."""
+    view = blp.alt_response(200, **EVENT_STREAM)(documented(view))
+    return cast(View, blp.doc(requestBody=REQUEST_BODY)(view))
+
+
 @blp.post("/responses")
-@blp.doc(requestBody=REQUEST_BODY)
-@blp.alt_response(200, **EVENT_STREAM)
-@documented
+@documented_with_body
 def responses(headers: dict[str, str]) -> Response:
     """Create a model response
 
@@ -58,9 +63,7 @@ def responses(headers: dict[str, str]) -> Response:
 
 
 @blp.post("/chat/completions")
-@blp.doc(requestBody=REQUEST_BODY)
-@blp.alt_response(200, **EVENT_STREAM)
-@documented
+@documented_with_body
 def chat_completions(headers: dict[str, str]) -> Response:
     """Create a chat completion
 
@@ -70,9 +73,7 @@ def chat_completions(headers: dict[str, str]) -> Response:
 
 
 @blp.post("/embeddings")
-@blp.doc(requestBody=REQUEST_BODY)
-@blp.alt_response(200, **EVENT_STREAM)
-@documented
+@documented_with_body
 def embeddings(headers: dict[str, str]) -> Response:
     """Create embeddings
 
@@ -130,7 +131,8 @@ def _credentials(headers: dict[str, str]) -> Credentials:
 
 def _response(passed: PassedResponse) -> Response:
     if not isinstance(passed.body, bytes):
-        return (stream_passed if passed.is_events else stream_answer)(passed, passed.body, call())
+        is_events = passed.is_events
+        return stream_passed(passed, passed.body, call()) if is_events else stream_answer(passed, passed.body)
     cost = passed.cost_usd()
     headers = dict(passed.headers) | ({} if cost is None else {"X-Cost-USD": cost})
     return Response(passed.body, mimetype="application/json", headers=headers)

@@ -18,8 +18,9 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from app import create_app
-from app.config import Config, Parse
+from app.config import Config
 from app.failures import FAILURES, Failure
+from app.parsers import Parse
 from app.web.access import Access, declared_access
 from docs.languages import ACCEPTED_KO, ENGLISH, KOREAN, PAGES_EN, ROUTES_KO, SECTIONS, Cells, Language
 

@@ -16,7 +16,7 @@ import time
 from typing import Literal, NamedTuple
 
 from app.calls.receipt import Receipt
-from app.calls.sockets import Connection, peek
+from app.calls.sockets import HeldSocket, peek
 from app.errors import ChatServiceException, OpenAIClientException, ServiceException
 from app.units import milliseconds
 
@@ -68,7 +68,7 @@ class Call:
         self.ended: EndReason | None = None
         self.receipt: Receipt | None = None
         self._event = threading.Event()
-        self._connection: Connection | None = None
+        self._held: HeldSocket | None = None
 
     @property
     def elapsed_seconds(self) -> float:
@@ -146,23 +146,23 @@ class Call:
         if self.ended is None:
             self.ended = reason
             self.wake()
-        if self._connection is not None:
-            self._connection.cut(self)
+        if self._held is not None:
+            self._held.cut(self)
 
-    def hold(self, connection: Connection) -> None:
-        """From now on this upstream connection works for the call. Raises what ended the call, if something has."""
-        connection.bind(self)
-        self._connection = connection
+    def hold(self, held: HeldSocket) -> None:
+        """From now on this upstream socket works for the call. Raises what ended the call, if something has."""
+        held.bind(self)
+        self._held = held
         self.check()
 
     @property
     def holds_connection(self) -> bool:
         """Whether an upstream connection works for the call, so that upstream may have begun to."""
-        return self._connection is not None
+        return self._held is not None
 
     def let_go(self) -> None:
         """The answer has been read: the end of the call no longer concerns that connection."""
-        self._connection = None
+        self._held = None
 
 
 class Calls:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
 import logging
 import time
 
 from app.config import Config
 from app.process.address import host_and_port
 from app.upstreams.local_model import DEMO
+from app.upstreams.probe import answers
 
 logger = logging.getLogger(__name__)
+
+PROBE_SECONDS = 2.0
 
 EXAMPLE = """
 LLM Server is ready at http://{address}   (documentation: http://{address}/docs)
@@ -37,7 +39,7 @@ def announce(config: Config, *, timeout_seconds: float = 120.0) -> None:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.server_host, config.server_host)
     address = host_and_port(host, config.server_port)
     give_up = time.monotonic() + timeout_seconds
-    while not _is_ready(host, config.server_port):
+    while not answers(host, config.server_port, "/readyz", timeout_seconds=PROBE_SECONDS):
         if time.monotonic() > give_up:
             logger.warning("still not ready after %d s; http://%s/readyz says why", timeout_seconds, address)
             return
@@ -52,14 +54,3 @@ def _example(config: Config, address: str) -> str:
     notes = (DEMO_NOTE if config.local_model == DEMO else "") + (TOKEN_NOTE if config.token_required else "")
     token = TOKEN if config.token_required else ""
     return EXAMPLE.format(address=address, body=BODY, notes=notes, token=token)
-
-
-def _is_ready(host: str, port: int) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=2)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()

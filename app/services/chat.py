@@ -56,7 +56,7 @@ class Assembled:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ParsedCompletion:
     """What the model answered, and the JSON in it when the request gave a schema."""
 
     completion: Completion
@@ -156,14 +156,14 @@ class ChatService:
         call: Call,
         principal: Principal,
         listener: Listener | None,
-    ) -> Answer:
+    ) -> ParsedCompletion:
         """The answer that was kept of an identical request of the same client that the same key paid for, or a new one.
 
         Shared by all clients, it would tell each of them what another one has asked.
         """
         shape, first = self._dialect.request_body(generation), exchange.payer.first
         owner = b"" if principal.account is None else str(principal.account.id).encode()
-        new: list[Answer] = []
+        new: list[ParsedCompletion] = []
 
         def fetch() -> tuple[bytes, Completion]:
             new.append(self._complete(exchange, generation, listener))
@@ -178,9 +178,9 @@ class ChatService:
         if listener is not None:
             listener.started(generation.model, first.source, cached=True)
             listener.text(completion.output_text)
-        return Answer(completion, _parsed(completion, generation))
+        return ParsedCompletion(completion, _parsed(completion, generation))
 
-    def _complete(self, exchange: OpenExchange, generation: Generation, listener: Listener | None) -> Answer:
+    def _complete(self, exchange: OpenExchange, generation: Generation, listener: Listener | None) -> ParsedCompletion:
         """Have upstream answer; with a listener upstream is asked to stream."""
         asked = self._body(generation, stream=listener is not None)
         with exchange.send(self._dialect.PATH, asked.body, again=asked.again) as response:
@@ -191,7 +191,7 @@ class ChatService:
                 completion = self._follow(exchange, response, generation.model, listener)
         exchange.note(completion.usage, completion.model)
         # What does not parse is a failure, and failures are not kept.
-        return Answer(completion, _parsed(completion, generation))
+        return ParsedCompletion(completion, _parsed(completion, generation))
 
     def _body(self, generation: Generation, *, stream: bool) -> AdaptedBody:
         """The body that asks for `generation`, in the form that its model takes."""
@@ -225,7 +225,7 @@ class ChatService:
         return reader.completion()
 
     def _response(
-        self, request: ChatRequest, assembled: Assembled, answer: Answer, call: Call, exchange: OpenExchange
+        self, request: ChatRequest, assembled: Assembled, answer: ParsedCompletion, call: Call, exchange: OpenExchange
     ) -> ChatResponse:
         generation = assembled.generation
         is_sent = generation.sends_temperature(self._parameters.of(generation.model))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
+from dataclasses import dataclass
 from typing import Self
 
 from app.calls.call import Call
@@ -34,17 +34,15 @@ from app.upstreams.stream_end import whole_stream
 from app.upstreams.transport import Response, bounded
 
 
+@dataclass(frozen=True)
 class Exchange:
     """Opens the exchange of each request; its collaborators are those of the worker."""
 
-    def __init__(
-        self, upstream: Upstream, keys: KeySelector, slots: Slots, watchdog: Watchdog, ledger: Ledger | NullLedger
-    ) -> None:
-        self.upstream = upstream
-        self.keys = keys
-        self.slots = slots
-        self.watchdog = watchdog
-        self.ledger = ledger
+    upstream: Upstream
+    keys: KeySelector
+    slots: Slots
+    watchdog: Watchdog
+    ledger: Ledger | NullLedger
 
     @classmethod
     def in_process(cls, config: Config) -> Self:
@@ -72,7 +70,9 @@ class Exchange:
 
 
 class OpenExchange:
-    """An admitted request. A context manager: leaving it settles its row, whatever way it ends."""
+    """An admitted request. A context manager: inside, its deadline and its caller are watched. Leaving it settles its
+    row, whatever way it ends.
+    """
 
     def __init__(self, exchange: Exchange, plan: Plan, entry: Entry, call: Call, receipt: Receipt) -> None:
         self.receipt = receipt
@@ -115,18 +115,13 @@ class OpenExchange:
         (test_slots.py). Without a body it is a GET. `again` is told the parameter that upstream does not take and gives
         the body of one more attempt, or None. Raises ServiceException.
         """
-        request = UpstreamRequest(path, body)
-        self._exchange.watchdog.add(self._call)
-        try:
-            response, _ = routing.follow(
-                self._plan, self._exchange.keys, self._call, lambda attempt: self._adapted(attempt, request, again)
-            )
-        except BaseException:
-            self._exchange.watchdog.discard(self._call)
-            raise
+        asked = _Asked(UpstreamRequest(path, body), again)
+        response, _ = routing.follow(
+            self._plan, self._exchange.keys, self._call, lambda attempt: self._adapted(attempt, asked)
+        )
         self.receipt.answered = True
         self.receipt.upstream_request_id = request_id(response.headers)
-        return HeldResponse(response, self.receipt, self._release_slot)
+        return HeldResponse(response, self.receipt, self._exchange.slots.release)
 
     def events(
         self, response: HeldResponse, read_event: Callable[[bytes], StreamEvent], *, only_whole: bool = True
@@ -175,11 +170,11 @@ class OpenExchange:
             self.receipt.code, self.receipt.settled = code, True
 
     def __enter__(self) -> Self:
+        self._exchange.watchdog.add(self._call)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        self._exchange.watchdog.discard(self._call)
         self.settle(*_ending(exc))
 
     def _take_slot(self) -> None:
@@ -189,23 +184,14 @@ class OpenExchange:
         finally:
             self.receipt.queue_seconds += time.monotonic() - began
 
-    def _release_slot(self) -> None:
-        self._exchange.slots.release()
-        self._exchange.watchdog.discard(self._call)
-
-    def _adapted(
-        self, attempt: Attempt, request: UpstreamRequest, again: Callable[[str], bytes | None] | None
-    ) -> Response:
-        """Make one attempt, and one more with each body that `again` gives for what upstream does not take."""
+    def _adapted(self, attempt: Attempt, asked: _Asked) -> Response:
+        """Make one attempt, and one more each time the request can be changed to what upstream takes."""
         while True:
             try:
-                return self._in_slot(attempt, request)
+                return self._in_slot(attempt, asked.request)
             except AttemptFailed as failure:
-                refused = failure.refused_parameter
-                body = again(refused) if again is not None and refused is not None else None
-                if body is None:
+                if not asked.changed(failure.refused_parameter):
                     raise
-                request = UpstreamRequest(request.path, body)
 
     def _in_slot(self, attempt: Attempt, request: UpstreamRequest) -> Response:
         self._take_slot()
@@ -230,6 +216,22 @@ class OpenExchange:
             raise
         finally:
             receipt.upstream_seconds += time.monotonic() - began
+
+
+@dataclass
+class _Asked:
+    """What is sent upstream. What was changed for a refusal stays changed for a retry and for the next key."""
+
+    request: UpstreamRequest
+    again: Callable[[str], bytes | None] | None
+
+    def changed(self, refused: str | None) -> bool:
+        """Leave out the parameter that upstream has refused; False when the refusal is the answer."""
+        body = self.again(refused) if self.again is not None and refused is not None else None
+        if body is None:
+            return False
+        self.request = UpstreamRequest(self.request.path, body)
+        return True
 
 
 class HeldResponse:
@@ -269,9 +271,7 @@ class HeldResponse:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

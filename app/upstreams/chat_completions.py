@@ -1,7 +1,7 @@
 """The dialect of the Chat Completions API, which upstreams speak that do not know the Responses API.
 
-Extra instructions have no field of their own here; they are in the
-system message already. Source: the OpenAI API reference, "Chat Completions".
+Extra instructions have no field of their own here; they are in the system message already. Source: OpenAI's API
+reference, "Chat Completions".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from app.upstreams.json import (
     well_formed,
 )
 from app.upstreams.parameters import NONE, fitting_messages
-from app.upstreams.sse import StreamEvent
+from app.upstreams.sse import END, StreamEvent, read_document
 from app.upstreams.usage import read_usage, told_tier
 
 PATH = "/chat/completions"
@@ -64,11 +64,9 @@ def parse_completion(raw: bytes) -> Completion:
 
 def read_event(data: bytes) -> StreamEvent:
     """Say what one chunk means; raises `upstream_bad_response` for what is none of this API."""
-    if data.strip() == b"[DONE]":
-        return StreamEvent(is_end=True)
-    chunk = load_json(data)
-    if not isinstance(chunk, dict):
-        raise bad_response()
+    chunk = read_document(data)
+    if chunk is None:
+        return END
     choices = _choices(chunk)
     return StreamEvent(
         text=_piece(choices[0]) if choices else "",

@@ -13,9 +13,9 @@ from typing import Any
 from app.errors import Fields, OpenAIClientException
 from app.models import ApiKey
 from app.upstreams.keys import rejected_key
-from app.upstreams.refusals import CODE_PATTERN, Refusal
+from app.upstreams.refusals import CODE_PATTERN, Refusal, word_or_none
 
-PASSED_HEADERS = re.compile(r"x-request-id|x-ratelimit-[a-z-]{1,40}", re.IGNORECASE)
+PASSED_HEADERS = re.compile(r"x-ratelimit-[a-z-]{1,40}", re.IGNORECASE)
 KEPT_STATUSES = frozenset({400, 404, 413, 422})
 """What of upstream's 4xx a caller can act on; others say 400, as a caller's program may know no better than to repeat
 408 and 409."""
@@ -93,15 +93,10 @@ def connection_error(*, retryable: bool = True) -> OpenAIClientException:
 def failed_response(error: Any) -> OpenAIClientException:
     """Upstream finished with status `failed`; its error code is passed on as `upstream_code`."""
     fields: Fields = {}
-    if isinstance(error, Mapping) and (code := Refusal(safe_code(error.get("code"))).scrubbed().code):
+    if isinstance(error, Mapping) and (code := Refusal(word_or_none(error.get("code"))).scrubbed().code):
         fields["upstream_code"] = code
         fields["retryable"] = HOPELESS_CODES.fullmatch(code) is None
     return OpenAIClientException("The AI service could not complete the answer", "upstream_failed", **fields)
-
-
-def safe_code(value: Any) -> str | None:
-    """A code as upstream gave it, if it looks like one."""
-    return value if isinstance(value, str) and CODE_PATTERN.fullmatch(value) else None
 
 
 def _credentials_rejected() -> OpenAIClientException:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from app.models import Usage
 from app.upstreams.errors import bad_response
+from app.upstreams.json import BOM, load_json
 from app.upstreams.usage import TAIL_BYTES
 
 EVENT_MAX_BYTES = 8 * 1024 * 1024
@@ -19,7 +20,6 @@ BLANK_LINE_BYTES = 3
 NAME_BYTES = 256
 LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.incomplete", "error"})
 """The last events of the Responses API, by their names; Chat Completions has none."""
-BOM = b"\xef\xbb\xbf"
 PINGS = {"ping", "keepalive", "keep-alive", "heartbeat"}
 FIELDS = {b"", b"event", b"data", b"id", b"retry"}
 LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -67,6 +67,20 @@ class StreamEvent(NamedTuple):
     is_end: bool = False
     choices: tuple[tuple[int, bool], ...] = ()
     service_tier: str | None = None
+
+
+END = StreamEvent(is_end=True)
+"""What `[DONE]` means, by which Chat Completions ends a stream, and some servers one of the Responses API."""
+
+
+def read_document(data: bytes) -> dict[str, Any] | None:
+    """The JSON object of an event; None for `[DONE]`. Raises `upstream_bad_response` for anything else."""
+    if data.strip() == b"[DONE]":
+        return None
+    document = load_json(data)
+    if not isinstance(document, dict):
+        raise bad_response()
+    return document
 
 
 def split_events(pieces: Iterable[bytes], *, only_whole: bool = True) -> Iterator[Event]:

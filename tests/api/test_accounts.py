@@ -114,7 +114,7 @@ class TestAuthentication:
         assert [(row["client_name"], row["client_id"]) for row in settled(database_url)] == [("web", None)] * 3
 
     def test_the_token_beside_the_callers_own_key(self, app: Flask, upstream: Upstream) -> None:
-        """On the door the key then comes in a header of its own; the token never reaches upstream."""
+        """On `/v1` the key then comes in a header of its own; the token never reaches upstream."""
         token = service(Accounts, app).add("web", Limits(free_mode=False))
         headers = bearer(token) | {"X-OpenAI-Api-Key": CALLER_KEY}
         answer = app.test_client().post("/v1/responses", json={"input": [{"content": "x"}]}, headers=headers)

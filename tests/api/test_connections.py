@@ -12,7 +12,8 @@ import pytest
 from flask import Flask
 
 from app.calls.call import Call
-from app.upstreams.transport import ConnectionLost, Response, Transport
+from app.upstreams.connection_errors import ConnectionLost
+from app.upstreams.transport import Response, Transport
 from tests.api.test_transport import chat, outcome
 from tests.upstream import Answer, Received, Upstream, delayed, echo, pieces, reply, reset, silence
 

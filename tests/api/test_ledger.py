@@ -64,7 +64,7 @@ DETAILS = {
     "output_tokens_details": {"reasoning_tokens": 3},
     "total_tokens": 18,
 }
-DOOR = {"model": MODEL, "input": PROMPT}
+PASSED = {"model": MODEL, "input": PROMPT}
 COMPLETION = {
     "model": "gpt-4o-mini-2024-07-18",
     "choices": [],
@@ -108,32 +108,32 @@ CASES = {
         stream([delta("four chars, five!")]),
         {"status": "error", "code": "upstream_connection_error", "estimated": True, "output_tokens": 5},
     ),
-    "door": Case(RESPONSES, DOOR, text(ANSWERED), OK | {"session_id": ""}),
-    "door, completions": Case(COMPLETIONS, DOOR, reply(200, COMPLETION), OK),
-    "door, streamed": Case(
-        RESPONSES, DOOR | {"stream": True}, stream(response_events(ANSWERED)), OK | {"streamed": True}
+    "passed": Case(RESPONSES, PASSED, text(ANSWERED), OK | {"session_id": ""}),
+    "passed, completions": Case(COMPLETIONS, PASSED, reply(200, COMPLETION), OK),
+    "passed, streamed": Case(
+        RESPONSES, PASSED | {"stream": True}, stream(response_events(ANSWERED)), OK | {"streamed": True}
     ),
-    "door, completions streamed": Case(
+    "passed, completions streamed": Case(
         COMPLETIONS,
-        DOOR | {"stream": True},
+        PASSED | {"stream": True},
         stream(completion_events(ANSWERED)),
         OK | {"streamed": True, "model_answered": "gpt-4o-mini-2024"},
     ),
-    "door, broken stream": Case(
+    "passed, broken stream": Case(
         COMPLETIONS,
-        DOOR | {"stream": True},
+        PASSED | {"stream": True},
         stream([chunk("four chars, five!")]),
         {"status": "error", "code": "upstream_connection_error", "estimated": True, "output_tokens": 5},
     ),
-    "door, refused": Case(
+    "passed, refused": Case(
         RESPONSES,
-        DOOR,
+        PASSED,
         reply(404, error_document("model_not_found")),
         {"status": "error", "code": "model_not_found"} | NOTHING,
     ),
     "embeddings": Case(
         EMBEDDINGS,
-        DOOR | {"model": "text-embedding-3-small"},
+        PASSED | {"model": "text-embedding-3-small"},
         reply(200, VECTORS),
         {"status": "ok", "input_tokens": 11, "output_tokens": 0, "cost_nano": 220},
     ),
@@ -198,7 +198,7 @@ def test_a_cached_answer_costs_nothing(make_app: Callable[..., Flask], upstream:
     assert len(upstream.received) == 1
 
 
-@pytest.mark.parametrize("route", [(CHAT, TURN), (COMPLETIONS, DOOR)], ids=["native", "door"])
+@pytest.mark.parametrize("route", [(CHAT, TURN), (COMPLETIONS, PASSED)], ids=["native", "passed"])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_the_deadline(
     app: Flask, upstream: Upstream, database_url: str, route: tuple[str, dict[str, Any]], streamed: bool
@@ -255,7 +255,7 @@ def test_refused_requests_leave_no_row(make_app: Callable[..., Flask], upstream:
 
 
 def test_answers_say_what_they_cost(make_app: Callable[..., Flask], upstream: Upstream) -> None:
-    """In the native answer, in a header of the door's, in a comment behind its streams; unknown is not 0."""
+    """In the native answer, in a header and a comment behind the streams of `/v1`; unknown is not 0."""
     client = make_app().test_client()
     free = {"X-Free-Mode": "true"}
     for model, told in ((MODEL, "0.00000585"), ("no-such-model", None)):
@@ -317,7 +317,7 @@ def test_the_sums_are_what_upstream_counted(
         if index % 3:
             answer = app.test_client().post(CHAT, json=TURN | streamed)
         else:
-            answer = app.test_client().post(RESPONSES, json=DOOR | streamed, headers={"X-Free-Mode": "true"})
+            answer = app.test_client().post(RESPONSES, json=PASSED | streamed, headers={"X-Free-Mode": "true"})
         assert answer.status_code == 200
         assert answer.data
 
@@ -473,7 +473,7 @@ def test_a_name_that_no_column_takes(
     upstream.script(text(ANSWERED, model=model), text(ANSWERED))
     began = time.monotonic()
     assert client.post(CHAT, json=TURN).status_code == 200
-    body = json.dumps(DOOR | {"model": model})
+    body = json.dumps(PASSED | {"model": model})
     assert client.post(RESPONSES, data=body, content_type="application/json").status_code < 500
     assert time.monotonic() - began < 2
     assert {row["status"] for row in settled(database_url)} <= {"ok", "error"}

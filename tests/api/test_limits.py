@@ -66,13 +66,13 @@ def test_models(app: Flask, upstream: Upstream, patterns: str, model: str, allow
     """By pattern, on both routes; what is not allowed never reaches upstream."""
     token = service(Accounts, app).add("web", Limits(models=patterns))
     answer = chat(app, token, model=model)
-    door = app.test_client().post(
+    passed = app.test_client().post(
         "/v1/responses",
         json={"model": model, "input": [{"content": "x"}]},
         headers={"Authorization": f"Bearer {token}", "X-Free-Mode": "true"},
     )
-    assert answer.status_code == door.status_code == (200 if allowed else 403)
-    assert allowed or answer.get_json()["code"] == door.get_json()["error"]["code"] == "model_not_allowed"
+    assert answer.status_code == passed.status_code == (200 if allowed else 403)
+    assert allowed or answer.get_json()["code"] == passed.get_json()["error"]["code"] == "model_not_allowed"
     assert bool(upstream.received) == allowed
 
 

@@ -27,8 +27,8 @@ FREE = {"X-Free-Mode": "true"}
 def ask(client: FlaskClient, path: str, headers: dict[str, str], **members: Any) -> TestResponse:
     """One chat turn on either route; in free mode when the headers say so."""
     native: dict[str, Any] = {"user_message": "hi", "free_mode": headers.get("X-Free-Mode") == "true"}
-    door = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
-    return client.post(path, json=(native if path == CHAT else door) | members, headers=headers)
+    passed = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    return client.post(path, json=(native if path == CHAT else passed) | members, headers=headers)
 
 
 def told(answer: TestResponse) -> tuple[Any, Any]:

@@ -182,7 +182,7 @@ class TestGunicorn:
         assert all(issubclass(kind, errors.ParseException) for kind in refused)
 
     def test_a_worker(self, make_worker: Make) -> None:
-        """lifecycle.py: number, master and state of a worker; `handle_exit` has it leave; `shared` is free for us."""
+        """shared.py: number, master and state of a worker; `handle_exit` has it leave; `shared` is free for us."""
         worker = make_worker()
         assert (worker.age, worker.ppid, worker.alive) == (7, 4711, True)
         assert not hasattr(worker, "shared")
@@ -219,7 +219,7 @@ class TestGunicorn:
         assert listener.fileno() == -1
 
     def test_the_master(self) -> None:
-        """lifecycle.py: `num_workers` is the number it keeps up, `cfg.workers` the setting; `state` is free for us."""
+        """shared.py: `num_workers` is the number it keeps up, `cfg.workers` the setting; `state` is free for us."""
 
         class FakeApplication(BaseApplication):
             def load_config(self) -> None:
