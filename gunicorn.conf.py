@@ -65,6 +65,8 @@ limit_request_field_size = 8190
 umask = 0o117
 # By default a caller may set SCRIPT_NAME by a header, and so get past what a proxy allows by path.
 forwarder_headers = ""
+# Who may say that a request came by https; app/web/peer.py asks the same list.
+forwarded_allow_ips = ",".join(settings.forwarded_allow_ips)
 
 # On by default since gunicorn 25.1: a socket that takes commands. Nothing here needs it.
 control_socket_disable = True

@@ -181,6 +181,18 @@ def hosts(raw: str) -> tuple[str, ...]:
     return found
 
 
+def networks(raw: str) -> tuple[str, ...]:
+    """Accept a comma-separated list of addresses and networks, or `*` for all, as gunicorn does."""
+    found = tuple(name.strip() for name in raw.split(",") if name.strip())
+    try:
+        for name in found:
+            if name != "*":
+                ipaddress.ip_network(name)
+    except ValueError:
+        raise ValueError("must be addresses or networks such as 10.0.0.0/8, or *") from None
+    return found
+
+
 def setting(
     default: Any,
     parse: Parse,
@@ -223,6 +235,16 @@ class Config:
         "Seconds that an idle connection of a caller is kept open. It has to be longer than a load balancer keeps its "
         "own.",
         ko="호출자의 유휴 연결을 유지하는 시간(초). 앞단 로드 밸런서의 유지 시간보다 길어야 합니다.",
+    )
+    forwarded_allow_ips: tuple[str, ...] = setting(
+        ("127.0.0.1", "::1"),
+        networks,
+        "The addresses and networks of the proxies whose `X-Request-Start` and `X-Forwarded-Proto` are believed, "
+        "separated by commas; `*` believes everybody. A Unix socket is always believed.",
+        ko=(
+            "`X-Request-Start`와 `X-Forwarded-Proto`를 믿을 프록시의 주소와 네트워크. 쉼표로 구분하며 `*`이면 모두 "
+            "믿습니다. Unix 소켓은 항상 믿습니다."
+        ),
     )
     worker_class: str = setting(
         "gevent", choice("gevent", "gthread"), "The gunicorn worker class.", ko="gunicorn 워커 종류."

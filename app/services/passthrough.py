@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,13 +23,13 @@ from app.services.exchange import Exchange, HeldResponse, OpenExchange
 from app.services.passed_request import LIMITS, PassedRequest, read_request
 from app.units import dollars
 from app.upstreams import chat_completions, embeddings, responses
+from app.upstreams.answer_headers import passed_headers
 from app.upstreams.errors import bad_response
 from app.upstreams.json import dump_json, load_json, string_or_none
 from app.upstreams.llama_events import LlamaEvents, response_format
 from app.upstreams.sse import StreamEvent
 from app.upstreams.usage import TAIL_BYTES, read_usage, usage_in_tail
 
-PASSED_HEADERS = re.compile(r"retry-after|x-ratelimit-.*|openai-(?!organization|project).*", re.I)
 AFTER_END_SECONDS = 1.0
 BLANK = b" \t\r\n"
 
@@ -206,7 +205,9 @@ def _streamed(
         response.close()
         exchange.settle("cancelled", "client_closed_request")
 
-    return PassedResponse(body(), _passed_headers(response), lambda: dollars(exchange.cost_nano()), close)
+    return PassedResponse(
+        body(), passed_headers(response.headers, exchange.paid_with), lambda: dollars(exchange.cost_nano()), close
+    )
 
 
 def _get(path: str, exchange: OpenExchange, *, is_list: bool = False) -> PassedResponse:
@@ -253,7 +254,7 @@ def _whole(raw: bytes, response: HeldResponse, exchange: OpenExchange, *, is_lis
     if _tells_failure(document):
         exchange.settle("error", "upstream_failed")
     cost = dollars(exchange.cost_nano())
-    return PassedResponse(raw, _passed_headers(response), lambda: cost, response.close)
+    return PassedResponse(raw, passed_headers(response.headers, exchange.paid_with), lambda: cost, response.close)
 
 
 def _tells_failure(document: Mapping[str, Any]) -> bool:
@@ -292,7 +293,3 @@ def _listed(name: str, models: PassedResponse, unknown: OpenAIClientException) -
         if isinstance(found, dict) and found.get("id") == name:
             return PassedResponse(dump_json(found), models.headers, models.cost_usd, models.close)
     raise OpenAIClientException("The AI service does not know this model", "model_not_found") from unknown
-
-
-def _passed_headers(response: HeldResponse) -> dict[str, str]:
-    return {name: value for name, value in response.headers.items() if PASSED_HEADERS.fullmatch(name)}

@@ -183,6 +183,35 @@ def test_time_in_front_counts(client: FlaskClient, upstream: Upstream) -> None:
     assert parts["total"] >= parts["queue"]
 
 
+@pytest.mark.parametrize(
+    ("peer", "proxies", "is_believed"),
+    [
+        ("127.0.0.1", None, True),
+        ("::ffff:127.0.0.1", None, True),
+        ("", None, True),
+        ("192.0.2.7", None, False),
+        ("2001:db8::7", None, False),
+        ("unknown", None, False),
+        ("192.0.2.7", ("192.0.2.0/24",), True),
+        ("127.0.0.1", ("192.0.2.0/24",), False),
+        ("192.0.2.7", ("*",), True),
+    ],
+)
+def test_only_our_proxies_tell_of_time_in_front(
+    make_app: Callable[..., Flask], peer: str, proxies: tuple[str, ...] | None, is_believed: bool
+) -> None:
+    """Anybody else could write any queue into the figures; a Unix socket has no address."""
+    client = make_app(**({} if proxies is None else {"forwarded_allow_ips": proxies})).test_client()
+    headers = {"X-Request-Start": f"t={time.time() - 300:.3f}"}
+    answer = client.post(
+        CHAT,
+        json={"user_message": "hi", "free_mode": True},
+        headers=headers,
+        environ_overrides={"REMOTE_ADDR": peer},
+    )
+    assert (timings(answer.headers["Server-Timing"])["queue"] >= 299_000) == is_believed
+
+
 def test_preview_body_is_json(client: FlaskClient) -> None:
     """It can be read as well as compared."""
     assert json.loads(client.post(f"{CHAT}/preview", json=KNOWN).get_json()["upstream_body"])["store"] is False

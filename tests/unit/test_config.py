@@ -80,6 +80,7 @@ GOOD = [
     *[("DATABASE_URL", f"{raw}://u@h/d", "postgresql+psycopg://u@h/d") for raw in ("postgres", "postgresql")],
     ("PRICES_FILE", "/etc/prices.toml", "/etc/prices.toml"),
     ("SYSTEM_API_PUBLIC", "true", True),
+    ("FORWARDED_ALLOW_IPS", "10.0.0.0/8, ::1,*", ("10.0.0.0/8", "::1", "*")),
     ("ALLOWED_HOSTS", "llm.example, GPU-Box.,::1", ("llm.example", "gpu-box", "::1")),
     ("CORS_ORIGINS", "https://a.example, http://localhost:3000/", ("https://a.example", "http://localhost:3000")),
     *[
@@ -110,6 +111,7 @@ BAD = [
     ],
     *[(name, raw) for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID") for raw in ("한국", "org 1", "org\r\nX: y")],
     ("UPSTREAM_API", "assistants"),
+    *[("FORWARDED_ALLOW_IPS", raw) for raw in ("proxy.example", "10.0.0.1/8", "10.0.0.0/33")],
     *[
         ("UPSTREAM_PROXY", raw)
         for raw in ("socks5://x-host:1", "https://x-host:1", "http://x-host:0", "http://x-host/a")
@@ -213,6 +215,7 @@ def test_defaults() -> None:
         "SERVER_PORT": 5601,
         "WEB_CONCURRENCY": usable_cores(),
         "HTTP_KEEPALIVE_SECONDS": 75,
+        "FORWARDED_ALLOW_IPS": ("127.0.0.1", "::1"),
         "WORKER_CLASS": "gevent",
         "DRAIN_SECONDS": 5.0,
         "OPENAI_API_KEY": "",
