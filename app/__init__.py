@@ -43,6 +43,7 @@ def create_app(config: Config | None = None) -> Flask:
     from app.upstreams.openai_client import OpenAIClient
     from app.upstreams.slots import Slots
     from app.upstreams.transport import Transport
+    from app.web.body_room import BodyRoom
     from app.web.services import provide
 
     config = config or Config.from_env()
@@ -92,6 +93,7 @@ def create_app(config: Config | None = None) -> Flask:
     provide(app, config, database, accounts, ledger, metrics, slots, client, exchange, passthrough, calls)
     provide(app, ChatService(exchange, config, cache), UsageReports(database))
     provide(app, Readiness(database.is_writable, *needed), QuickStop(calls, ledger, database))
+    provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))
     provide(app, Housekeeping(ledger, config.ledger_retention_days))
 
     _join_web(app, config, metrics, calls)

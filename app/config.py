@@ -445,6 +445,17 @@ class Config:
         ko="요청 본문의 최대 크기(바이트). 압축을 풀기 전과 후에 모두 적용하며, 넘으면 413으로 응답합니다.",
     )
 
+    max_held_bytes: int = setting(
+        268_435_456,
+        integer(1024, 2**40),
+        "The bytes of request bodies that one worker holds at once; one client or address gets half of them. A large "
+        "request beyond is answered 503 `server_busy`. A body that fits `MAX_REQUEST_BYTES` alone is always taken.",
+        ko=(
+            "워커 하나가 동시에 보관하는 요청 본문의 바이트 수. 클라이언트나 주소 하나는 그 절반까지 씁니다. 넘는 큰 "
+            "요청은 503 `server_busy`로 응답합니다. `MAX_REQUEST_BYTES` 이하의 본문 하나는 항상 받습니다."
+        ),
+    )
+
     cache_enabled: bool = setting(
         False,
         flag,
