@@ -13,6 +13,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from app.errors import ValidationException
 from app.web.body_room import BodyRoom, HeldBody
 from app.web.services import service
+from app.web.zstd import unzstd
 
 VALUES_MAX = 500_000
 """How many values a body may have: OpenAI's largest are lists of 300,000 tokens for embeddings."""
@@ -24,7 +25,9 @@ READ_PIECE = 64 * 1024
 PIECE = 256 * 1024
 """As much is decoded at once, which takes about a millisecond."""
 GZIP = zlib.MAX_WBITS | 16
-CODINGS = ("gzip", "identity")
+PARTS_MAX = 20
+"""So many members of gzip or frames of zstd may follow each other; each leads to a copy of what is left."""
+CODINGS = ("gzip", "zstd", "identity")
 """The content codings that a request body may have, as they are named in `Accept-Encoding` of a 415 (RFC 9110,
 section 15.5.16)."""
 
@@ -48,10 +51,14 @@ def whole_body(request: flask.Request) -> bytes:
         return request.get_data()
     held = HeldBody(service(BodyRoom), _owner(request))
     flask.after_this_request(lambda response: _give_back_with(response, held))
-    raw = _read(request, held)
-    if is_coded:
-        raw = _joined(_gunzip(raw), request.max_content_length or len(raw), held)
-    _check_number_of_values(raw)
+    try:
+        raw = _read(request, held)
+        if is_coded:
+            raw = _decoded(request, raw, held)
+        _check_number_of_values(raw)
+    except Exception:
+        held.give_back()
+        raise
     return raw
 
 
@@ -97,6 +104,11 @@ def _uncut(request: flask.Request, raw: bytes) -> bytes:
     return raw
 
 
+def _decoded(request: flask.Request, raw: bytes, held: HeldBody) -> bytes:
+    decode = {"gzip": _gunzip, "zstd": unzstd}[_coding(request)]
+    return _joined(decode(raw, PIECE, PARTS_MAX), request.max_content_length or len(raw), held)
+
+
 def _joined(pieces: Iterator[bytes], limit: int, held: HeldBody) -> bytes:
     """What was decoded; a small body that becomes a huge one is not decoded to its end."""
     decoded = bytearray()
@@ -109,23 +121,27 @@ def _joined(pieces: Iterator[bytes], limit: int, held: HeldBody) -> bytes:
                 held.grow_to(len(decoded))
             # Under gevent the other requests have a turn.
             time.sleep(0)
-    except (zlib.error, EOFError):
+    except (zlib.error, ValueError, EOFError):
         message = "The body cannot be decoded by its Content-Encoding"
         raise ValidationException(message, error_code="invalid_json") from None
     return bytes(decoded)
 
 
-def _gunzip(coded: bytes) -> Iterator[bytes]:
-    """Decode one or more members of gzip (RFC 1952, section 2.2); raises EOFError for one that was cut."""
-    while coded:
+def _gunzip(coded: bytes, piece_bytes: int, parts_max: int) -> Iterator[bytes]:
+    """Decode one or more members of gzip (RFC 1952, section 2.2); raises EOFError for one that was cut, or too many."""
+    for _ in range(parts_max):
+        if not coded:
+            return
         member = zlib.decompressobj(GZIP)
         while not member.eof:
-            piece = member.decompress(coded, PIECE)
+            piece = member.decompress(coded, piece_bytes)
             if not piece and not member.eof and not member.unconsumed_tail:
                 raise EOFError
             coded = member.unconsumed_tail
             yield piece
         coded = member.unused_data
+    if coded:
+        raise EOFError
 
 
 def _check_number_of_values(raw: bytes) -> None:

@@ -38,7 +38,7 @@ HTTP_ERRORS = {
     404: ("not_found", "There is nothing at this address"),
     405: ("method_not_allowed", "This address does not answer this method"),
     413: ("request_too_large", "The request body is larger than the setting MAX_REQUEST_BYTES allows"),
-    415: ("unsupported_media_type", "The body must be application/json in UTF-8, without content encoding"),
+    415: ("unsupported_media_type", "The body must be application/json in UTF-8"),
     422: ("validation_error", "The request breaks a rule"),
     500: ("internal_error", "The server failed to handle the request"),
 }
