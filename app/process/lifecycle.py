@@ -64,7 +64,8 @@ class Arbiter(Protocol):
 
 
 class Worker(Protocol):
-    """What is used of gunicorn's worker: `age` counts from 1, `ppid` is the master, `wsgi` the application.
+    """What is used of gunicorn's worker: `age` counts from 1, `ppid` is the master, `wsgi` the application, `sockets`
+    are what it listens on.
 
     `shared` is ours.
     """
@@ -74,6 +75,7 @@ class Worker(Protocol):
     ppid: int
     alive: bool
     wsgi: Any
+    sockets: Sequence[Listener]
     shared: SharedState
 
     def handle_exit(self, sig: int, frame: object) -> None:
@@ -316,7 +318,7 @@ class Hooks:
         service(Housekeeping, app).start()
         MemoryWatch(settings.memory_log_seconds, settings.memory_soft_limit_mb, signals.replace).start()
         if worker.age == 1:
-            self._announce()
+            self._announce([listener.getsockname() for listener in worker.sockets])
         collect_less_often()
 
     def worker_exit(self, server: Arbiter, worker: Worker) -> None:
@@ -360,11 +362,12 @@ class Hooks:
         signals.take_over()
         return signals
 
-    def _announce(self) -> None:
-        """Say once, in the first worker, where the server is."""
+    def _announce(self, listening: Sequence[Any]) -> None:
+        """Say once, in the first worker, where the server is: what `--bind` or systemd has given it may differ from
+        SERVER_HOST."""
         from app.process.announce import announce
 
-        threading.Thread(target=announce, args=(self._settings,), daemon=True).start()
+        threading.Thread(target=announce, args=(self._settings, listening), daemon=True).start()
 
 
 def give_up(exc: ConfigurationException) -> NoReturn:
