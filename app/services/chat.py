@@ -14,7 +14,7 @@ from app.calls.call import Call
 from app.config import Config
 from app.errors import ServiceException, ValidationException
 from app.ledger.accounts import NOBODY, Principal
-from app.ledger.limits import Ask
+from app.ledger.limits import Ask, check_permission
 from app.models import ChatPreview, ChatRequest, ChatResponse, Completion, Credentials, Generation, Message
 from app.services import prompt
 from app.services.cache import ResponseCache
@@ -111,10 +111,16 @@ class ChatService:
                 answer = self._cached(cache, exchange, assembled.generation, call, principal, listener)
             return self._response(request, assembled, answer, call, exchange)
 
-    def preview(self, request: ChatRequest) -> ChatPreview:
-        """What `request` would send upstream and who would pay, without calling upstream; raises as a chat turn."""
+    def preview(self, request: ChatRequest, principal: Principal = NOBODY) -> ChatPreview:
+        """What `request` would send upstream and who would pay, without calling upstream or writing anything.
+
+        Raises as a chat turn does, but for what depends on how much the client has used.
+        """
         assembled = self._assemble(request)
         payer = self._exchange.keys.payer(_credentials(request))
+        if principal.account is not None:
+            ask = _ask(request, assembled, streamed=bool(request.stream))
+            check_permission(principal.account, ask, server_pays=payer.may_be_server)
         body = self._body(assembled.generation, stream=bool(request.stream)).body
         return ChatPreview(
             upstream_path=self._dialect.PATH,
