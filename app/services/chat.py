@@ -25,7 +25,7 @@ from app.units import dollars
 from app.upstreams.dialects import Dialect, native_dialect
 from app.upstreams.errors import bad_response
 from app.upstreams.json import TextJoiner, dump_json, load_answered_json
-from app.upstreams.parameters import AdaptedBody, ModelParameters
+from app.upstreams.parameters import ADDED, AdaptedBody
 from app.upstreams.sse import StreamEvent
 
 ROUTE = "/api/v1/chat"
@@ -75,7 +75,7 @@ class ChatService:
         self._exchange = exchange or Exchange.in_process(self._config)
         self._cache = cache
         self._dialect = native_dialect(self._config)
-        self._parameters = ModelParameters()
+        self._parameters = self._exchange.parameters
         self._headings = prompt.Headings(
             role=self._config.prompt_heading_role,
             memory=self._config.prompt_heading_memory,
@@ -201,7 +201,8 @@ class ChatService:
     def _body(self, generation: Generation, *, stream: bool) -> AdaptedBody:
         """The body that asks for `generation`, in the form that its model takes."""
         make = functools.partial(self._dialect.request_body, generation, stream=stream)
-        return AdaptedBody(self._parameters, generation, lambda without: make(without=without))
+        optional = ADDED | generation.defaults
+        return AdaptedBody(self._parameters, generation.model, lambda without: make(without=without), optional)
 
     def _read(self, exchange: OpenExchange, response: HeldResponse) -> Completion:
         """The finished answer of a plain response. What one that is no use has cost is noted all the same."""

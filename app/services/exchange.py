@@ -25,6 +25,7 @@ from app.upstreams import routing
 from app.upstreams.errors import request_id
 from app.upstreams.keys import KeySelector, Payer
 from app.upstreams.openai_client import OpenAIClient
+from app.upstreams.parameters import ModelParameters
 from app.upstreams.retry import AttemptFailed
 from app.upstreams.routing import Attempt, Plan, Upstream, UpstreamRequest
 from app.upstreams.slots import Slots
@@ -44,6 +45,7 @@ class Exchange:
         self.slots = slots
         self.watchdog = watchdog
         self.ledger = ledger
+        self.parameters = ModelParameters()
 
     @classmethod
     def in_process(cls, config: Config) -> Self:
@@ -84,6 +86,11 @@ class OpenExchange:
     def payer(self) -> Payer:
         """Whose key pays."""
         return self._plan.payer
+
+    @property
+    def parameters(self) -> ModelParameters:
+        """What each model is asked without."""
+        return self._exchange.parameters
 
     @property
     def paid_with(self) -> ApiKey:

@@ -27,6 +27,7 @@ from app.upstreams.answer_headers import passed_headers
 from app.upstreams.errors import bad_response
 from app.upstreams.json import dump_json, load_json, string_or_none
 from app.upstreams.llama_events import LlamaEvents, response_format
+from app.upstreams.parameters import AdaptedBody
 from app.upstreams.sse import StreamEvent
 from app.upstreams.usage import TAIL_BYTES, read_usage, usage_in_tail
 
@@ -175,22 +176,21 @@ def _events(
 
 
 def _send(path: str, query: str, request: PassedRequest, exchange: OpenExchange, asks_for_usage: bool) -> HeldResponse:
-    """Send a request as it came, but with the output limit that its budget needs, and asking for usage."""
-    members: dict[str, Any] = {}
-    if exchange.output_limit is not None:
-        members[LIMITS[path][0]] = exchange.output_limit
-    if not asks_for_usage:
-        return exchange.send(path + query, request.changed(**members) if members else request.body)
+    """Send a request as it came, but with the output limit that its budget needs, and asking for usage where upstream
+    knows how to (app/upstreams/parameters.py)."""
+    limit = {} if exchange.output_limit is None else {LIMITS[path][0]: exchange.output_limit}
     given = request.document.get("stream_options")
-    options = given if isinstance(given, dict) else {}
-    try:
-        return exchange.send(
-            path + query, request.changed(**members, stream_options={**options, "include_usage": True})
-        )
-    except OpenAIClientException as exc:
-        if "stream_options" not in (exc.param or ""):
-            raise
-        return exchange.send(path + query, request.changed(**members) if members else request.body)
+    options = {**(given if isinstance(given, dict) else {}), "include_usage": True}
+
+    def make(without: frozenset[str]) -> bytes:
+        is_added = asks_for_usage and "stream_options" not in without
+        members = limit | ({"stream_options": options} if is_added else {})
+        return request.changed(**members) if members else request.body
+
+    asked = AdaptedBody(exchange.parameters, exchange.model, make, {"stream_options"} if asks_for_usage else ())
+    response = exchange.send(path + query, asked.body, again=asked.again)
+    asked.accepted()
+    return response
 
 
 def _streamed(

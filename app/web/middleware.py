@@ -145,6 +145,7 @@ class LogLine:
             "code": code or "-",
             "total_ms": round(self._call.elapsed_seconds * 1000, 1),
             "queue_ms": round(receipt.queue_seconds * 1000, 1),
+            "attempts": receipt.attempts,
             "upstream_ms": round(receipt.upstream_seconds * 1000, 1),
             "input_tokens": receipt.usage.input_tokens if receipt.usage else 0,
             "output_tokens": receipt.usage.output_tokens if receipt.usage else 0,
