@@ -94,7 +94,23 @@ class MasterState:
     def __init__(self) -> None:
         self.metrics = metrics_files.Directory()
         self.reloads = Reloads()
+        self.store_made = SharedFlag()
         self.local_model: LocalModel | None = None
+
+
+class SharedFlag:
+    """A flag in memory that the master shares with every worker; see app/store/database.py, `Flag`."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 1)
+
+    def is_set(self) -> bool:
+        """Whether one of them has set it."""
+        return bool(self._memory[0])
+
+    def set(self) -> None:
+        """For all of them."""
+        self._memory[0] = 1
 
 
 class Reloads:
@@ -116,7 +132,8 @@ class Reloads:
 class SharedState:
     """What the master and one worker tell each other after the fork; made before it."""
 
-    def __init__(self, reloads: Reloads) -> None:
+    def __init__(self, reloads: Reloads, store_made: SharedFlag | None = None) -> None:
+        self.store_made = store_made or SharedFlag()
         self._reloads = reloads
         self._at_birth = reloads.number
         self._asked = mmap.mmap(-1, 1)
@@ -284,7 +301,7 @@ class Hooks:
 
     def pre_fork(self, server: Arbiter, worker: Worker) -> None:
         """In the master, before a worker is forked."""
-        worker.shared = SharedState(server.state.reloads)
+        worker.shared = SharedState(server.state.reloads, server.state.store_made)
         server.state.metrics.ensure()
         with contextlib.suppress(ConfigurationException):
             self._keep_prices()
@@ -308,9 +325,11 @@ class Hooks:
         from app.process.housekeeping import Housekeeping
         from app.process.memory import MemoryWatch
         from app.process.metrics import Metrics
+        from app.store.database import Database
         from app.web.services import service
 
         settings, app = self._settings, worker.wsgi
+        service(Database, app).made = worker.shared.store_made
         service(Ledger, app).prices.load()
         signals = self._handle_signals(worker)
         service(Metrics, app).fold()
