@@ -21,7 +21,8 @@ from app.upstreams.local_model import model_file
 try:
     load_env_file()
     settings = Config.from_env()
-    digest_key(settings)
+    # A worker that takes another's place must not make a new key where the file of this one was taken away.
+    os.environ["TOKEN_DIGEST_KEY"] = settings.token_digest_key or f"hex:{digest_key(settings).hex()}"
     check_file(settings.database_url)
     check_host(settings.server_host)
     local_model_file = model_file(settings.local_model) if settings.local_model else None
@@ -65,6 +66,8 @@ limit_request_field_size = 8190
 umask = 0o117
 # By default a caller may set SCRIPT_NAME by a header, and so get past what a proxy allows by path.
 forwarder_headers = ""
+# Who may say that a request came by https; app/web/peer.py asks the same list.
+forwarded_allow_ips = ",".join(settings.forwarded_allow_ips)
 
 # On by default since gunicorn 25.1: a socket that takes commands. Nothing here needs it.
 control_socket_disable = True

@@ -26,6 +26,7 @@ from app.parsers import (
     hosts,
     http_url,
     integer,
+    networks,
     number,
     origins,
     pem_file,
@@ -97,6 +98,16 @@ class Config:
         "Seconds that an idle connection of a caller is kept open. It has to be longer than a load balancer keeps its "
         "own.",
         ko="호출자의 유휴 연결을 유지하는 시간(초). 앞단 로드 밸런서의 유지 시간보다 길어야 합니다.",
+    )
+    forwarded_allow_ips: tuple[str, ...] = setting(
+        ("127.0.0.1", "::1"),
+        networks,
+        "The addresses and networks of the proxies whose `X-Request-Start` and `X-Forwarded-Proto` are believed, "
+        "separated by commas; `*` believes everybody. A Unix socket is always believed.",
+        ko=(
+            "`X-Request-Start`와 `X-Forwarded-Proto`를 믿을 프록시의 주소와 네트워크. 쉼표로 구분하며 `*`이면 모두 "
+            "믿습니다. Unix 소켓은 항상 믿습니다."
+        ),
     )
     worker_class: str = setting(
         "gevent", choice("gevent", "gthread"), "The gunicorn worker class.", ko="gunicorn 워커 종류."
@@ -295,6 +306,17 @@ class Config:
         integer(1024, 2**31),
         "The largest request body in bytes, before and after it is decompressed. A larger one is answered 413.",
         ko="요청 본문의 최대 크기(바이트). 압축을 풀기 전과 후에 모두 적용하며, 넘으면 413으로 응답합니다.",
+    )
+
+    max_held_bytes: int = setting(
+        268_435_456,
+        integer(1024, 2**40),
+        "The bytes of request bodies that one worker holds at once; one client or address gets half of them. A large "
+        "request beyond is answered 503 `server_busy`. A body that fits `MAX_REQUEST_BYTES` alone is always taken.",
+        ko=(
+            "워커 하나가 동시에 보관하는 요청 본문의 바이트 수. 클라이언트나 주소 하나는 그 절반까지 씁니다. 넘는 큰 "
+            "요청은 503 `server_busy`로 응답합니다. `MAX_REQUEST_BYTES` 이하의 본문 하나는 항상 받습니다."
+        ),
     )
 
     cache_enabled: bool = setting(

@@ -36,6 +36,7 @@ from app.upstreams.slots import Slots
 from app.upstreams.transport import Transport
 from app.web.access import register_access
 from app.web.api import ServerApi
+from app.web.body_room import BodyRoom
 from app.web.cli import register_commands
 from app.web.cors import allow_origins
 from app.web.flask_app import make_flask
@@ -93,6 +94,7 @@ def make_app(config: Config) -> Flask:
     provide(app, config, database, accounts, ledger, counts, slots, client, exchange, passthrough, calls)
     provide(app, ChatService(exchange, config, cache), UsageReports(database))
     provide(app, Readiness(database.is_writable, *needed), QuickStop(calls, ledger, database))
+    provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))
     provide(app, Housekeeping(ledger, config.ledger_retention_days))
 
     _join_web(app, config, counts, calls)

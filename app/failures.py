@@ -220,8 +220,9 @@ FAILURES: Mapping[str, Failure] = {
     "server_busy": Failure(
         503,
         "server",
-        "No slot became free within `MAX_QUEUE_SECONDS`.",
-        "`MAX_QUEUE_SECONDS` 안에 빈 슬롯이 나지 않음.",
+        "No slot became free within `MAX_QUEUE_SECONDS`, or there is no room for one more large body "
+        "(`MAX_HELD_BYTES`).",
+        "`MAX_QUEUE_SECONDS` 안에 빈 슬롯이 나지 않았거나, 큰 요청 본문을 더 받을 자리가 없음(`MAX_HELD_BYTES`).",
         retryable=True,
         retry_after=1,
         told="채팅 서비스 오류: 서버가 바쁩니다. 잠시 후 다시 시도하세요.",

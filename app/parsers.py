@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections.abc import Callable
@@ -151,4 +152,16 @@ def hosts(raw: str) -> tuple[str, ...]:
     found = tuple(name.strip().lower().rstrip(".") for name in raw.split(",") if name.strip())
     if not all(re.fullmatch(HOST, name) for name in found):
         raise ValueError("must be host names without scheme and port")
+    return found
+
+
+def networks(raw: str) -> tuple[str, ...]:
+    """Accept a comma-separated list of addresses and networks, or `*` for all, as gunicorn does."""
+    found = tuple(name.strip() for name in raw.split(",") if name.strip())
+    try:
+        for name in found:
+            if name != "*":
+                ipaddress.ip_network(name)
+    except ValueError:
+        raise ValueError("must be addresses or networks such as 10.0.0.0/8, or *") from None
     return found

@@ -62,6 +62,9 @@ def chat(headers: dict[str, str], request: ChatRequest) -> Response | tuple[Chat
     "api_key_required",
     "api_key_rejected",
     "no_api_key_available",
+    "unauthorized",
+    "model_not_allowed",
+    "free_mode_not_allowed",
     "internal_error",
 )
 def preview(headers: dict[str, str], request: ChatRequest) -> ChatPreview:
@@ -69,7 +72,7 @@ def preview(headers: dict[str, str], request: ChatRequest) -> ChatPreview:
 
     Takes the chat request, calls nothing and pays nothing.
     """
-    return service(ChatService).preview(_with_headers(request, headers))
+    return service(ChatService).preview(_with_headers(request, headers), principal())
 
 
 def _with_headers(request: ChatRequest, headers: dict[str, str]) -> ChatRequest:

@@ -103,8 +103,10 @@ def shown_default(item: Setting, language: Language) -> str:
 
 def default_text(item: Setting) -> str:
     """A setting's default as its environment variable would say it; empty where the machine or nothing says it."""
-    if item.metadata["computed"] or item.default == ():
+    if item.metadata["computed"]:
         return ""
+    if isinstance(item.default, tuple):
+        return ",".join(item.default)
     if isinstance(item.default, bool):
         return str(item.default).lower()
     return f"{item.default:g}" if isinstance(item.default, float) else str(item.default)

@@ -51,6 +51,7 @@ ACCEPTED_KO = {
     ),
     r"`sqlite:///PATH` or `postgresql://…`": "`sqlite:///경로` 또는 `postgresql://…`",
     r"host names without scheme and port": "스킴과 포트가 없는 호스트 이름",
+    r"addresses or networks such as 10\.0\.0\.0/8, or \*": "10.0.0.0/8 같은 주소나 네트워크, 또는 `*`",
     r"any text": "모든 텍스트",
 }
 """What parsers accept, as patterns of `accepted`, and the same in Korean."""

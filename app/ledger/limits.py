@@ -99,6 +99,22 @@ class Reservation:
     output_limit: int | None = None
 
 
+def check_permission(account: Account, ask: Ask, *, server_pays: bool) -> None:
+    """Check what the account may do at all, whatever it has used: free mode, models, and what no limit can cover.
+
+    Raises ChatServiceException: 403 `free_mode_not_allowed` or `model_not_allowed`, 400 `not_covered`.
+    """
+    if server_pays and not account.free_mode:
+        raise ChatServiceException("This client has to bring its own API key", "free_mode_not_allowed")
+    if ask.is_listing:
+        return
+    if not account.allows_model(ask.model):
+        raise ChatServiceException("This client may not use this model", "model_not_allowed")
+    if ask.uncovered and server_pays and (account.models or account.budget_nano is not None):
+        message = f"This client's limits cannot cover `{ask.uncovered}`"
+        raise ChatServiceException(message, "not_covered", param=ask.uncovered)
+
+
 class Standing:
     """What one client has used of its limits: as the transaction finds it, and counted on while it admits.
 
@@ -120,21 +136,14 @@ class Standing:
     def admit(self, opening: Opening) -> Reservation:
         """Check everything that the account limits; give what is reserved of its budget.
 
-        Raises ChatServiceException: 400 `not_covered`, 403 `model_not_allowed`, `free_mode_not_allowed` or
-        `model_price_unknown`, 429 `rate_limited`, `concurrency_limited` or `budget_exceeded`. A refused request is not
-        counted.
+        Raises ChatServiceException: what check_permission does, 403 `model_price_unknown`, 429 `rate_limited`,
+        `concurrency_limited` or `budget_exceeded`. A refused request is not counted.
         """
         account, ask = self._account, opening.ask
-        if opening.server_pays and not account.free_mode:
-            raise ChatServiceException("This client has to bring its own API key", "free_mode_not_allowed")
+        check_permission(account, ask, server_pays=opening.server_pays)
         if ask.is_listing:
             self._check_concurrency(account.concurrency)
             return Reservation()
-        if not account.allows_model(ask.model):
-            raise ChatServiceException("This client may not use this model", "model_not_allowed")
-        if ask.uncovered and opening.server_pays and (account.models or account.budget_nano is not None):
-            message = f"This client's limits cannot cover `{ask.uncovered}`"
-            raise ChatServiceException(message, "not_covered", param=ask.uncovered)
         self._check_rate(account.requests_per_minute)
         self._check_concurrency(account.concurrency)
         reserved = self._check_budget(opening)

@@ -14,9 +14,9 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from app.config import Config
 from app.errors import ConfigurationException
@@ -106,7 +106,7 @@ class Hooks:
 
     def pre_fork(self, server: Arbiter, worker: Worker) -> None:
         """In the master, before a worker is forked."""
-        worker.shared = SharedState(server.state.reloads)
+        worker.shared = SharedState(server.state.reloads, server.state.store_made)
         server.state.metrics.ensure()
         with contextlib.suppress(ConfigurationException):
             self._keep_prices()
@@ -130,9 +130,11 @@ class Hooks:
         from app.process.housekeeping import Housekeeping
         from app.process.memory import MemoryWatch
         from app.process.metrics import Metrics
+        from app.store.database import Database
         from app.web.services import service
 
         settings, app = self._settings, worker.wsgi
+        service(Database, app).made = worker.shared.store_made
         service(Ledger, app).prices.load()
         signals = self._handle_signals(worker)
         service(Metrics, app).fold()
@@ -140,7 +142,7 @@ class Hooks:
         service(Housekeeping, app).start()
         MemoryWatch(settings.memory_log_seconds, settings.memory_soft_limit_mb, signals.replace).start()
         if worker.age == 1:
-            self._announce()
+            self._announce([listener.getsockname() for listener in worker.sockets])
         collect_less_often()
 
     def worker_exit(self, server: Arbiter, worker: Worker) -> None:
@@ -186,11 +188,12 @@ class Hooks:
         signals.take_over()
         return signals
 
-    def _announce(self) -> None:
-        """Say once, in the first worker, where the server is."""
+    def _announce(self, listening: Sequence[Any]) -> None:
+        """Say once, in the first worker, where the server is: what `--bind` or systemd has given it may differ from
+        SERVER_HOST."""
         from app.process.announce import announce
 
-        threading.Thread(target=announce, args=(self._settings,), daemon=True).start()
+        threading.Thread(target=announce, args=(self._settings, listening), daemon=True).start()
 
 
 def give_up(exc: ConfigurationException) -> NoReturn:

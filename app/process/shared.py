@@ -34,7 +34,8 @@ class Arbiter(Protocol):
 
 
 class Worker(Protocol):
-    """What is used of gunicorn's worker: `age` counts from 1, `ppid` is the master, `wsgi` the application.
+    """What is used of gunicorn's worker: `age` counts from 1, `ppid` is the master, `wsgi` the application, `sockets`
+    are what it listens on.
 
     `shared` is ours.
     """
@@ -44,6 +45,7 @@ class Worker(Protocol):
     ppid: int
     alive: bool
     wsgi: Any
+    sockets: Sequence[Listener]
     shared: SharedState
 
     def handle_exit(self, sig: int, frame: object) -> None:
@@ -62,7 +64,23 @@ class MasterState:
     def __init__(self) -> None:
         self.metrics = metrics_files.Directory()
         self.reloads = Reloads()
+        self.store_made = SharedFlag()
         self.local_model: LocalModel | None = None
+
+
+class SharedFlag:
+    """A flag in memory that the master shares with every worker; see app/store/database.py, `Flag`."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 1)
+
+    def is_set(self) -> bool:
+        """Whether one of them has set it."""
+        return bool(self._memory[0])
+
+    def set(self) -> None:
+        """For all of them."""
+        self._memory[0] = 1
 
 
 class Reloads:
@@ -84,7 +102,8 @@ class Reloads:
 class SharedState:
     """What the master and one worker tell each other after the fork; made before it."""
 
-    def __init__(self, reloads: Reloads) -> None:
+    def __init__(self, reloads: Reloads, store_made: SharedFlag | None = None) -> None:
+        self.store_made = store_made or SharedFlag()
         self._reloads = reloads
         self._at_birth = reloads.number
         self._asked = mmap.mmap(-1, 1)

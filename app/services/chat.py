@@ -15,7 +15,7 @@ from app.config import Config
 from app.errors import ServiceException, ValidationException
 from app.json_bytes import dump_json
 from app.ledger.accounts import NOBODY, Principal
-from app.ledger.limits import Ask
+from app.ledger.limits import Ask, check_permission
 from app.models import ChatPreview, ChatRequest, ChatResponse, Completion, Credentials, Generation, Message
 from app.services import prompt
 from app.services.cache import ResponseCache
@@ -26,7 +26,7 @@ from app.units import dollars
 from app.upstreams.dialects import Dialect, native_dialect
 from app.upstreams.errors import bad_response
 from app.upstreams.json import TextJoiner, load_answered_json
-from app.upstreams.parameters import AdaptedBody, ModelParameters
+from app.upstreams.parameters import ADDED, AdaptedBody
 from app.upstreams.sse import StreamEvent
 
 ROUTE = "/api/v1/chat"
@@ -76,7 +76,7 @@ class ChatService:
         self._exchange = exchange or Exchange.in_process(self._config)
         self._cache = cache
         self._dialect = native_dialect(self._config)
-        self._parameters = ModelParameters()
+        self._parameters = self._exchange.parameters
         self._headings = prompt.Headings(
             role=self._config.prompt_heading_role,
             memory=self._config.prompt_heading_memory,
@@ -112,10 +112,16 @@ class ChatService:
                 answer = self._cached(cache, exchange, assembled.generation, call, principal, listener)
             return self._response(request, assembled, answer, call, exchange)
 
-    def preview(self, request: ChatRequest) -> ChatPreview:
-        """What `request` would send upstream and who would pay, without calling upstream; raises as a chat turn."""
+    def preview(self, request: ChatRequest, principal: Principal = NOBODY) -> ChatPreview:
+        """What `request` would send upstream and who would pay, without calling upstream or writing anything.
+
+        Raises as a chat turn does, but for what depends on how much the client has used.
+        """
         assembled = self._assemble(request)
         payer = self._exchange.keys.payer(_credentials(request))
+        if principal.account is not None:
+            ask = _ask(request, assembled, streamed=bool(request.stream))
+            check_permission(principal.account, ask, server_pays=payer.may_be_server)
         body = self._body(assembled.generation, stream=bool(request.stream)).body
         return ChatPreview(
             upstream_path=self._dialect.PATH,
@@ -196,7 +202,8 @@ class ChatService:
     def _body(self, generation: Generation, *, stream: bool) -> AdaptedBody:
         """The body that asks for `generation`, in the form that its model takes."""
         make = functools.partial(self._dialect.request_body, generation, stream=stream)
-        return AdaptedBody(self._parameters, generation, lambda without: make(without=without))
+        optional = ADDED | generation.defaults
+        return AdaptedBody(self._parameters, generation.model, lambda without: make(without=without), optional)
 
     def _read(self, exchange: OpenExchange, response: HeldResponse) -> Completion:
         """The finished answer of a plain response. What one that is no use has cost is noted all the same."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from app.calls.call import Call
@@ -26,6 +26,7 @@ from app.upstreams import routing
 from app.upstreams.errors import request_id
 from app.upstreams.keys import KeySelector, Payer
 from app.upstreams.openai_client import OpenAIClient
+from app.upstreams.parameters import ModelParameters
 from app.upstreams.retry import AttemptFailed
 from app.upstreams.routing import Attempt, Plan, Upstream, UpstreamRequest
 from app.upstreams.slots import Slots
@@ -43,6 +44,7 @@ class Exchange:
     slots: Slots
     watchdog: Watchdog
     ledger: Ledger | NullLedger
+    parameters: ModelParameters = field(default_factory=ModelParameters)
 
     @classmethod
     def in_process(cls, config: Config) -> Self:
@@ -85,6 +87,11 @@ class OpenExchange:
     def payer(self) -> Payer:
         """Whose key pays."""
         return self._plan.payer
+
+    @property
+    def parameters(self) -> ModelParameters:
+        """What each model is asked without."""
+        return self._exchange.parameters
 
     @property
     def paid_with(self) -> ApiKey:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,13 +24,14 @@ from app.services.exchange import Exchange, HeldResponse, OpenExchange
 from app.services.passed_request import LIMITS, PassedRequest, read_request
 from app.units import dollars
 from app.upstreams import chat_completions, embeddings, responses
+from app.upstreams.answer_headers import passed_headers
 from app.upstreams.errors import bad_response
 from app.upstreams.json import load_json, string_or_none
 from app.upstreams.llama_events import LlamaEvents, response_format
+from app.upstreams.parameters import AdaptedBody
 from app.upstreams.sse import StreamEvent
 from app.upstreams.usage import TAIL_BYTES, read_usage, usage_in_tail
 
-PASSED_HEADERS = re.compile(r"retry-after|x-ratelimit-.*|openai-(?!organization|project).*", re.I)
 AFTER_END_SECONDS = 1.0
 BLANK = b" \t\r\n"
 
@@ -183,22 +183,21 @@ def _events(
 
 
 def _send(path: str, query: str, request: PassedRequest, exchange: OpenExchange, asks_for_usage: bool) -> HeldResponse:
-    """Send a request as it came, but with the output limit that its budget needs, and asking for usage."""
-    members: dict[str, Any] = {}
-    if exchange.output_limit is not None:
-        members[LIMITS[path][0]] = exchange.output_limit
-    if not asks_for_usage:
-        return exchange.send(path + query, request.changed(**members) if members else request.body)
+    """Send a request as it came, but with the output limit that its budget needs, and asking for usage where upstream
+    knows how to (app/upstreams/parameters.py)."""
+    limit = {} if exchange.output_limit is None else {LIMITS[path][0]: exchange.output_limit}
     given = request.document.get("stream_options")
-    options = given if isinstance(given, dict) else {}
-    try:
-        return exchange.send(
-            path + query, request.changed(**members, stream_options={**options, "include_usage": True})
-        )
-    except OpenAIClientException as exc:
-        if "stream_options" not in (exc.param or ""):
-            raise
-        return exchange.send(path + query, request.changed(**members) if members else request.body)
+    options = {**(given if isinstance(given, dict) else {}), "include_usage": True}
+
+    def make(without: frozenset[str]) -> bytes:
+        is_added = asks_for_usage and "stream_options" not in without
+        members = limit | ({"stream_options": options} if is_added else {})
+        return request.changed(**members) if members else request.body
+
+    asked = AdaptedBody(exchange.parameters, exchange.model, make, {"stream_options"} if asks_for_usage else ())
+    response = exchange.send(path + query, asked.body, again=asked.again)
+    asked.accepted()
+    return response
 
 
 def _streamed(
@@ -213,7 +212,9 @@ def _streamed(
         exchange.settle("cancelled", "client_closed_request")
         held.close()
 
-    return PassedResponse(body(), _passed_headers(response), lambda: dollars(exchange.cost_nano()), close)
+    return PassedResponse(
+        body(), passed_headers(response.headers, exchange.paid_with), lambda: dollars(exchange.cost_nano()), close
+    )
 
 
 def _get(path: str, exchange: OpenExchange, *, is_list: bool = False) -> PassedResponse:
@@ -260,7 +261,7 @@ def _whole(raw: bytes, response: HeldResponse, exchange: OpenExchange, *, is_lis
     if _tells_failure(document):
         exchange.settle("error", "upstream_failed")
     cost = dollars(exchange.cost_nano())
-    return PassedResponse(raw, _passed_headers(response), lambda: cost, response.close)
+    return PassedResponse(raw, passed_headers(response.headers, exchange.paid_with), lambda: cost, response.close)
 
 
 def _tells_failure(document: Mapping[str, Any]) -> bool:
@@ -301,7 +302,3 @@ def _listed(name: str, models: PassedResponse, unknown: OpenAIClientException) -
         if found.get("id") == name:
             return PassedResponse(dump_json(found), models.headers, models.cost_usd, models.close)
     raise OpenAIClientException("The AI service does not know this model", "model_not_found") from unknown
-
-
-def _passed_headers(response: HeldResponse) -> dict[str, str]:
-    return {name: value for name, value in response.headers.items() if PASSED_HEADERS.fullmatch(name)}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
@@ -18,6 +19,17 @@ from app.store.threads import offload
 from app.store.writer import Batch, Writer, each, unavailable
 
 Result = TypeVar("Result")
+GONE = "the database file is gone; put it back, or restart to begin a new one"
+
+
+class Flag(Protocol):
+    """What is true from some moment on, as threading.Event has it."""
+
+    def is_set(self) -> bool:
+        """Whether that moment was."""
+
+    def set(self) -> None:
+        """It is now."""
 
 
 class Database:
@@ -34,6 +46,9 @@ class Database:
         self._writer = Writer(self._writing_connection, lambda: self._file() == self._opened)
         self._opened: tuple[int, int] | None = None
         self._migrated = False
+        self.made: Flag = threading.Event()
+        """Whether the tables are there; all workers of a server share one. A worker that takes another's place must
+        not begin an empty database where theirs was taken away: it would know no client."""
         self._clock_offset: float | None = None
 
     @property
@@ -52,7 +67,16 @@ class Database:
         return self._writer.deadlocks
 
     def migrate(self) -> None:
-        """Bring the tables up to date; workers that start together wait for each other."""
+        """Bring the tables up to date; workers that start together wait for each other.
+
+        Raises FileNotFoundError where they were there and are not any more.
+        """
+        if self.made.is_set() and (self._is_gone() or self._revision() is None):
+            raise FileNotFoundError(GONE)
+        self._make_tables()
+        self.made.set()
+
+    def _make_tables(self) -> None:
         if self._url.get_backend_name() == "sqlite" and self._url.database:
             _make_private(Path(self._url.database))
         found = self._revision()
@@ -154,7 +178,7 @@ class Database:
         if not self._migrated:
             self.migrate()
         elif self._is_gone() or self._revision() != REVISION:
-            raise FileNotFoundError("the database file is gone; put it back, or restart to begin a new one")
+            raise FileNotFoundError(GONE)
         connection = self.engine.connect()
         with connection.begin():
             self.read_clock(connection)

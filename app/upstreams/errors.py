@@ -12,10 +12,10 @@ from typing import Any
 
 from app.errors import Fields, OpenAIClientException
 from app.models import ApiKey
+from app.upstreams.answer_headers import passed_headers
 from app.upstreams.keys import rejected_key
 from app.upstreams.refusals import CODE_PATTERN, Refusal, word_or_none
 
-PASSED_HEADERS = re.compile(r"x-ratelimit-[a-z-]{1,40}", re.IGNORECASE)
 KEPT_STATUSES = frozenset({400, 404, 413, 422})
 """What of upstream's 4xx a caller can act on; others say 400, as a caller's program may know no better than to repeat
 408 and 409."""
@@ -33,8 +33,8 @@ def from_status(
     error = _mapped(status, refusal, wait_seconds, own=key.source == "default")
     error.upstream_headers = {
         name: value
-        for name, value in headers.items()
-        if PASSED_HEADERS.fullmatch(name) and CODE_PATTERN.fullmatch(value)
+        for name, value in passed_headers(headers, key).items()
+        if CODE_PATTERN.fullmatch(value) and name.lower() != "retry-after"
     }
     if 400 <= status < 500 and error.status < 500:
         # What upstream says of the server's own key and account is not for callers: those are answered 503.

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from app.models import Generation, Message
 
 MODELS_MAX = 1000
+ADDED = frozenset({"max_completion_tokens", "max_tokens", "stream_options", "store", "system", "roles"})
+"""What the native route always adds itself; the temperature is the caller's where it names one."""
 NAMES = ("max_completion_tokens", "max_tokens", "temperature", "stream_options", "store")
 LIMITS = {"max_completion_tokens", "max_tokens"}
 """They are refused for their value as well, so the refusal has to say that it is about the name."""
@@ -58,23 +60,31 @@ class ModelParameters:
 
 
 class AdaptedBody:
-    """The body of one request in the form that its model takes; `make` makes it without the names that it is given."""
+    """The body of one request in the form that its model takes; `make` makes it without the names that it is given.
+
+    `optional` are the names that may be left out or changed: those that the caller has not given.
+    """
 
     def __init__(
-        self, parameters: ModelParameters, generation: Generation, make: Callable[[frozenset[str]], bytes]
+        self,
+        parameters: ModelParameters,
+        model: str,
+        make: Callable[[frozenset[str]], bytes],
+        optional: Collection[str],
     ) -> None:
         self._parameters = parameters
-        self._generation = generation
+        self._model = model
         self._make = make
+        self._optional = optional
         self._refused: set[str] = set()
-        self.without = parameters.of(generation.model)
+        self.without = parameters.of(model)
         self.body = make(self.without)
 
     def again(self, name: str) -> bytes | None:
         """The body to ask with once more after upstream has refused `name`; None when there is no other."""
         if name == "roles" and name in self.without:
             name = "system"
-        if name in self._refused or (name == "temperature" and name not in self._generation.defaults):
+        if name in self._refused or name not in self._optional:
             return None
         self._refused.add(name)
         without = self.without - {"max_tokens"} if name == "max_completion_tokens" else self.without | {name}
@@ -86,7 +96,7 @@ class AdaptedBody:
     def accepted(self) -> None:
         """Upstream has answered."""
         if self._refused:
-            self._parameters.remember(self._generation.model, self.without)
+            self._parameters.remember(self._model, self.without)
 
 
 def fitting_messages(generation: Generation, without: frozenset[str]) -> list[Message]:
@@ -123,7 +133,7 @@ def refused_parameter(status: int, body: bytes) -> str | None:
     told = list(_told(body))
     words = " ".join(text for _, text in told).lower()[:TEXT_MAX]
     is_unsupported = UNSUPPORTED.search(words) is not None
-    named = [text for member, text in told if member in {"param", "loc"}]
+    named = [text.partition(".")[0] for member, text in told if member in {"param", "loc"}]
     if name := next((text for text in named if text in NAMES), None):
         return name if is_unsupported or name not in LIMITS else None
     if "alternate" in words and "role" in words:
@@ -132,7 +142,7 @@ def refused_parameter(status: int, body: bytes) -> str | None:
         return "system"
     if not is_unsupported:
         return None
-    if any(ROLE.fullmatch(text) for text in named) or SYSTEM_ROLE.search(words):
+    if any(ROLE.fullmatch(text) for member, text in told if member in {"param", "loc"}) or SYSTEM_ROLE.search(words):
         return "system"
     found = [(words.find(name), name) for name in NAMES if name in words and name != "store"]
     return min(found, default=(0, None))[1]

@@ -14,10 +14,12 @@ from flask import Flask, Request, Response, g, request
 from app.calls.call import Call, Calls
 from app.calls.receipt import Receipt
 from app.config import Config
+from app.web.peer import is_trusted
 
 logger = logging.getLogger("app.request")
 
 TIMED_BLUEPRINTS = {"chat", "openai"}
+FRONT_SECONDS_MAX = 600.0
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
@@ -50,7 +52,7 @@ def register_middleware(app: Flask, config: Config, counter: Counter, calls: Cal
             stream_max=config.stream_max_seconds,
             request_id=given if REQUEST_ID.fullmatch(given) else new_request_id(),
             caller=environ.get("gunicorn.socket"),
-            front_seconds=seconds_in_front(environ.get("HTTP_X_REQUEST_START", "")),
+            front_seconds=_front_seconds(environ, config.forwarded_allow_ips),
         )
         counter.opened()
         calls.add(opened)
@@ -92,20 +94,24 @@ def new_request_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{random.getrandbits(80):020x}"
 
 
+def _front_seconds(environ: dict[str, Any], proxies: tuple[str, ...]) -> float:
+    """What a proxy of ours says; from anybody else the header would put hours that nobody waited into our figures."""
+    stamp = environ.get("HTTP_X_REQUEST_START")
+    return seconds_in_front(stamp) if stamp and is_trusted(environ.get("REMOTE_ADDR", ""), proxies) else 0.0
+
+
 def seconds_in_front(header: str, *, now: Callable[[], float] = time.time) -> float:
     """How long a request waited in front of us, by the proxy's `X-Request-Start: t=…` (seconds, ms or µs since 1970).
 
-    0 when the header is missing, not a number, or says more than an hour: then the clocks differ.
+    0 when it is not a number, or says more than FRONT_SECONDS_MAX: then the clocks differ.
     """
-    if not header:
-        return 0.0
     try:
         began = float(header.strip().removeprefix("t="))
     except ValueError:
         return 0.0
     for unit in (1, 1e3, 1e6):
         waited = now() - began / unit
-        if 0 <= waited < 3600:
+        if 0 <= waited < FRONT_SECONDS_MAX:
             return waited
     return 0.0
 
@@ -139,6 +145,7 @@ class LogLine:
             "code": code or "-",
             "total_ms": round(self._call.elapsed_seconds * 1000, 1),
             "queue_ms": round(receipt.queue_seconds * 1000, 1),
+            "attempts": receipt.attempts,
             "upstream_ms": round(receipt.upstream_seconds * 1000, 1),
             "input_tokens": receipt.usage.input_tokens if receipt.usage else 0,
             "output_tokens": receipt.usage.output_tokens if receipt.usage else 0,

@@ -52,6 +52,19 @@ def is_forwarded(environ: Mapping[str, object]) -> bool:
     return any(name.startswith(FORWARDING) for name in environ)
 
 
+@functools.lru_cache(maxsize=1024)
+def is_trusted(address: str, networks: tuple[str, ...]) -> bool:
+    """Whether a peer is a proxy whose word is taken: one of `networks` (FORWARDED_ALLOW_IPS), or on a Unix socket."""
+    if not address or "*" in networks:
+        return True
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+    return any(parsed in ipaddress.ip_network(network) for network in networks)
+
+
 def is_loopback(asked: Request) -> bool:
     """Tell whether the peer is on this host. What a proxy on this host passes on comes from elsewhere."""
     if is_forwarded(asked.environ):

@@ -258,14 +258,17 @@ def test_usage_beside_a_choice_stays_in_the_stream(post: Post, upstream: Upstrea
     assert [(row["output_tokens"], row["estimated"]) for row in settled(database_url)] == [(7, False)]
 
 
-def test_a_stream_whose_upstream_knows_no_such_option(post: Post, upstream: Upstream) -> None:
-    """Is asked for once more as it came."""
-    upstream.script(
-        reply(400, {"error": {"param": "stream_options", "message": "unknown"}}),
-        stream([chunk("hi", finish_reason="stop"), event("[DONE]")]),
-    )
-    assert post(CHAT, stream=True).status_code == 200
-    assert ["stream_options" in received.json for received in upstream.received] == [True, False]
+@pytest.mark.parametrize("param", ["stream_options", "stream_options.include_usage"])
+def test_a_stream_whose_upstream_knows_no_such_option(post: Post, upstream: Upstream, param: str) -> None:
+    """Is asked for once more as it came, and the model's next stream is right at once. What the caller gave itself is
+    not left out."""
+    good = stream([chunk("hi", finish_reason="stop"), event("[DONE]")])
+    refused = reply(400, {"error": {"param": param, "message": "unknown"}})
+    upstream.script(refused, good, good, refused)
+    assert [post(CHAT, stream=True).status_code for _ in range(2)] == [200, 200]
+    assert ["stream_options" in received.json for received in upstream.received] == [True, False, False]
+    assert post(CHAT, stream=True, stream_options={"include_usage": True}).status_code == 400
+    assert len(upstream.received) == 4
 
 
 FAILURES: dict[str, tuple[str, dict[str, Any], Any]] = {

@@ -62,6 +62,36 @@ def test_only_named_headers_of_upstream_pass(client: FlaskClient, upstream: Upst
     assert [name for name in kept if name in answer.headers] == []
 
 
+LIMITS_OF_AN_ACCOUNT = {
+    "X-RateLimit-Limit-Requests": "9",
+    "X-RateLimit-Remaining-Tokens": "7",
+    "X-RateLimit-Reset-Project-Tokens": "1s",
+    "OpenAI-Unheard-Of": "ours",
+}
+
+
+@pytest.mark.parametrize("kind", ["plain", "streamed", "listing", "refused", "fallback"])
+def test_the_limits_of_our_account_are_not_the_callers(client: FlaskClient, upstream: Upstream, kind: str) -> None:
+    """They pass where the caller's own key paid, and not where the server's did, though both were tried."""
+    told = LIMITS_OF_AN_ACCOUNT | {"OpenAI-Version": "2020-10-01", "Content-Type": "application/json"}
+    if kind == "streamed":
+        told["Content-Type"] = "text/event-stream"
+    body = b"".join(response_events("x")) if kind == "streamed" else b'{"data": []}'
+    good = reply(400 if kind == "refused" else 200, body, told)
+
+    def limits(headers: dict[str, str]) -> dict[str, str]:
+        method, path = ("GET", "/v1/models") if kind == "listing" else ("POST", RESPONSES)
+        answer = client.open(path, method=method, json={"stream": kind == "streamed"}, headers=headers)
+        assert answer.headers["OpenAI-Version"] == "2020-10-01"
+        return {name: answer.headers[name] for name in LIMITS_OF_AN_ACCOUNT if name in answer.headers}
+
+    upstream.default = good
+    assert limits(OWN) == LIMITS_OF_AN_ACCOUNT
+    if kind == "fallback":
+        upstream.script(reply(401, error_document(), LIMITS_OF_AN_ACCOUNT))
+    assert limits(FREE | (OWN if kind == "fallback" else {})) == {}
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/gpt-4o"])
 def test_models_are_upstreams(client: FlaskClient, upstream: Upstream, path: str) -> None:
     """GET routes pass through, with the same key rules."""

@@ -11,6 +11,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.ledger.accounts import Accounts, Limits
+from app.web.services import service
 from tests.conftest import CALLER_KEY
 from tests.records import rows
 from tests.streams import read_events, response_events, stream
@@ -67,6 +69,34 @@ def test_preview_refuses_what_chat_refuses(client: FlaskClient) -> None:
     """The same rules and the same key choice."""
     assert client.post(f"{CHAT}/preview", json=KNOWN | {"temperature": 9}).status_code == 422
     assert client.post(f"{CHAT}/preview", json=KNOWN | {"free_mode": False}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked", "code"),
+    [
+        ({"models": "gpt-4o*"}, {"model": "o3", "openai_api_key": CALLER_KEY}, "model_not_allowed"),
+        ({"models": "gpt-4o*"}, {"model": "o3", "free_mode": True}, "model_not_allowed"),
+        ({"models": "gpt-5"}, {"free_mode": True}, "model_not_allowed"),
+        ({"free_mode": False}, {"free_mode": True}, "free_mode_not_allowed"),
+        ({"free_mode": False}, {"free_mode": True, "openai_api_key": CALLER_KEY}, "free_mode_not_allowed"),
+        ({"free_mode": False}, {"openai_api_key": CALLER_KEY}, None),
+        ({"models": "gpt-4o*"}, {"model": "gpt-4o-mini", "free_mode": True}, None),
+    ],
+)
+def test_preview_refuses_what_the_client_may_not(
+    make_app: Callable[..., Flask], database_url: str, limits: dict[str, Any], asked: dict[str, Any], code: str | None
+) -> None:
+    """As chat does, by the same words; and it writes nothing."""
+    app = make_app(auth_mode="token")
+    headers = {"Authorization": f"Bearer {service(Accounts, app).add('web', Limits(**limits))}"}
+    request = {"user_message": "hi"} | asked
+    preview = app.test_client().post(f"{CHAT}/preview", json=request, headers=headers)
+    assert rows(database_url) == []
+    chat = app.test_client().post(CHAT, json=request, headers=headers)
+    assert (preview.status_code, preview.get_json().get("code")) == (200 if code is None else 403, code)
+    assert (chat.status_code, chat.get_json().get("code")) == (preview.status_code, code)
+    if code is not None:
+        assert preview.get_json()["detail"] == chat.get_json()["detail"]
 
 
 HISTORY = [f"user: {'x' * 40}{n}" for n in range(10)]
@@ -181,6 +211,35 @@ def test_time_in_front_counts(client: FlaskClient, upstream: Upstream) -> None:
     parts = timings(answer.headers["Server-Timing"])
     assert parts["queue"] >= 499
     assert parts["total"] >= parts["queue"]
+
+
+@pytest.mark.parametrize(
+    ("peer", "proxies", "is_believed"),
+    [
+        ("127.0.0.1", None, True),
+        ("::ffff:127.0.0.1", None, True),
+        ("", None, True),
+        ("192.0.2.7", None, False),
+        ("2001:db8::7", None, False),
+        ("unknown", None, False),
+        ("192.0.2.7", ("192.0.2.0/24",), True),
+        ("127.0.0.1", ("192.0.2.0/24",), False),
+        ("192.0.2.7", ("*",), True),
+    ],
+)
+def test_only_our_proxies_tell_of_time_in_front(
+    make_app: Callable[..., Flask], peer: str, proxies: tuple[str, ...] | None, is_believed: bool
+) -> None:
+    """Anybody else could write any queue into the figures; a Unix socket has no address."""
+    client = make_app(**({} if proxies is None else {"forwarded_allow_ips": proxies})).test_client()
+    headers = {"X-Request-Start": f"t={time.time() - 300:.3f}"}
+    answer = client.post(
+        CHAT,
+        json={"user_message": "hi", "free_mode": True},
+        headers=headers,
+        environ_overrides={"REMOTE_ADDR": peer},
+    )
+    assert (timings(answer.headers["Server-Timing"])["queue"] >= 299_000) == is_believed
 
 
 def test_preview_body_is_json(client: FlaskClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,3 +87,29 @@ def test_becomes_read_only(start_server: Callable[..., Server], upstream: Upstre
         assert_read_only(server, upstream, usage=200)
     assert_read_only(server, upstream, usage=200)
     assert_writable_again(server, directory, database_url)
+
+
+@pytest.mark.parametrize("how", ["gone", "emptied"])
+def test_a_new_worker_makes_no_new_database(start_server: Callable[..., Server], database_url: str, how: str) -> None:
+    """Nor a new key: while the database is away, all say 503 and never 401; put back, all serve the same tokens."""
+    server = start_server(AUTH_MODE="token", DATABASE_TIMEOUT=1, WEB_CONCURRENCY=2)
+    token = add_client(database_url, Limits())
+    headers = {"Authorization": f"Bearer {token}"}
+    assert {server.chat("x", headers=headers).status for _ in range(10)} == {200}
+    settled(database_url)
+    directory = file_of(database_url).parent
+    aside = directory.rename(directory.with_name("aside"))
+    if how == "emptied":
+        directory.mkdir()
+    killed = server.worker_pids[0]
+    os.kill(killed, signal.SIGKILL)
+    server.wait_for(lambda: len(server.worker_pids) == 2 and killed not in server.worker_pids)
+    server.send_signal(signal.SIGHUP)
+    answers = [server.chat("x", headers=headers) for _ in range(30)]
+    assert {(answer.status, answer.json.get("code")) for answer in answers} == {(503, "store_unavailable")}
+    assert not directory.exists() or not list(directory.iterdir())
+    if directory.exists():
+        directory.rmdir()
+    aside.rename(directory)
+    server.wait_for(lambda: server.chat("x", headers=headers).status == 200)
+    server.wait_for(lambda: {server.chat("x", headers=headers).status for _ in range(10)} == {200})

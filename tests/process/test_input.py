@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 from collections.abc import Iterator
@@ -93,6 +94,32 @@ def test_request_smuggling(served: tuple[Server, Upstream], request_bytes: bytes
     assert (status, answer.count(b"HTTP/1.1 ")) == (400, 1)
     assert_refused(answer, 400)
     assert upstream.received == []
+
+
+H2C = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAA")
+"""What Java's HttpClient says in its first request to a server."""
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_offer_of_http2(served: tuple[Server, Upstream], chunked: bool) -> None:
+    """It is answered as HTTP/1.1, with the body, by length and chunked (RFC 9110, section 7.8)."""
+    server, upstream = served
+    request = raw_chat(HOST, *H2C, TE if chunked else LENGTH, body=CHUNKED if chunked else TURN)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(request)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert (answer.status, answer.version) == (200, 11)
+        assert json.loads(answer.read())["success"] is True
+    assert upstream.received.pop().json["input"][-1]["content"] == "hi"
+
+
+@pytest.mark.parametrize("after", [b"", b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"])
+def test_http2_from_the_start(served: tuple[Server, Upstream], after: bytes) -> None:
+    """Its first bytes are no request of HTTP/1.1: 400 and closed, from a trusted address as well."""
+    status, answer = send_raw(served[0], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + after)
+    assert_refused(answer, status)
+    assert status == 400
 
 
 @pytest.mark.parametrize(

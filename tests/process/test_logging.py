@@ -20,7 +20,8 @@ Start = Callable[..., Server]
 REQUEST_LINE = re.compile(
     r"^\S+ INFO \[\d+\] app\.request: request request_id=(?P<request_id>\S+) peer=\S+ method=POST route=/api/v1/chat "
     r"status=(?P<status>\d+) code=(?P<code>\S+) total_ms=(?P<total_ms>[\d.]+) queue_ms=(?P<queue_ms>[\d.]+) "
-    r"upstream_ms=(?P<upstream_ms>[\d.]+) input_tokens=(?P<input_tokens>\d+) output_tokens=(?P<output_tokens>\d+) "
+    r"attempts=(?P<attempts>\d+) upstream_ms=(?P<upstream_ms>[\d.]+) "
+    r"input_tokens=(?P<input_tokens>\d+) output_tokens=(?P<output_tokens>\d+) "
     r"api_key_source=(?P<api_key_source>\S+)",
     re.MULTILINE,
 )
@@ -33,7 +34,7 @@ def request_lines(text: str) -> dict[str, dict[str, str]]:
 def test_one_line_per_request(start_server: Start, upstream: Upstream, tmp_path: Path) -> None:
     """Request id, status, total and upstream milliseconds, tokens and key source; no prompt, no answer, no key."""
     server = start_server(LOG_LEVEL="info", LOG_FILE=tmp_path / "made" / "on demand" / "app.log")
-    upstream.script(delayed(0.2, echo), reply(400, {"error": {"message": "UPSTREAM-TEXT"}}))
+    upstream.script(delayed(0.2, reply(500)), echo, reply(400, {"error": {"message": "UPSTREAM-TEXT"}}))
     ours = {"X-Request-ID": "ours", "X-OpenAI-Api-Key": CALLER_KEY}
     assert server.chat("THE-PROMPT", headers=ours, free_mode=False).status == 200
     assert server.chat("THE-PROMPT", headers={"X-Request-ID": "theirs"}).status == 400
@@ -44,13 +45,14 @@ def test_one_line_per_request(start_server: Start, upstream: Upstream, tmp_path:
     assert (good["status"], good["code"], good["api_key_source"]) == ("200", "-", "user_provided")
     assert (good["input_tokens"], good["output_tokens"]) == ("11", "7")
     assert 200 <= float(good["upstream_ms"]) <= float(good["total_ms"])
+    assert [line["attempts"] for line in (good, refused, wrong)] == ["2", "1", "0"]
     assert (refused["status"], refused["code"]) == ("400", "upstream_rejected_request")
     assert (wrong["status"], wrong["code"], wrong["upstream_ms"]) == ("422", "validation_error", "0.0")
     written = server.log() + server.output()
     assert all(word not in written for word in ("THE-PROMPT", "UPSTREAM-TEXT", CALLER_KEY, SERVER_KEY))
     # Probes have come many times by now.
     assert not re.search(r"readyz status|route=/readyz", written)
-    assert server.stdout().count("request_id=ours") == server.log().count("request_id=ours") == 1
+    assert [text.count("request request_id=ours") for text in (server.stdout(), server.log())] == [1, 1]
 
     (tmp_path / "made" / "on demand" / "app.log").rename(tmp_path / "rotated")
     server.chat("hi", headers={"X-Request-ID": "after-rotation"})

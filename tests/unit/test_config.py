@@ -61,6 +61,7 @@ GOOD = [
     *[("MAX_CONCURRENT_REQUESTS", raw, int(raw)) for raw in ("1", "100000")],
     *[("MAX_QUEUE_SECONDS", raw, float(raw)) for raw in ("0", "0.5", "3600")],
     *[("MAX_REQUEST_BYTES", raw, int(raw)) for raw in ("1024", "2147483648")],
+    *[("MAX_HELD_BYTES", raw, int(raw)) for raw in ("1024", "1099511627776")],
     *[("CACHE_ENABLED", raw, True) for raw in ("1", "true", "YES", " On ")],
     *[("CACHE_ENABLED", raw, False) for raw in ("0", "false", "No", "off")],
     *[("CACHE_TTL", raw, float(raw)) for raw in ("0.1", "86400")],
@@ -80,6 +81,7 @@ GOOD = [
     *[("DATABASE_URL", f"{raw}://u@h/d", "postgresql+psycopg://u@h/d") for raw in ("postgres", "postgresql")],
     ("PRICES_FILE", "/etc/prices.toml", "/etc/prices.toml"),
     ("SYSTEM_API_PUBLIC", "true", True),
+    ("FORWARDED_ALLOW_IPS", "10.0.0.0/8, ::1,*", ("10.0.0.0/8", "::1", "*")),
     ("ALLOWED_HOSTS", "llm.example, GPU-Box.,::1", ("llm.example", "gpu-box", "::1")),
     ("CORS_ORIGINS", "https://a.example, http://localhost:3000/", ("https://a.example", "http://localhost:3000")),
     *[
@@ -110,6 +112,7 @@ BAD = [
     ],
     *[(name, raw) for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID") for raw in ("한국", "org 1", "org\r\nX: y")],
     ("UPSTREAM_API", "assistants"),
+    *[("FORWARDED_ALLOW_IPS", raw) for raw in ("proxy.example", "10.0.0.1/8", "10.0.0.0/33")],
     *[
         ("UPSTREAM_PROXY", raw)
         for raw in ("socks5://x-host:1", "https://x-host:1", "http://x-host:0", "http://x-host/a")
@@ -131,7 +134,7 @@ BAD = [
     *[("STREAM_MAX_SECONDS", raw) for raw in (*NOT_NUMBERS, "0", "86401")],
     *[("MAX_CONCURRENT_REQUESTS", raw) for raw in (*NOT_WHOLE, "0", "100001")],
     *[("MAX_QUEUE_SECONDS", raw) for raw in (*NOT_NUMBERS, "3601")],
-    *[("MAX_REQUEST_BYTES", raw) for raw in (*NOT_WHOLE, "1023")],
+    *[(name, raw) for name in ("MAX_REQUEST_BYTES", "MAX_HELD_BYTES") for raw in (*NOT_WHOLE, "1023")],
     *[("CACHE_TTL", raw) for raw in (*NOT_NUMBERS, "0")],
     *[("CACHE_MAX_SIZE", raw) for raw in (*NOT_WHOLE, "0")],
     *[("MEMORY_LOG_SECONDS", raw) for raw in (*NOT_NUMBERS, "0")],
@@ -213,6 +216,7 @@ def test_defaults() -> None:
         "SERVER_PORT": 5601,
         "WEB_CONCURRENCY": usable_cores(),
         "HTTP_KEEPALIVE_SECONDS": 75,
+        "FORWARDED_ALLOW_IPS": ("127.0.0.1", "::1"),
         "WORKER_CLASS": "gevent",
         "DRAIN_SECONDS": 5.0,
         "OPENAI_API_KEY": "",
@@ -246,6 +250,7 @@ def test_defaults() -> None:
         "MAX_CONCURRENT_REQUESTS": 200,
         "MAX_QUEUE_SECONDS": 5.0,
         "MAX_REQUEST_BYTES": 33_554_432,
+        "MAX_HELD_BYTES": 268_435_456,
         "CACHE_ENABLED": False,
         "CACHE_TTL": 300.0,
         "CACHE_MAX_SIZE": 1000,

@@ -35,6 +35,8 @@ def shown(value: Any) -> str:
     """A setting's default as the tables write it."""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`{','.join(value)}`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 

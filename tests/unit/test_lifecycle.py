@@ -282,7 +282,7 @@ def test_the_master_stays_light() -> None:
 
 
 WORKER = """
-import gc, signal, sys, threading, time
+import gc, signal, socket, sys, threading, time
 from app import create_app
 from app.config import Config
 from app.process.lifecycle import Hooks
@@ -295,7 +295,7 @@ config = Config(database_url=sys.argv[1], server_port=int(sys.argv[2]), log_file
 hooks = Hooks(config, {}, graceful_timeout=130, local_model_file=None)
 
 class FakeWorker:
-    age, alive, wsgi, shared = 1, True, create_app(config), SharedState(Reloads())
+    age, alive, wsgi, shared, sockets = 1, True, create_app(config), SharedState(Reloads()), [socket.socket()]
     def handle_exit(self, sig, frame):
         self.alive = False
 
