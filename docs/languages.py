@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 Cells = tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Language:
-    """The words of one language that are not in the code."""
+class Language(enum.IntEnum):
+    """The place of a language's words in each pair."""
 
-    korean: bool
-    page: str
-    setting_columns: Cells
-    error_columns: Cells
-    route_columns: Cells
-    yes: str
-    no: str
-    secret: str
-    who: Mapping[str, str]
+    ENGLISH = 0
+    KOREAN = 1
 
+
+Words = tuple[str, str]
+"""The same in English and in Korean."""
+
+SETTING_COLUMNS = (("name", "default", "accepts", "meaning"), ("이름", "기본값", "허용하는 값", "뜻"))
+ERROR_COLUMNS = (
+    ("code", "status", "origin", "retryable", "`Retry-After`", "meaning"),
+    ("코드", "상태", "원인", "재시도", "`Retry-After`", "뜻"),
+)
+ROUTE_COLUMNS = (("method and path", "who may call", "summary"), ("메서드와 경로", "호출할 수 있는 사람", "내용"))
+SECRET = ("**Secret.**", "**비밀.**")
+WHETHER: Mapping[bool, Words] = {True: ("yes", "예"), False: ("no", "아니요")}
+WHO: Mapping[str, Words] = {
+    "public": ("everybody", "누구나"),
+    "client": ("clients", "클라이언트"),
+    "admin": ("admins", "관리자"),
+}
 
 SECTIONS = {
     "server_host": ("Process", "프로세스"),
@@ -88,9 +97,8 @@ PAGES_EN = {
 }
 """The routes that are not in the specification, so that their views have no summary for readers."""
 
-ENGLISH = Language(
-    korean=False,
-    page="""# Reference
+ENGLISH_PAGE = """\
+# Reference
 
 All settings, error codes and routes. `make docs` writes this page from the code, so do not edit it.
 
@@ -124,19 +132,10 @@ The second column tells who may call a route:
   request did not pass a proxy, or everybody when `SYSTEM_API_PUBLIC=true`.
 
 {routes}
-""",
-    setting_columns=("name", "default", "accepts", "meaning"),
-    error_columns=("code", "status", "origin", "retryable", "`Retry-After`", "meaning"),
-    route_columns=("method and path", "who may call", "summary"),
-    yes="yes",
-    no="no",
-    secret="**Secret.**",
-    who={"public": "everybody", "client": "clients", "admin": "admins"},
-)
+"""
 
-KOREAN = Language(
-    korean=True,
-    page="""# 레퍼런스
+KOREAN_PAGE = """\
+# 레퍼런스
 
 모든 설정, 오류 코드, 경로입니다. `make docs`가 코드에서 만드는 문서이므로 직접 고치지 마세요.
 
@@ -170,12 +169,6 @@ KOREAN = Language(
   호출자이며, `SYSTEM_API_PUBLIC=true`이면 누구나.
 
 {routes}
-""",
-    setting_columns=("이름", "기본값", "허용하는 값", "뜻"),
-    error_columns=("코드", "상태", "원인", "재시도", "`Retry-After`", "뜻"),
-    route_columns=("메서드와 경로", "호출할 수 있는 사람", "내용"),
-    yes="예",
-    no="아니요",
-    secret="**비밀.**",
-    who={"public": "누구나", "client": "클라이언트", "admin": "관리자"},
-)
+"""
+
+PAGE = (ENGLISH_PAGE, KOREAN_PAGE)
