@@ -55,7 +55,7 @@ FAILURES: Mapping[str, Failure] = {
         "client",
         "The request has no API key of the caller's and does not ask for free mode.",
         "요청에 호출자의 API 키가 없고 무료 모드도 아님.",
-        told="인증 오류: API 키가 필요합니다. 키를 보내거나 무료 모드(free_mode)를 요청하세요.",
+        told="인증 오류: API 키가 필요합니다. X-OpenAI-Api-Key 헤더로 키를 보내거나 무료 모드(free_mode)로 요청하세요.",
     ),
     "api_key_rejected": Failure(
         401,
@@ -69,7 +69,7 @@ FAILURES: Mapping[str, Failure] = {
         "client",
         "The client's token is missing, unknown, expired or revoked.",
         "클라이언트의 토큰이 없거나, 모르는 토큰이거나, 만료 또는 폐기됨.",
-        told="인증 오류: 유효한 토큰이 필요합니다. Authorization 헤더에 Bearer 토큰을 보내세요.",
+        told="인증 오류: 유효한 토큰이 필요합니다. Authorization 헤더에 Bearer llms_… 형식으로 보내세요.",
     ),
     "forbidden": Failure(
         403,

@@ -12,11 +12,13 @@ NOT_FOUND = "There is nothing at this address"
 
 def not_found(path: str) -> ValidationException:
     """404 with a hint: most wrong addresses are an OpenAI client's, whose `base_url` is wrong by a little."""
-    meant = _meant(path)
-    if not meant:
-        return ValidationException(NOT_FOUND, error_code="not_found")
-    message = f"{NOT_FOUND}, but at {meant}; the base_url of an OpenAI client ends with /v1 and nothing behind it"
-    return ValidationException(message, error_code="not_found")
+    error = ValidationException(NOT_FOUND, error_code="not_found")
+    if meant := _meant(path):
+        error.explain(
+            f"Perhaps {meant} is meant: the base_url of an OpenAI client ends with /v1 and nothing behind it",
+            f"혹시 {meant}인가요? OpenAI 클라이언트의 base_url은 /v1로 끝나야 합니다.",
+        )
+    return error
 
 
 def _meant(path: str) -> str:

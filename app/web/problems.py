@@ -19,6 +19,8 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import BadRequest, HTTPException
 
 from app.errors import ERRORS_MAX, ChatServiceException, ServiceException, ValidationException
+from app.web.middleware import this_request
+from app.web.misplaced import UNAUTHENTICATED, explain_misplaced
 from schemas.openai import OpenAIErrorSchema
 from schemas.problem import ProblemSchema
 
@@ -123,11 +125,12 @@ def _korean(error: ServiceException) -> str:
     """What is wrong, in Korean; with the names of the fields, where it is about fields."""
     names = list(error.errors) if isinstance(error, ValidationException) else [NATIVE_FIELDS.get(error.param or "")]
     fields = ", ".join(_name(name) for name in names[:KOREAN_FIELDS_MAX] if name)
-    return f"{error.failure.told} ({fields})" if fields else error.failure.told
+    return f"{error.told} ({fields})" if fields else error.told
 
 
 def _answer(error: ServiceException) -> Response:
     g.error_code, dialect = error.error_code, _declared_dialect()
+    explain_misplaced(error, this_request(), openai=dialect is OPENAI)
     document = dialect.document(error, g.get("session_id", ""), g.call.request_id)
     if dialect is PROBLEM and prefers_english():
         document["error_message"] = error.message
@@ -140,7 +143,7 @@ def _answer(error: ServiceException) -> Response:
         response.headers["Retry-After"] = str(error.retry_after)
     for name, value in error.headers.items():
         response.headers[name] = value
-    if error.error_code in {"api_key_required", "unauthorized"}:
+    if error.error_code in UNAUTHENTICATED:
         response.headers["WWW-Authenticate"] = 'Bearer realm="llm-server"'
     return response
 

@@ -85,3 +85,10 @@ def test_openais_routes_speak_english(make_app: Callable[..., Flask], upstream: 
     ]
     for answer in answers:
         assert not re.search("[가-힣]", answer.text), answer.text
+
+
+def test_a_hint_is_in_both_languages(client: FlaskClient) -> None:
+    """A wrong address says which one was meant."""
+    answer = client.post("/chat/completions", json={}).get_json()
+    assert "/v1/chat/completions is meant" in answer["detail"]
+    assert answer["error_message"].startswith(FAILURES["not_found"].told + " 혹시 /v1/chat/completions")
