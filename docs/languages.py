@@ -85,6 +85,9 @@ ROUTES_KO = {
     "health.root": "서버의 이름, 상태, 버전",
     "api-docs.openapi_json": "OpenAPI 3.1 명세",
     "docs.page": "API 문서 페이지(Swagger UI)",
+    "docs.front": "API 문서 페이지로 이동",
+    "docs.page_with_slash": "API 문서 페이지로 이동",
+    "docs.icon": "API 문서 페이지의 아이콘",
     "docs.start": "API 문서 페이지를 시작하는 스크립트",
     "docs.asset": "API 문서 페이지의 파일",
 }
@@ -92,6 +95,9 @@ ROUTES_KO = {
 PAGES_EN = {
     "api-docs.openapi_json": "The OpenAPI 3.1 specification",
     "docs.page": "The API's documentation page (Swagger UI)",
+    "docs.front": "Leads to the documentation page",
+    "docs.page_with_slash": "Leads to the documentation page",
+    "docs.icon": "The icon of the documentation page",
     "docs.start": "The script that starts the documentation page",
     "docs.asset": "The files of the documentation page",
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import http
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ NATIVE_FIELDS = {
 }
 """Upstream's names for what it may refuse, and the native route's."""
 FIELD_NAME_MAX_LENGTH = 64
-KOREAN_FIELDS_MAX = 5
+FIELDS_NAMED_MAX = 5
 HTTP_ERRORS = {
     404: ("not_found", "There is nothing at this address"),
     405: ("method_not_allowed", "This address does not answer this method"),
@@ -123,9 +123,15 @@ def prefers_english() -> bool:
 
 def _korean(error: ServiceException) -> str:
     """What is wrong, in Korean; with the names of the fields, where it is about fields."""
-    names = list(error.errors) if isinstance(error, ValidationException) else [NATIVE_FIELDS.get(error.param or "")]
-    fields = ", ".join(_name(name) for name in names[:KOREAN_FIELDS_MAX] if name)
+    own = NATIVE_FIELDS.get(error.param or "")
+    fields = named(error.errors if isinstance(error, ValidationException) else [own] if own else [])
     return f"{error.told} ({fields})" if fields else error.told
+
+
+def named(fields: Iterable[str]) -> str:
+    """The first of the fields in a sentence."""
+    names = [_name(field) for field in fields if field != marshmallow.exceptions.SCHEMA]
+    return ", ".join([*names[:FIELDS_NAMED_MAX], *(["…"] if len(names) > FIELDS_NAMED_MAX else [])])
 
 
 def _answer(error: ServiceException) -> Response:
