@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,3 +38,29 @@ def test_a_bad_setting_stops_the_start(tmp_path: Path, name: str, raw: str) -> N
     assert len(ended.stderr.splitlines()) == 1
     assert name in ended.stderr
     assert raw not in ended.stderr + ended.stdout
+
+
+@pytest.mark.parametrize("command", [GUNICORN, (sys.executable, "-m", "app")], ids=["gunicorn", "app"])
+@pytest.mark.parametrize(
+    "later", ["DEFAULT_MODEL=two\nDEFAULT_MAX_TOKENS=2", "DEFAULT_MODEL=two\nREQUEST_TIMEOUT=never"]
+)
+def test_a_reload_changes_no_setting(
+    start_server: Callable[..., Server], tmp_path: Path, command: tuple[str, ...], later: str
+) -> None:
+    """`.env` is read at the start: what has been changed in it or added to it since counts for nobody, and a bad value
+    ends no server."""
+    root = tmp_path / "program"
+    for room in ("app", "blueprints", "schemas"):
+        shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("wsgi.py", "gunicorn.conf.py"):
+        shutil.copy(ROOT / file, root)
+    (root / ".env").write_text("DEFAULT_MODEL=one\n")
+    server = start_server(root=root, command=command, PYTHON_DOTENV_DISABLED="0")
+    old, asked = server.worker_pids, {"user_message": "hi", "free_mode": True}
+    before = server.request("POST", "/api/v1/chat/preview", asked).json["upstream_body"]
+    assert '"model":"one"' in before
+    (root / ".env").write_text(later)
+    server.send_signal(signal.SIGHUP)
+    server.wait_for(lambda: server.worker_pids and not set(old) & set(server.worker_pids))
+    server.wait_ready()
+    assert server.request("POST", "/api/v1/chat/preview", asked).json["upstream_body"] == before
