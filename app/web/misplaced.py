@@ -12,21 +12,18 @@ FOREIGN_HEADERS = ("api-key", "x-api-key", "x-goog-api-key")
 UNAUTHENTICATED = {"api_key_required", "unauthorized"}
 
 
-def explain_misplaced(error: ServiceException, asked: Request, *, openai: bool) -> None:
-    """Add to a 401 that misses a key or a token where the caller put one in vain; `openai`: on OpenAI's routes."""
+def explain_misplaced(error: ServiceException, asked: Request) -> None:
+    """Add to a 401 that misses a key or a token where the caller put one in vain; where it belongs the 401 says."""
     if error.error_code not in UNAUTHENTICATED:
         return
     scheme, _, credential = asked.headers.get("Authorization", "").strip().partition(" ")
     bearer = scheme.lower() == "bearer"
     has_token = bearer and credential.strip().startswith(TOKEN_PREFIX)
     key_missing = error.error_code == "api_key_required"
-    right = _right_place(key_missing=key_missing, bearer_is_free=openai and not has_token)
     if has_token and not key_missing:
         return
     if name := next((name for name in FOREIGN_HEADERS if asked.headers.get(name)), None):
-        error.explain(
-            f"The header {name} is not read: send {right}", f"{name} 헤더는 읽지 않습니다. {right} 형식으로 보내세요."
-        )
+        error.explain(f"The header {name} is not read", f"{name} 헤더는 읽지 않습니다.")
     elif scheme and not bearer:
         error.explain(
             "The header Authorization has to begin with Bearer and a space",
@@ -34,12 +31,6 @@ def explain_misplaced(error: ServiceException, asked: Request, *, openai: bool) 
         )
     elif credential and key_missing and not has_token:
         error.explain(
-            f"Authorization carries a token of this server only: send {right}",
-            f"이 경로의 Authorization 헤더에는 이 서버의 토큰만 넣습니다. {right} 형식으로 보내세요.",
+            "On this route Authorization carries a token of this server only",
+            "이 경로의 Authorization 헤더에는 이 서버의 토큰만 넣습니다.",
         )
-
-
-def _right_place(*, key_missing: bool, bearer_is_free: bool) -> str:
-    if not key_missing:
-        return f"Authorization: Bearer {TOKEN_PREFIX}…"
-    return "Authorization: Bearer …" if bearer_is_free else "X-OpenAI-Api-Key: …"

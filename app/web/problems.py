@@ -136,11 +136,11 @@ def named(fields: Iterable[str]) -> str:
 
 def _answer(error: ServiceException) -> Response:
     g.error_code, dialect = error.error_code, _declared_dialect()
-    explain_misplaced(error, this_request(), openai=dialect is OPENAI)
+    explain_misplaced(error, this_request())
     document = dialect.document(error, g.get("session_id", ""), g.call.request_id)
     if dialect is PROBLEM and prefers_english():
         document["error_message"] = error.message
-    response = Response(current_app.json.dumps(document), error.status, mimetype=dialect.media_type)
+    response = Response(f"{current_app.json.dumps(document)}\n", error.status, mimetype=dialect.media_type)
     if dialect.passes_upstream_headers:
         response.headers.update(error.upstream_headers)
     # OpenAI's SDKs ask this header first; without it they would repeat every 409, 429 and 5xx.

@@ -29,26 +29,25 @@ def post(app: Flask, path: str, **headers: str) -> TestResponse:
 
 
 @pytest.mark.parametrize("header", FOREIGN)
-@pytest.mark.parametrize(
-    ("auth_mode", "place"), [("open", "X-OpenAI-Api-Key: …"), ("token", "Authorization: Bearer llms_…")]
-)
+@pytest.mark.parametrize(("auth_mode", "place"), [("open", "X-OpenAI-Api-Key"), ("token", "Bearer llms_…")])
 def test_a_native_caller_is_told_in_korean(make_app: MakeApp, header: str, auth_mode: str, place: str) -> None:
     """Both sentences name the header that is not read, and the one that is; English callers get English."""
     answer = post(make_app(auth_mode=auth_mode), CHAT, **{header: SECRET}).get_json()
-    assert answer["error_message"] == (
-        f"{FAILURES[answer['code']].told} {header.lower()} 헤더는 읽지 않습니다. {place} 형식으로 보내세요."
-    )
-    assert answer["detail"].endswith(f". The header {header.lower()} is not read: send {place}")
+    assert answer["error_message"] == f"{FAILURES[answer['code']].told} {header.lower()} 헤더는 읽지 않습니다."
+    assert answer["detail"].endswith(f". The header {header.lower()} is not read")
+    assert place in answer["error_message"]
+    assert place in answer["detail"]
     english = post(make_app(auth_mode=auth_mode), CHAT, **{header: SECRET, "Accept-Language": "en"}).get_json()
     assert english["error_message"] == english["detail"] == answer["detail"]
 
 
 @pytest.mark.parametrize("header", FOREIGN)
-@pytest.mark.parametrize(("auth_mode", "place"), [("open", "Bearer …"), ("token", "Bearer llms_…")])
-def test_an_openai_client_is_told_in_english(make_app: MakeApp, header: str, auth_mode: str, place: str) -> None:
+@pytest.mark.parametrize("auth_mode", ["open", "token"])
+def test_an_openai_client_is_told_in_english(make_app: MakeApp, header: str, auth_mode: str) -> None:
     """As Azure's client, which sends `api-key`."""
-    error = post(make_app(auth_mode=auth_mode), RESPONSES, **{header: SECRET}).get_json()["error"]
-    assert error["message"].endswith(f". The header {header.lower()} is not read: send Authorization: {place}")
+    message = post(make_app(auth_mode=auth_mode), RESPONSES, **{header: SECRET}).get_json()["error"]["message"]
+    assert "Authorization: Bearer" in message
+    assert message.endswith(f". The header {header.lower()} is not read")
 
 
 @pytest.mark.parametrize("path", [CHAT, RESPONSES])
@@ -62,16 +61,17 @@ def test_a_key_without_bearer_is_told(make_app: MakeApp, path: str, scheme: str)
 def test_a_key_in_the_place_of_a_token_is_told(make_app: MakeApp) -> None:
     """On the native route `Authorization` is for tokens of this server."""
     answer = post(make_app(), CHAT, Authorization=f"Bearer {SECRET}").get_json()
-    assert answer["detail"].endswith("send X-OpenAI-Api-Key: …")
-    assert answer["error_message"].endswith("X-OpenAI-Api-Key: … 형식으로 보내세요.")
+    assert answer["detail"].endswith("carries a token of this server only")
+    assert answer["error_message"].endswith("이 서버의 토큰만 넣습니다.")
 
 
 def test_beside_a_token_the_key_has_a_header_of_its_own(make_app: MakeApp) -> None:
-    """There `Authorization` is taken."""
+    """There `Authorization` is taken, and the sentence says so."""
     app = make_app(auth_mode="token", openai_api_key="")
     token = service(Accounts, app).add("web", Limits())
     answer = post(app, RESPONSES, Authorization=f"Bearer {token}", api_key=SECRET)
-    assert answer.get_json()["error"]["message"].endswith("is not read: send X-OpenAI-Api-Key: …")
+    assert "X-OpenAI-Api-Key" in answer.get_json()["error"]["message"]
+    assert answer.get_json()["error"]["message"].endswith("The header api-key is not read")
 
 
 @pytest.mark.parametrize("path", [CHAT, RESPONSES])
