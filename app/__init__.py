@@ -43,10 +43,11 @@ def create_app(config: Config | None = None) -> Flask:
     from app.upstreams.openai_client import OpenAIClient
     from app.upstreams.slots import Slots
     from app.upstreams.transport import Transport
+    from app.web.flask_app import make_flask
     from app.web.services import provide
 
     config = config or Config.from_env()
-    app = _flask(config)
+    app = make_flask(config)
 
     database = Database(
         config.database_url,
@@ -95,20 +96,6 @@ def create_app(config: Config | None = None) -> Flask:
     provide(app, Housekeeping(ledger, config.ledger_retention_days))
 
     _join_web(app, config, metrics, calls)
-    return app
-
-
-def _flask(config: Config) -> Flask:
-    from flask import Flask
-
-    app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
-    app.json.ensure_ascii = False  # type: ignore[attr-defined]
-    app.json.sort_keys = False  # type: ignore[attr-defined]
-    # werkzeug would redirect `/v1//responses` to an address that begins with http://, a POST with its key included.
-    app.url_map.merge_slashes = False
-    # No view here is asynchronous; each decorator of flask-smorest would ask again with every request.
-    app.ensure_sync = lambda func: func  # type: ignore[method-assign]
     return app
 
 

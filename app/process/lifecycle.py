@@ -320,13 +320,15 @@ class Hooks:
         collect_less_often()
 
     def worker_exit(self, server: Arbiter, worker: Worker) -> None:
-        """In a worker, at its end: wait until what is settled is written."""
+        """In a worker, at its end: wait until what is settled is written, and tell what was counted."""
         # A worker that could not load the application has none.
         if (application := getattr(worker, "wsgi", None)) is not None:
+            from app.process.metrics import Metrics
             from app.store.database import Database
             from app.web.services import service
 
             service(Database, application).flush(self._settings.database_timeout)
+            service(Metrics, application).refresh()
 
     def child_exit(self, server: Arbiter, worker: Worker) -> None:
         """In the master, when a worker has ended; if it had a replacement, the usual number of workers is enough."""

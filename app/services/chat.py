@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from app.calls.call import Call
 from app.config import Config
 from app.errors import ServiceException, ValidationException
+from app.json_bytes import dump_json
 from app.ledger.accounts import NOBODY, Principal
 from app.ledger.limits import Ask
 from app.models import ChatPreview, ChatRequest, ChatResponse, Completion, Credentials, Generation, Message
@@ -24,7 +25,7 @@ from app.tokens import estimate_tokens, image_tokens
 from app.units import dollars
 from app.upstreams.dialects import Dialect, native_dialect
 from app.upstreams.errors import bad_response
-from app.upstreams.json import TextJoiner, dump_json, load_answered_json
+from app.upstreams.json import TextJoiner, load_answered_json
 from app.upstreams.parameters import AdaptedBody, ModelParameters
 from app.upstreams.sse import StreamEvent
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from app.calls.call import Call
 from app.errors import OpenAIClientException
+from app.json_bytes import dump_json
 from app.ledger.accounts import Principal
 from app.ledger.limits import Ask
 from app.ledger.stored import StoredResponses
@@ -25,7 +26,7 @@ from app.services.passed_request import LIMITS, PassedRequest, read_request
 from app.units import dollars
 from app.upstreams import chat_completions, embeddings, responses
 from app.upstreams.errors import bad_response
-from app.upstreams.json import dump_json, load_json, string_or_none
+from app.upstreams.json import load_json, string_or_none
 from app.upstreams.llama_events import LlamaEvents, response_format
 from app.upstreams.sse import StreamEvent
 from app.upstreams.usage import TAIL_BYTES, read_usage, usage_in_tail

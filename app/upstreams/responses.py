@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from app.json_bytes import dump_json
 from app.models import Completion, Generation, Message
 from app.upstreams import written
 from app.upstreams.errors import bad_response, failed_response, no_text
 from app.upstreams.json import (
-    dump_json,
     finish_reason,
     load_json,
     number_or_none,

@@ -23,10 +23,11 @@ def module_name(path: Path) -> str:
 
 MODULES = {module_name(path): path for room in OURS for path in sorted((ROOT / room).rglob("*.py"))}
 
-FOUNDATION = {"app.errors", "app.failures", "app.models", "app.tokens", "app.units", "app.version"}
+FOUNDATION = {"app.errors", "app.failures", "app.json_bytes", "app.models", "app.tokens", "app.units", "app.version"}
 BELOW_THE_WEB = {*FOUNDATION, "app.config", "app.calls", "app.ledger", "app.services", "app.store", "app.upstreams"}
 ROOMS: dict[str, set[str]] = {
     "app.errors": {"app.failures"},
+    "app.json_bytes": set(),
     "app.models": set(),
     "app.tokens": set(),
     "app.units": set(),
@@ -54,6 +55,7 @@ WEB = {"app", "app.web", "blueprints", "app.process.commands"}
 LIBRARIES = {
     "openai": {"app.models", "app.process.terminal"},
     "httptools": {"app.upstreams"},
+    "orjson": {"app.json_bytes"},
     "xllamacpp": {"app.upstreams.local_model"},
     "flask": WEB,
     "flask_cors": WEB,
@@ -68,7 +70,7 @@ LIBRARIES = {
     "alembic": {"app.store"},
     "genai_prices": {"app.ledger.pricing"},
     "click": {"app.web.cli", "app.process.commands"},
-    "prometheus_client": {"app.process.metrics"},
+    "prometheus_client": {"app.process.metrics", "app.process.tally"},
 }
 """Libraries that only some rooms may name."""
 

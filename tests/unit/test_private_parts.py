@@ -25,6 +25,7 @@ import gevent.socket
 import gunicorn.config
 import gunicorn.http
 import gunicorn.http.wsgi
+import prometheus_client
 import pytest
 import sqlalchemy as sa
 from flask.testing import FlaskClient
@@ -34,9 +35,10 @@ from gunicorn.http import errors
 from prometheus_client.mmap_dict import MmapedDict
 
 from app.calls.sockets import peek
+from app.process.tally import Seconds, Tally
 from app.process.workers import GeventWorker, ThreadWorker
 from app.store.engine import make_engine
-from app.store.statement import PARAMSTYLES, Statement
+from app.store.statement import PARAMSTYLES, RowsStatement, Statement
 from tests.server import ROOT
 
 Make = Callable[..., Any]
@@ -328,6 +330,26 @@ print(_is_shared(), [name.replace(str(os.getpid()), "PID") for name in before if
         )
         assert printed == "True ['gauge_livesum_PID.db'] True\n"
 
+    def test_many_values_of_a_histogram_at_once(self) -> None:
+        """tally.py: a child's `_sum` and its `_buckets`, one for each bound and one more, are what values change."""
+        registries = [prometheus_client.CollectorRegistry() for _ in range(2)]
+        told, observed = (Seconds("x", "x", (0.1, 0.5), registry) for registry in registries)
+        tally = Tally()
+        for value in (0.05, 0.1, 0.3, 7.0):
+            tally.observe(told, "/", value)
+            observed.histogram.labels("/").observe(value)
+        tally.tell()
+        samples = [
+            {
+                (sample.name, str(sample.labels)): sample.value
+                for metric in registry.collect()
+                for sample in metric.samples
+            }
+            for registry in registries
+        ]
+        assert len(samples[0]) >= 5
+        assert all(samples[0][name] == samples[1][name] for name in samples[0] if not name[0].endswith("_created"))
+
     def test_values_in_memory(self) -> None:
         """metrics.py: without the directory, `values.ValueClass` is the class that keeps them in this process."""
         assert run_patched("from app.process.metrics import _is_shared\nprint(_is_shared())") == "False\n"
@@ -390,8 +412,14 @@ class TestSQLAlchemy:
             assert isinstance(connection.connection.cursor(), sqlite3.Cursor)
             connection.exec_driver_sql("CREATE TABLE t (a)")
             table = sa.table("t", sa.column("a"))
-            Statement(sa.insert(table), ["a"]).many(connection, [{"a": 1}, {"a": 2}])
-            assert Statement(sa.select(table.c.a).order_by(table.c.a)).rows(connection) == [{"a": 1}, {"a": 2}]
+            Statement(sa.insert(table), ["a"]).run(connection, a=1)
+            insert = RowsStatement(
+                lambda given: sa.insert(table).from_select(["a"], given.select()), {"a": sa.Integer()}
+            )
+            insert.run(connection, [{"a": number} for number in range(2, 101)])
+            assert Statement(sa.select(table.c.a).order_by(table.c.a)).rows(connection) == [
+                {"a": number} for number in range(1, 101)
+            ]
             with pytest.raises(sa.exc.OperationalError):
                 Statement(sa.select(sa.table("no_such_table", sa.column("a")))).rows(connection)
         engine.dispose()
