@@ -17,7 +17,7 @@ from app.web.middleware import call, this_request
 from app.web.problems import OPENAI
 from app.web.services import service
 from app.web.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint
-from schemas.openai import REQUEST_BODY, OpenAIHeadersSchema, PassedOnSchema
+from schemas.openai import OpenAIHeadersSchema, PassedOnSchema, request_body
 
 blp = StrictBlueprint(
     "openai",
@@ -35,6 +35,10 @@ OWN_HEADERS = {
     "idempotency_key": "Idempotency-Key",
 }
 """Headers that belong to a caller's own key, by their names in OpenAIHeadersSchema."""
+MESSAGES = [
+    {"role": "system", "content": "You are a helpful assistant."},
+    {"role": "user", "content": "What is the capital of France?"},
+]
 View = Callable[..., Response]
 
 
@@ -46,7 +50,7 @@ def documented(view: View) -> View:
 
 
 @blp.post("/responses")
-@blp.doc(requestBody=REQUEST_BODY)
+@blp.doc(requestBody=request_body(model="gpt-4o-mini", input=MESSAGES, max_output_tokens=40, temperature=0))
 @blp.alt_response(200, **EVENT_STREAM)
 @documented
 def responses(headers: dict[str, str]) -> Response:
@@ -58,7 +62,7 @@ def responses(headers: dict[str, str]) -> Response:
 
 
 @blp.post("/chat/completions")
-@blp.doc(requestBody=REQUEST_BODY)
+@blp.doc(requestBody=request_body(model="gpt-4o-mini", messages=MESSAGES, max_tokens=40, temperature=0))
 @blp.alt_response(200, **EVENT_STREAM)
 @documented
 def chat_completions(headers: dict[str, str]) -> Response:
@@ -70,7 +74,7 @@ def chat_completions(headers: dict[str, str]) -> Response:
 
 
 @blp.post("/embeddings")
-@blp.doc(requestBody=REQUEST_BODY)
+@blp.doc(requestBody=request_body(model="text-embedding-3-small", input="Paris"))
 @blp.alt_response(200, **EVENT_STREAM)
 @documented
 def embeddings(headers: dict[str, str]) -> Response:

@@ -19,6 +19,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import BadRequest, HTTPException
 
 from app.errors import ERRORS_MAX, ChatServiceException, ServiceException, ValidationException
+from app.failures import FAILURES
 from app.web.middleware import this_request
 from app.web.misplaced import UNAUTHENTICATED, explain_misplaced
 from schemas.openai import OpenAIErrorSchema
@@ -51,10 +52,21 @@ OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate
 class ErrorDialect:
     """How a blueprint tells a failure: `document` is given the error, the session id and the request id."""
 
+    name: str
     media_type: str
     schema: type[marshmallow.Schema]
     document: Callable[[ServiceException, str, str], dict[str, Any]]
     passes_upstream_headers: bool = False
+
+    def example(self, code: str) -> dict[str, Any]:
+        """What an error of this code looks like, for the specification."""
+        meaning = FAILURES[code].meaning.removesuffix(".")
+        if code == "validation_error":
+            broken = {"max_tokens": ["must be from 1 to 1000000000"]}
+            return self.document(
+                ValidationException("These fields break a rule: max_tokens", errors=broken), "s-1", "a1b2"
+            )
+        return self.document(ServiceException(meaning, code), "s-1", "a1b2")
 
 
 def problem(error: ServiceException, session_id: str, request_id: str, *, in_english: bool = False) -> dict[str, Any]:
@@ -103,8 +115,8 @@ def openai_error(error: ServiceException, session_id: str = "", request_id: str 
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-PROBLEM = ErrorDialect("application/problem+json", ProblemSchema, problem)
-OPENAI = ErrorDialect("application/json", OpenAIErrorSchema, openai_error, passes_upstream_headers=True)
+PROBLEM = ErrorDialect("problem", "application/problem+json", ProblemSchema, problem)
+OPENAI = ErrorDialect("openai", "application/json", OpenAIErrorSchema, openai_error, passes_upstream_headers=True)
 
 
 def register_error_handlers(app: Flask) -> None:

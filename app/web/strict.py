@@ -164,12 +164,15 @@ class StrictBlueprint(Blueprint):
         """Document the error codes of a view, grouped by status."""
         by_status: dict[int, list[str]] = {}
         for code in codes:
-            by_status.setdefault(FAILURES[code].status, []).append(f"`{code}`")
-        content = {self.errors.media_type: {"schema": self.errors.schema}}
-        responses = {
-            str(status): {"description": " or ".join(names), "content": content} for status, names in by_status.items()
-        }
+            by_status.setdefault(FAILURES[code].status, []).append(code)
+        responses = {str(status): self._documented(found) for status, found in by_status.items()}
         return cast(Callable[[View], View], self.doc(responses=responses))
+
+    def _documented(self, codes: list[str]) -> dict[str, Any]:
+        """The response of one status, with an example of each code."""
+        examples = {code: f"{self.errors.name}_{code}" for code in codes}
+        content = {self.errors.media_type: {"schema": self.errors.schema, "examples": examples}}
+        return {"description": " or ".join(f"`{code}`" for code in codes), "content": content}
 
 
 def _remember_session_id(body: Any) -> None:
