@@ -278,12 +278,15 @@ def _allowed(listing: PassedResponse, principal: Principal) -> PassedResponse:
     if account is None or not account.models or not isinstance(listing.body, bytes):
         return listing
     document = load_json(listing.body)
-    found = document.get("data")
-    if isinstance(found, list):
-        document["data"] = [
-            model for model in found if isinstance(model, dict) and account.allows_model(str(model.get("id")))
-        ]
+    for member in ("data", "models"):
+        if isinstance(found := document.get(member), list):
+            document[member] = [model for model in found if account.allows_model(_name(model))]
     return dataclasses.replace(listing, body=dump_json(document))
+
+
+def _name(model: Any) -> str:
+    """The name of an entry of a list, by OpenAI's `id`, or by `model` in the second list that llama.cpp adds."""
+    return str(model.get("id") or model.get("model") or "") if isinstance(model, dict) else ""
 
 
 def _listed(name: str, models: PassedResponse, unknown: OpenAIClientException) -> PassedResponse:
