@@ -9,6 +9,7 @@ in `Hooks.post_worker_init`. `test_the_master_stays_light` shows it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import mmap
 import os
@@ -64,7 +65,8 @@ class Arbiter(Protocol):
 
 
 class Worker(Protocol):
-    """What is used of gunicorn's worker: `age` counts from 1, `ppid` is the master, `wsgi` the application.
+    """What is used of gunicorn's worker: `age` counts from 1, `ppid` is the master, `wsgi` the application, and
+    `sockets` are those it listens on.
 
     `shared` is ours.
     """
@@ -74,6 +76,7 @@ class Worker(Protocol):
     ppid: int
     alive: bool
     wsgi: Any
+    sockets: list[Any]
     shared: SharedState
 
     def handle_exit(self, sig: int, frame: object) -> None:
@@ -316,7 +319,7 @@ class Hooks:
         service(Housekeeping, app).start()
         MemoryWatch(settings.memory_log_seconds, settings.memory_soft_limit_mb, signals.replace).start()
         if worker.age == 1:
-            self._announce()
+            self._announce(worker)
         collect_less_often()
 
     def worker_exit(self, server: Arbiter, worker: Worker) -> None:
@@ -362,11 +365,17 @@ class Hooks:
         signals.take_over()
         return signals
 
-    def _announce(self) -> None:
-        """Say once, in the first worker, where the server is."""
+    def _announce(self, worker: Worker) -> None:
+        """Say once, in the first worker, where the server is: `gunicorn -b` may have another address than the settings.
+
+        A Unix socket has no address to paste.
+        """
         from app.process.announce import announce
 
-        threading.Thread(target=announce, args=(self._settings,), daemon=True).start()
+        addresses = [sock.getsockname() for sock in worker.sockets]
+        if address := next((address for address in addresses if isinstance(address, tuple)), None):
+            settings = dataclasses.replace(self._settings, server_host=address[0], server_port=address[1])
+            threading.Thread(target=announce, args=(settings,), daemon=True).start()
 
 
 def give_up(exc: ConfigurationException) -> NoReturn:

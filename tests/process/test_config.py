@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server import GUNICORN, ROOT, Server
+from tests.server import GUNICORN, ROOT, Server, free_port
+from tests.upstream import Upstream
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,25 @@ def test_a_bad_setting_stops_the_start(tmp_path: Path, name: str, raw: str) -> N
     assert len(ended.stderr.splitlines()) == 1
     assert name in ended.stderr
     assert raw not in ended.stderr + ended.stdout
+
+
+@pytest.mark.parametrize("arguments", [["clients", "list"], ["db", "copy", "a", "b"], ["--help"]])
+def test_a_bad_setting_is_one_line_for_commands_too(tmp_path: Path, arguments: list[str]) -> None:
+    """And not that there is no such command."""
+    environ = Server(tmp_path, REQUEST_TIMEOUT="never").environ
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", *arguments]
+    ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode != 0
+    assert ended.stderr == "Error: REQUEST_TIMEOUT must be a number from 0.1 to 3600\n"
+
+
+def test_the_banner_has_the_address_that_is_listened_on(tmp_path: Path, upstream: Upstream) -> None:
+    """gunicorn's own option wins over the settings."""
+    server = Server(tmp_path, OPENAI_BASE_URL=upstream.base_url, SERVER_PORT=free_port())
+    server.configure({"GUNICORN_CMD_ARGS": f"--bind 127.0.0.1:{server.port}"})
+    with server:
+        server.wait_for(lambda: "is ready at" in server.output())
+        assert f"LLM Server is ready at {server.url} " in server.output()
 
 
 @pytest.mark.parametrize("command", [GUNICORN, (sys.executable, "-m", "app")], ids=["gunicorn", "app"])

@@ -292,7 +292,7 @@ config = Config(database_url=sys.argv[1], server_port=int(sys.argv[2]), log_file
 hooks = Hooks(config, {}, graceful_timeout=130, local_model_file=None)
 
 class FakeWorker:
-    age, alive, wsgi, shared = 1, True, create_app(config), SharedState(Reloads())
+    age, alive, wsgi, shared, sockets = 1, True, create_app(config), SharedState(Reloads()), []
     def handle_exit(self, sig, frame):
         self.alive = False
 
