@@ -7,6 +7,7 @@ from typing import Any
 from marshmallow import Schema, fields, validate
 
 from schemas.chat import KEY, well_formed_key
+from schemas.quick import QuickSchema
 
 STREAM = {
     "type": ["boolean", "null"],
@@ -37,7 +38,7 @@ def own_header(name: str) -> fields.String:
     )
 
 
-class OpenAIHeadersSchema(Schema):
+class OpenAIHeadersSchema(QuickSchema):
     """Headers that choose whose key pays."""
 
     openai_api_key = fields.String(

@@ -6,7 +6,7 @@ system message already. Source: the OpenAI API reference, "Chat Completions".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.json_bytes import dump_json
@@ -53,7 +53,7 @@ def parse_completion(raw: bytes) -> Completion:
     document = load_json(raw)
     if not isinstance(document, dict):
         raise bad_response()
-    if (error := _error(document)) is not None:
+    if (error := _error(document, _choices(document))) is not None:
         raise failed_response(error)
     message = _first_choice(document).get("message")
     if not isinstance(message, dict):
@@ -76,7 +76,7 @@ def read_event(data: bytes) -> StreamEvent:
         usage=read_usage(chunk),
         model=string_or_none(chunk.get("model")),
         document=chunk,
-        is_end=_error(chunk) is not None,
+        is_end=_error(chunk, choices) is not None,
         choices=tuple((_index(choice), _finish_reason(choice) is not None) for choice in choices),
     )
 
@@ -91,7 +91,7 @@ class CompletionReader:
     def add(self, event: StreamEvent) -> str:
         """Give the piece of text in a chunk; raises `upstream_failed` for one that tells an error."""
         chunk = event.document
-        if (error := _error(chunk)) is not None:
+        if (error := _error(chunk, _choices(chunk))) is not None:
             raise failed_response(error)
         self._document |= {name: chunk[name] for name in KEPT if chunk.get(name)}
         if _finish_reason(_first_choice(chunk)):
@@ -148,12 +148,12 @@ def _finish_reason(choice: Mapping[str, Any]) -> str | None:
     return reason if isinstance(reason, str) and reason else None
 
 
-def _error(document: Mapping[str, Any]) -> Any:
-    """What an answer or a chunk tells of a failure; None when it tells of none."""
+def _error(document: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) -> Any:
+    """What an answer or a chunk with these choices tells of a failure; None when it tells of none."""
     if document.get("error") or document.get("type") == "error":
         return document.get("error") or document
-    for choice in _choices(document):
-        if choice.get("error") or str(_finish_reason(choice)).lower() in FAILURES:
+    for choice in choices:
+        if choice.get("error") or (_finish_reason(choice) or "").lower() in FAILURES:
             return choice.get("error") or {}
     return None
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from app.models import Usage
 from app.upstreams.errors import bad_response
@@ -26,8 +26,7 @@ LINE_END = re.compile(rb"\r\n|\n|\r")
 EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n|\Z))")
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One event or run of comments: `raw` as it came, its name, and its data (None when it has none).
 
     An event that is too large to hold comes in parts without data. `is_part`: more of it follows; the last part has the
@@ -54,8 +53,7 @@ class Event:
         return not all(line.partition(b":")[0] in FIELDS for line in lines)
 
 
-@dataclass(frozen=True, slots=True)
-class StreamEvent:
+class StreamEvent(NamedTuple):
     """What an event means, whatever its API. `text` is the next piece of the answer, `written` all that upstream wrote
     in it, `document` the event itself; `is_end`: upstream says that the stream is over. `choices`: each choice of which
     the event tells, by its index, and whether it is finished."""
@@ -64,7 +62,7 @@ class StreamEvent:
     written: str = ""
     usage: Usage | None = None
     model: str | None = None
-    document: Mapping[str, Any] = field(default_factory=dict)
+    document: Mapping[str, Any] = MappingProxyType({})
     is_end: bool = False
     choices: tuple[tuple[int, bool], ...] = ()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from app.models import Usage
@@ -20,8 +20,8 @@ def read_usage(document: Mapping[str, Any]) -> Usage | None:
 
     Read in `usage`, in `x_groq` (Groq) and in the first of `choices` (some gateways).
     """
-    counts = next((found for found in _places(document) if found), None)
-    if counts is None:
+    counts = _mapping(document.get("usage")) or _elsewhere(document)
+    if not counts:
         return None
     sent = _first(counts, "input_tokens", "prompt_tokens")
     told = _first(counts, "output_tokens", "completion_tokens")
@@ -60,12 +60,11 @@ def token_count(value: Any) -> int:
     return min(value, TOKENS_MAX) if type(value) is int and value >= 0 else 0
 
 
-def _places(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield _mapping(document.get("usage"))
-    yield _mapping(_mapping(document.get("x_groq")).get("usage"))
+def _elsewhere(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    if found := _mapping(_mapping(document.get("x_groq")).get("usage")):
+        return found
     choices = document.get("choices")
-    if isinstance(choices, list) and choices:
-        yield _mapping(_mapping(choices[0]).get("usage"))
+    return _mapping(_mapping(choices[0]).get("usage")) if isinstance(choices, list) and choices else {}
 
 
 def _cached(counts: Mapping[str, Any], details: Mapping[str, Any]) -> int:

@@ -131,7 +131,7 @@ def test_a_digest_key_of_an_odd_size(tmp_path: Path, size: int) -> None:
 
 @pytest.mark.parametrize(("rows", "calls"), [(0, 0), (1, 1), (64, 1), (100, 3), (200, 4)])
 def test_many_rows_are_one_call(rows: int, calls: int) -> None:
-    """The driver is asked once for as many rows as one statement takes, and every row is written with its own values."""
+    """One for as many rows as a statement takes, and every row is written with its own values."""
     table = sa.Table("t", sa.MetaData(), sa.Column("id", sa.Integer), sa.Column("text", sa.String(8)))
     columns: dict[str, sa.types.TypeEngine[Any]] = {"id": table.c.id.type, "text": table.c.text.type}
     insert = RowsStatement(lambda given: table.insert().from_select(["id", "text"], given.select()), columns)
