@@ -350,11 +350,11 @@ FAILURES: Mapping[str, Failure] = {
     "upstream_unavailable": Failure(
         503,
         "upstream",
-        "The upstream is overloaded (503 or 529), after retries as well.",
-        "재시도한 뒤에도 업스트림이 과부하 상태(503 또는 529).",
+        "The upstream is overloaded or still starting (503 or 529), after retries as well.",
+        "재시도한 뒤에도 업스트림이 과부하 상태이거나 시작하는 중(503 또는 529).",
         retryable=True,
         retry_after=1,
-        told="AI 서비스 연결 오류: AI 서비스가 과부하 상태입니다. 잠시 후 다시 시도하세요.",
+        told="AI 서비스 연결 오류: AI 서비스가 과부하 상태이거나 시작하는 중입니다. 잠시 후 다시 시도하세요.",
     ),
     "upstream_timeout": Failure(
         504,
