@@ -113,3 +113,11 @@ def test_openais_routes_name_the_header(client: FlaskClient) -> None:
     """The same sentence there."""
     error = client.post("/v1/responses", json={}, headers={"X-Free-Mode": "yes"}).get_json()["error"]
     assert error["message"] == "These fields break a rule: X-Free-Mode"
+
+
+@pytest.mark.parametrize("given", ["yesterday", "2026-01-31", "2026-01-31T09:00:00"])
+def test_a_moment_is_refused_with_one_that_is_right(client: FlaskClient, given: str) -> None:
+    """The example that the refusal gives can be sent as it is."""
+    told = client.get("/api/v1/usage", query_string={"since": given}).get_json()["errors"]["query"]["since"]
+    example = told[0].rpartition(" ")[2]
+    assert client.get("/api/v1/usage", query_string={"since": example}).status_code == 200
