@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import io
 import ipaddress
 import math
@@ -499,9 +500,12 @@ class Config:
             return default
 
 
+@functools.cache
 def load_env_file() -> None:
     """Read `.env` beside `wsgi.py` into the environment; a variable that is set already keeps its value.
 
+    Once per process, and not again after a fork: otherwise a worker that takes another one's place, or all of them
+    after a reload, would have settings that the master and the other workers do not have.
     Directories above are not searched: what a stranger has put there must not choose where the server's key goes.
     Values are taken as they are, `$` included. Raises ConfigurationException unless the file is UTF-8.
     """

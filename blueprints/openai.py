@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 from urllib.parse import quote
 
 from flask import Response, request
@@ -18,7 +18,7 @@ from app.web.middleware import call, this_request
 from app.web.problems import OPENAI
 from app.web.services import service
 from app.web.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint
-from schemas.openai import REQUEST_BODY, OpenAIHeadersSchema, PassedOnSchema
+from schemas.openai import OpenAIHeadersSchema, PassedOnSchema, request_body
 
 blp = StrictBlueprint(
     "openai",
@@ -36,6 +36,10 @@ OWN_HEADERS = {
     "idempotency_key": "Idempotency-Key",
 }
 """Headers that belong to a caller's own key, by their names in OpenAIHeadersSchema."""
+MESSAGES = [
+    {"role": "system", "content": "You are a helpful assistant."},
+    {"role": "user", "content": "What is the capital of France?"},
+]
 View = Callable[..., Response]
 
 
@@ -46,14 +50,18 @@ def documented(view: View) -> View:
     return blp.arguments(OpenAIHeadersSchema, location="headers")(view)
 
 
-def documented_with_body(view: View) -> View:
-    """The same of a route that takes a body and can answer it with a stream."""
-    view = blp.alt_response(200, **EVENT_STREAM)(documented(view))
-    return cast(View, blp.doc(requestBody=REQUEST_BODY)(view))
+def documented_with_body(**example: Any) -> Callable[[View], View]:
+    """The same of a route that takes a body, as `example`, and can answer it with a stream."""
+
+    def decorator(view: View) -> View:
+        view = blp.alt_response(200, **EVENT_STREAM)(documented(view))
+        return cast(View, blp.doc(requestBody=request_body(**example))(view))
+
+    return decorator
 
 
 @blp.post("/responses")
-@documented_with_body
+@documented_with_body(model="gpt-4o-mini", input=MESSAGES, max_output_tokens=40, temperature=0)
 def responses(headers: dict[str, str]) -> Response:
     """Create a model response
 
@@ -63,7 +71,7 @@ def responses(headers: dict[str, str]) -> Response:
 
 
 @blp.post("/chat/completions")
-@documented_with_body
+@documented_with_body(model="gpt-4o-mini", messages=MESSAGES, max_tokens=40, temperature=0)
 def chat_completions(headers: dict[str, str]) -> Response:
     """Create a chat completion
 
@@ -73,7 +81,7 @@ def chat_completions(headers: dict[str, str]) -> Response:
 
 
 @blp.post("/embeddings")
-@documented_with_body
+@documented_with_body(model="text-embedding-3-small", input="Paris")
 def embeddings(headers: dict[str, str]) -> Response:
     """Create embeddings
 

@@ -285,15 +285,22 @@ def _allowed(listing: PassedResponse, principal: Principal) -> PassedResponse:
     if account is None or not account.models or not isinstance(listing.body, bytes):
         return listing
     document = load_json(listing.body)
-    if "data" in document:
-        document["data"] = [model for model in _models(document) if account.allows_model(str(model.get("id")))]
+    for member in ("data", "models"):
+        if member in document:
+            allowed = [model for model in _models(document, member) if account.allows_model(_name(model))]
+            document[member] = allowed
     return dataclasses.replace(listing, body=dump_json(document))
 
 
-def _models(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _models(document: Mapping[str, Any], member: str = "data") -> list[dict[str, Any]]:
     """The entries of a list of models."""
-    found = document.get("data")
+    found = document.get(member)
     return [model for model in found if isinstance(model, dict)] if isinstance(found, list) else []
+
+
+def _name(model: Mapping[str, Any]) -> str:
+    """The name of an entry of a list, by OpenAI's `id`, or by `model` in the second list that llama.cpp adds."""
+    return str(model.get("id") or model.get("model") or "")
 
 
 def _listed(name: str, models: PassedResponse, unknown: OpenAIClientException) -> PassedResponse:

@@ -16,6 +16,7 @@ from app.upstreams.answer_headers import passed_headers
 from app.upstreams.keys import rejected_key
 from app.upstreams.refusals import CODE_PATTERN, Refusal, word_or_none
 
+UNAVAILABLE = "The AI service is overloaded or still starting"
 KEPT_STATUSES = frozenset({400, 404, 413, 422})
 """What of upstream's 4xx a caller can act on; others say 400, as a caller's program may know no better than to repeat
 408 and 409."""
@@ -59,7 +60,7 @@ def _mapped(status: int, refusal: Refusal, wait_seconds: int, *, own: bool) -> O
     if 400 <= status < 500:
         return _rejected_request(status if status in KEPT_STATUSES else 400, refusal)
     if status in {503, 529}:
-        return OpenAIClientException("The AI service is overloaded", "upstream_unavailable", retry_after=wait_seconds)
+        return OpenAIClientException(UNAVAILABLE, "upstream_unavailable", retry_after=wait_seconds)
     return OpenAIClientException(
         "The AI service failed to answer", "upstream_error", retryable=status not in HOPELESS_STATUSES
     )

@@ -310,3 +310,19 @@ def test_a_server_without_a_key_asks_for_the_clients(make_app: Callable[..., Fla
     answer = app.test_client().post("/v1/responses", json={}, headers=headers)
     assert (answer.status_code, answer.get_json()["error"]["code"]) == (401, "api_key_required")
     assert "X-Free-Mode" in answer.get_json()["error"]["message"]
+
+
+def test_why_all_tokens_are_unknown_is_told_once(
+    make_app: Callable[..., Flask], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With another TOKEN_DIGEST_KEY every client is listed as active and refused; what is no token is no reason."""
+    app = make_app(auth_mode="token")
+    token = service(Accounts, app).add("web", Limits())
+    other = make_app(auth_mode="token", token_digest_key="another-key-of-the-tests-0123456789")
+    told = []
+    for sent in ("llms_x", token, token):
+        headers = {"Authorization": f"Bearer {sent}"}
+        assert other.test_client().get("/v1/models", headers=headers).status_code == 401
+        told.append(sum("TOKEN_DIGEST_KEY" in message for message in caplog.messages))
+    assert told == [0, 1, 1]
+    assert token not in caplog.text

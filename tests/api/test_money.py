@@ -329,6 +329,11 @@ def test_a_list_of_models_is_free(
     for _ in range(3):
         answer = client.get("/v1/models", headers=headers)
         assert [model["id"] for model in answer.get_json()["data"]] == listed
+    # llama.cpp lists them twice.
+    upstream.default = reply(200, MODELS | {"models": [{"model": model["id"]} for model in MODELS["data"]] + [{}, "x"]})
+    twice = client.get("/v1/models", headers=headers).get_json()["models"]
+    assert [model["model"] for model in twice[: len(listed)]] == listed
+    assert len(twice) == (1 if limits.models else 4)
     upstream.default = reply(200, MODELS["data"][1])
     assert client.get("/v1/models/o3", headers=headers).status_code == (404 if limits.models else 200)
     assert {row["cost_nano"] for row in settled(database_url)} == {0}
