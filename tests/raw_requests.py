@@ -61,6 +61,7 @@ TABLE = (
     Raw("UTF-8 in the target", get(HOST, target=b"/\xc3\xa9"), False),
     Raw("an empty value", get(b"X-A:"), True),
     Raw("spaces around a value", get(b"X-A: \t a b \t "), True),
+    Raw("spaces of Latin-1 around a value", get(b"X-A: \xa0b\x85"), True),
     Raw("no space before a value", get(b"X-A:b"), True),
     Raw("Latin-1 in a value", get(b"X-A: caf\xe9\xff"), True),
     Raw("a colon in a value", get(b"X-A: b: c"), True),

@@ -26,7 +26,6 @@ from urllib.parse import unquote_to_bytes
 
 import httptools
 
-METHODS = (b"POST /", b"GET /")
 NAME = re.compile(rb"[A-Za-z0-9-]{1,64}")
 TARGET = re.compile(rb"/(?!/)[!\"$-~]*")
 """Printable ASCII (RFC 9112, section 3.2) without a fragment. gunicorn has a rule of its own for two slashes."""
@@ -79,13 +78,12 @@ class _Unusual(Exception):
 class _Fields:
     """What llhttp finds in one head; the headers go into `environ` as they come."""
 
-    __slots__ = ("environ", "is_whole", "number", "target")
+    __slots__ = ("environ", "number", "target")
 
     def __init__(self, environ: dict[str, Any]) -> None:
         self.environ = environ
         self.target = b""
         self.number = 0
-        self.is_whole = False
 
     def on_url(self, target: bytes) -> None:
         self.target += target
@@ -94,14 +92,11 @@ class _Fields:
         self.environ[_key(name)] = value.decode("latin-1").strip(" \t")
         self.number += 1
 
-    def on_headers_complete(self) -> None:
-        self.is_whole = True
-
 
 def read_head(data: bytes, base: Mapping[str, Any], limits: Limits) -> UsualRequest | None:
     """The usual request with which `data` begins, its environ on top of `base`; None for any other."""
     body = data.find(b"\r\n\r\n", 0, limits.field_size) + 4
-    if body < 4 or not data.startswith(METHODS):
+    if body < 4:
         return None
     environ = dict(base)
     fields = _Fields(environ)
@@ -111,7 +106,7 @@ def read_head(data: bytes, base: Mapping[str, Any], limits: Limits) -> UsualRequ
         path, query = _path_and_query(fields.target)
     except (httptools.HttpParserError, httptools.HttpParserUpgrade, _Unusual):
         return None
-    if not fields.is_whole or not _each_line_is_a_header(data, body, fields, base, limits):
+    if not _each_comes_once(fields, base) or fields.number > limits.fields:
         return None
     length = environ.get("CONTENT_LENGTH", "0")
     connection = environ.get("HTTP_CONNECTION", "keep-alive").lower()
@@ -124,7 +119,7 @@ def read_head(data: bytes, base: Mapping[str, Any], limits: Limits) -> UsualRequ
 
 
 def _method(data: bytes, target: bytes, limit: int) -> str:
-    """The method, when the first line has one space on each side of the target; llhttp takes more of them."""
+    """The method, when nothing stands before it and one space on each side of the target; llhttp takes more."""
     method = b"POST" if data.startswith(b"POST") else b"GET"
     line = b"%b %b HTTP/1.1\r\n" % (method, target)
     if not data.startswith(line) or len(line) - 2 > limit:
@@ -132,13 +127,9 @@ def _method(data: bytes, target: bytes, limit: int) -> str:
     return method.decode("ascii")
 
 
-def _each_line_is_a_header(data: bytes, body: int, fields: _Fields, base: Mapping[str, Any], limits: Limits) -> bool:
-    """Each line below the first is one header, and no name came twice, which would have replaced the one before."""
-    return (
-        data.count(b"\n", 0, body) == fields.number + 2
-        and len(fields.environ) == len(base) + fields.number
-        and fields.number <= limits.fields
-    )
+def _each_comes_once(fields: _Fields, base: Mapping[str, Any]) -> bool:
+    """A name that came twice has replaced the one before."""
+    return len(fields.environ) == len(base) + fields.number
 
 
 @lru_cache(512)
