@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 from app.process.http_head import UNUSUAL, Limits, read_head
 from app.process.workers import SCHEME_HEADERS, GeventWorker
 from tests.gevent_workers import make_worker
-from tests.raw_requests import TABLE, Raw
+from tests.raw_requests import TABLE, Raw, get
+from tests.server import ROOT
 
 MUTATED_HEADS = int(os.environ.get("MUTATED_HEADS", "3000"))
 PROXY, STRANGER = ("127.0.0.1", 4711), ("203.0.113.7", 4711)
@@ -150,6 +152,13 @@ def test_mutated_heads(readers: Readers) -> None:
         assert ours == theirs, data
     # Else nothing would have been compared.
     assert taken > MUTATED_HEADS / 5
+
+
+def test_what_our_nginx_sends(readers: Readers) -> None:
+    """The headers that deploy/nginx.conf sets are usual, one without a value is not sent."""
+    found = re.findall(r"proxy_set_header ([\w-]+) \S*\w", (ROOT / "deploy" / "nginx.conf").read_text())
+    assert "X-Forwarded-Proto" in found
+    assert readers.ours(get(*[f"{name}: https".encode() for name in found])) is not None
 
 
 @pytest.mark.parametrize("limits", [Limits(0, 100, 8190), Limits(4094, 100, 0), Limits(10, 100, 8190)])

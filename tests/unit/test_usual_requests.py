@@ -308,6 +308,18 @@ def test_a_caller_that_does_not_take_its_answer(hasty: GeventWorker) -> None:
     assert ("info", "closed a connection whose peer does not take its answer") in hasty.log.lines
 
 
+@pytest.mark.parametrize("error", [SystemExit(), gevent.GreenletExit()])
+@pytest.mark.parametrize("begun", [(), (b"a",)])
+def test_a_request_that_is_stopped(error: BaseException, begun: tuple[bytes, ...]) -> None:
+    """Its connection ends, so that nobody takes the next answer for its own, and the worker goes on."""
+    with make_worker() as worker:
+        worker.wsgi = broken(*begun, error=error)
+        answer = exchange(worker, [post(*SDK) + get(HOST)])
+        assert answer.count(b"HTTP/1.1 ") == len(begun)
+        worker.wsgi = echo
+        assert exchange(worker, [get(HOST)]).startswith(b"HTTP/1.1 200 OK")
+
+
 @pytest.mark.parametrize("kind", [GeventWorker, GunicornsWay])
 def test_a_number_of_requests(kind: type[GeventWorker]) -> None:
     """A worker that may serve so many closes the connection behind the last, and leaves."""
