@@ -129,13 +129,14 @@ class GeventWorker(_AnswersWithProblems, _GeventWorker):
         self._stopped_at: float | None = None
         self._bases: dict[Any, dict[str, Any] | None] = {}
         cfg = self.cfg
+        self._keepalive_seconds = float(cfg.keepalive)
         self._limits = Limits(cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size)
         self._scheme = lru_cache(256)(self._believed_scheme)
 
     def timeout_ctx(self) -> _Wait:
         """How long the next request of this connection is waited for."""
         connection = served_connection()
-        seconds = float(self.cfg.keepalive)
+        seconds = self._keepalive_seconds
         if connection is None or not connection.has_served:
             seconds = min(seconds, HEAD_SECONDS)
         if connection is not None and connection.head_end is not None:
