@@ -60,7 +60,7 @@ ROOMS: dict[str, set[str]] = {
 WEB = {"app", "app.factory", "app.web", "blueprints", "app.process.commands"}
 LIBRARIES = {
     "openai": {"app.models", "app.process.terminal"},
-    "httptools": {"app.upstreams"},
+    "httptools": {"app.upstreams", "app.process.http_head"},
     "orjson": {"app.json_bytes"},
     "xllamacpp": {"app.upstreams.local_model"},
     "flask": WEB,
@@ -70,7 +70,7 @@ LIBRARIES = {
     "werkzeug": WEB,
     "marshmallow": {"app.web", "schemas"},
     "gevent": {"app.process.workers", "app.store.threads"},
-    "gunicorn": {"app.process.workers", "app.web.problems"},
+    "gunicorn": {"app.process.workers", "app.process.answer", "app.web.problems"},
     "psutil": {"app.process.system"},
     "sqlalchemy": {"app.store", "app.ledger"},
     "alembic": {"app.store"},

@@ -265,7 +265,7 @@ cfg.child_exit(master, worker)
 cfg.on_exit(master)
 print(json.dumps(sorted(sys.modules)))
 """
-FOR_WORKERS_ONLY = ("flask", "werkzeug", "sqlalchemy", "psycopg", "prometheus_client", "openai", "httptools", "psutil")
+FOR_WORKERS_ONLY = ("flask", "werkzeug", "sqlalchemy", "psycopg", "prometheus_client", "openai", "psutil")
 
 
 def test_the_master_stays_light() -> None:
