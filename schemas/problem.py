@@ -34,8 +34,9 @@ class ProblemSchema(Schema):
     error_message = fields.String(
         required=True,
         metadata={
-            "description": "`detail` behind a Korean prefix that tells the kind of error.",
-            "example": "AI 서비스 연결 오류: The connection to the AI service failed",
+            "description": "A Korean sentence behind a prefix that tells the kind of error; with `Accept-Language: en` "
+            "the English one.",
+            "example": "AI 서비스 연결 오류: AI 서비스에 연결하지 못했거나 연결이 끊겼습니다.",
         },
     )
     origin = fields.String(

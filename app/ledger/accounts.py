@@ -107,6 +107,7 @@ class Accounts:
         """Create a client and give its token, which is not stored; a bad or used name is a ValidationException."""
         if not NAME.fullmatch(name):
             raise ValidationException("must be 1 to 64 letters, digits, dots, dashes or underscores", "name")
+        _check_models(limits.models)
         token = new_token()
         row = vars(limits) | {"name": name, "token_digest": self.digest(token), "created_at": self._now()}
 
@@ -148,6 +149,7 @@ class Accounts:
 
     def change(self, name: str, **limits: Any) -> None:
         """Set some of a client's limits anew; the fields are those of Limits. Its token stays."""
+        _check_models(limits.get("models", ""))
         self._update(name, **limits)
 
     def rotate(self, name: str) -> str:
@@ -237,6 +239,13 @@ class Accounts:
 
     def _now(self) -> int:
         return int(self._clock() * MICROSECONDS)
+
+
+def _check_models(models: str) -> None:
+    """Refuse patterns that the column does not hold: they would be cut or, by PostgreSQL, not written."""
+    most = clients.c.models.type.length
+    if len(models) > most:
+        raise ValidationException(f"must be at most {most} characters long", "models")
 
 
 def _digest(token: str, key: bytes) -> str:

@@ -72,7 +72,7 @@ class PassedRequest:
         return not (isinstance(options, dict) and options.get("include_usage"))
 
 
-def read_request(path: str, body: bytes, default_max_tokens: int | None = None) -> PassedRequest:
+def read_request(path: str, body: bytes) -> PassedRequest:
     """Read a request to `path`.
 
     Raises ValidationException unless it is a JSON object with a usable `stream` that names each member once.
@@ -142,7 +142,7 @@ def _uncovered(path: str, document: Mapping[str, Any]) -> Iterator[str]:
         yield "web_search_options"
     tools = document.get("tools")
     for index, tool in enumerate(tools if isinstance(tools, list) else []):
-        if not (isinstance(tool, dict) and tool.get("type") in OWN_TOOLS):
+        if not (isinstance(tool, dict) and string_or_none(tool.get("type")) in OWN_TOOLS):
             yield f"tools[{index}]"
             return
     if path == responses.PATH and document.get("prompt"):
@@ -164,7 +164,7 @@ def _tokens(value: Any, model: str) -> int:
         return sum(_tokens(inner, model) for inner in value)
     if not isinstance(value, dict):
         return 1
-    kind = value.get("type")
+    kind = string_or_none(value.get("type"))
     if kind in IMAGE_PARTS:
         return image_tokens(model)
     if kind in FILE_PARTS:

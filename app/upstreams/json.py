@@ -12,7 +12,7 @@ from app.upstreams.errors import bad_response
 
 BOM = b"\xef\xbb\xbf"
 BLANK = " \t\r\n\ufeff\u200b"
-TEXT_PARTS = {"text", "output_text"}
+TEXT_PARTS = ("text", "output_text")
 FINISH_REASONS: Mapping[str, str] = {
     **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "max_length", "model_length"), "length"),
     **dict.fromkeys(

@@ -212,6 +212,8 @@ class TestCommands:
             ("clients add taken", "is the name of another client"),
             ("clients add -- -x", "must be 1 to 64 letters"),
             ("clients add x --budget-usd 5/hour", "must be like 5/day"),
+            (f"clients add x --models {'m' * 1025}", "must be at most 1024 characters"),
+            (f"clients set taken --models {'m' * 1025}", "must be at most 1024 characters"),
         ],
     )
     def test_mistakes(self, app: Flask, command: str, told: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from app.errors import ServiceException
+from app.services.passed_request import LIMITS, read_request
 from app.upstreams.dialects import DIALECTS
 from app.upstreams.parameters import refused_parameter
 from app.upstreams.refusals import read_refusal
@@ -21,7 +22,14 @@ USAGE = {"input_tokens": 1, "output_tokens_details": {"reasoning_tokens": 1}}
 RESPONSE = response_document("hi", error=None, incomplete_details={"reason": "max_output_tokens"})
 COMPLETION = {
     "id": "chatcmpl-1",
-    "choices": [{"index": 0, "message": {"content": "hi"}, "delta": {"content": "hi"}, "finish_reason": "stop"}],
+    "choices": [
+        {
+            "index": 0,
+            "message": {"content": [{"type": "text", "text": "hi"}]},
+            "delta": {"content": "hi"},
+            "finish_reason": "stop",
+        }
+    ],
     "usage": {"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": 1}},
     "x_groq": {"usage": USAGE},
 }
@@ -64,3 +72,36 @@ def test_a_refusal_is_read() -> None:
         raw = json.dumps(odd).encode()
         read_refusal(raw).scrubbed("sk-secret-secret")
         refused_parameter(400, raw)
+
+
+REQUEST = {
+    "model": "m",
+    "stream": False,
+    "n": 1,
+    "max_tokens": 5,
+    "service_tier": "auto",
+    "stream_options": {"include_usage": True},
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": "https://x/y.png"}},
+                {"type": "input_audio", "input_audio": {"data": "AAAA"}},
+                {"type": "text", "text": "hi"},
+            ],
+        }
+    ],
+    "input": [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}],
+    "previous_response_id": "resp_1",
+}
+
+
+@pytest.mark.parametrize("path", LIMITS)
+def test_a_request_is_read_or_refused(path: str) -> None:
+    """Whatever type a member has, and however deep it lies."""
+    for odd in altered(REQUEST):
+        with contextlib.suppress(ServiceException):
+            request = read_request(path, json.dumps(odd).encode())
+            assert request.ask.prompt_tokens >= 1
+            assert request.hides_usage in {True, False}
