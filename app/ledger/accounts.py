@@ -22,7 +22,7 @@ from app.ledger.tokens import is_token, new_token
 from app.models import TOKEN_PREFIX
 from app.store.database import Database
 from app.store.statement import Statement
-from app.store.tables import clients, spending
+from app.store.tables import MODELS_LENGTH, clients, spending
 from app.units import MICROSECONDS
 
 logger = logging.getLogger(__name__)
@@ -243,9 +243,8 @@ class Accounts:
 
 def _check_models(models: str) -> None:
     """Refuse patterns that the column does not hold: they would be cut or, by PostgreSQL, not written."""
-    most = clients.c.models.type.length
-    if len(models) > most:
-        raise ValidationException(f"must be at most {most} characters long", "models")
+    if len(models) > MODELS_LENGTH:
+        raise ValidationException(f"must be at most {MODELS_LENGTH} characters long", "models")
 
 
 def _digest(token: str, key: bytes) -> str:

@@ -10,6 +10,9 @@ from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, In
 
 metadata = MetaData()
 
+MODELS_LENGTH = 1024
+"""Of a client's patterns of models."""
+
 # SQLite numbers rows by itself only where the type is exactly INTEGER.
 BigKey = BigInteger().with_variant(Integer, "sqlite")
 
@@ -28,7 +31,7 @@ clients = Table(
     Column("concurrency", Integer),
     Column("budget_nano", BigInteger),
     Column("budget_period", String(8)),
-    Column("models", String(1024), nullable=False, server_default=""),
+    Column("models", String(MODELS_LENGTH), nullable=False, server_default=""),
 )
 
 spending = Table(
