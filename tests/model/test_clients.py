@@ -212,6 +212,19 @@ def test_other_clients(server: Server, tmp_path: Path, program: str, api: str, m
     assert "api_key_source=user_provided" in server.log()[seen:]
 
 
+def test_ai_sdk(server: Server, tmp_path: Path) -> None:
+    """Vercel's AI SDK, by three ways: it refuses a stream of llama.cpp's that the server did not complete."""
+    settings = {"MODEL": "local", "MAX_TOKENS": str(TOKENS), "OPENAI_BASE_URL": f"{server.url}/v1"}
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "OPENAI_API_KEY": OWN_KEY} | settings
+    command = [BIN / "node", SCRIPTS / "ai_sdk.mjs"]
+    ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert found.pop("embedding") > 100
+    assert list(found) == ["responses", "chat", "compatible"]
+    assert all(each["text"] and len(each["pieces"]) > 1 for each in found.values())
+
+
 @pytest.mark.parametrize("api", APIS)
 def test_a_model_that_dies_in_a_stream_raises_in_every_client(
     server: Server, client: OpenAI, tmp_path: Path, api: str
