@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -82,6 +83,8 @@ class Writer:
         self._flushing = False
         self._closed = False
         self.deadlocks = 0
+        self.is_corrupt = False
+        """Whether a part of SQLite's file that the ledger needs was found broken; work of other kinds may still do."""
         self.set_aside = 0
         """Writes that nobody waited for and that were given up, since they fail whenever they are tried."""
 
@@ -234,6 +237,8 @@ class Writer:
             outcomes = wanted[0].batch(self._connection, [job.item for job in wanted])
             for job, outcome in zip(wanted, outcomes, strict=True):
                 job.outcome = outcome
+        if wanted[0].batch is not each:
+            self.is_corrupt = False
 
     def _isolate(self, jobs: list[_Job], exc: Exception) -> bool:
         """Halve jobs of which one fails by its own fault; a single one is set aside, and its caller is told."""
@@ -256,6 +261,7 @@ class Writer:
     def _away(self, exc: Exception) -> bool:
         """The database fails: what nobody waits for is tried later."""
         self._reason = exc if isinstance(exc, ServiceException) else unavailable()
+        self.is_corrupt |= _is_corruption(exc)
         if not self._failing:
             self._failing = True
             what = exc.message if isinstance(exc, ServiceException) else "the database fails"
@@ -296,6 +302,11 @@ def _is_the_jobs_fault(exc: Exception) -> bool:
 
 def _is_deadlock(exc: Exception) -> bool:
     return getattr(getattr(exc, "orig", None), "sqlstate", None) in DEADLOCK_STATES
+
+
+def _is_corruption(exc: Exception) -> bool:
+    code = getattr(getattr(exc, "orig", None), "sqlite_errorcode", 0)
+    return code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def _first(jobs: deque[_Job]) -> list[_Job]:
