@@ -43,7 +43,8 @@ class Database:
         self._timeout_seconds = timeout_seconds
         self.engine = make_engine(self._url, timeout_seconds, prepared=prepared)
         self._reading = make_engine(self._url, timeout_seconds, reading=True, prepared=prepared)
-        self._writer = Writer(self._writing_connection, lambda: self._files() == self._opened)
+        is_sqlite = self._url.get_backend_name() == "sqlite"
+        self._writer = Writer(self._writing_connection, lambda: self._files() == self._opened, takes_turns=is_sqlite)
         self._opened: list[tuple[int, int] | None] = []
         self._migrated = False
         self.made: Flag = threading.Event()

@@ -21,6 +21,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,12 +30,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.errors import ChatServiceException, ServiceException
+from app.store.engine import ASK_SECONDS
 from app.store.threads import Bell, Done, make_done, pause, start_thread, wait_until
 
 logger = logging.getLogger(__name__)
 
 BATCH_MAX = 500
 RETRY_SECONDS = 0.5
+HELD_SECONDS = 0.02
+TURN_SECONDS = 3 * ASK_SECONDS
+"""After so long at the database a writer of SQLite leaves it to the other workers for this moment."""
 DEADLOCK_TRIES = 5
 LATER_MAX = 100_000
 COMPANY_SECONDS = 0.05
@@ -66,9 +71,16 @@ class _Job:
 
 
 class Writer:
-    """`connect` gives the connection to write on, anew after a failure; it raises while there is no database."""
+    """`connect` gives the connection to write on, anew after a failure; it raises while there is no database.
 
-    def __init__(self, connect: Callable[[], sa.Connection], is_ours: Callable[[], bool]) -> None:
+    `takes_turns`: only one of several writers can write at a time, as with SQLite.
+    """
+
+    def __init__(
+        self, connect: Callable[[], sa.Connection], is_ours: Callable[[], bool], *, takes_turns: bool = False
+    ) -> None:
+        self._takes_turns = takes_turns
+        self._held_seconds = 0.0
         self._connect = connect
         self._is_ours = is_ours
         self._awaited: deque[_Job] = deque()
@@ -169,8 +181,10 @@ class Writer:
                 self._wait()
                 # Settlements first: they make room for the next admissions.
                 jobs = [*_first(self._later), *_first(self._awaited)]
+                began = time.monotonic()
                 if jobs and not self._commit(jobs):
                     pause(RETRY_SECONDS)
+                self._leave_a_turn(time.monotonic() - began)
         finally:
             self._is_running = False
 
@@ -185,6 +199,12 @@ class Writer:
                 if not self._later:
                     self._bell.wait()
                 self._idle = False
+
+    def _leave_a_turn(self, seconds: float) -> None:
+        self._held_seconds += seconds
+        if self._takes_turns and self._held_seconds > HELD_SECONDS:
+            self._held_seconds = 0.0
+            pause(TURN_SECONDS)
 
     def _queue(self, job: _Job) -> deque[_Job]:
         return self._later if job.lasting else self._awaited
