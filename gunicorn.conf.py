@@ -1,6 +1,7 @@
 """gunicorn's settings, each with its reason. What happens at its hooks is in `app/process/lifecycle.py`.
 
-Our own settings are read here, before anything is started. gunicorn reads this file again when it reloads (SIGHUP).
+Our own settings are read here, before anything is started. gunicorn reads this file again when it reloads (SIGHUP),
+but not `.env`: a reload changes no setting.
 """
 
 from __future__ import annotations

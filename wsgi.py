@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask.cli import NoAppException
+import sys
 
 from app import create_app
 from app.config import load_env_file
@@ -12,5 +12,5 @@ try:
     load_env_file()
     app = create_app()
 except ConfigurationException as exc:
-    # `flask` prints it as one line; gunicorn has checked the settings before.
-    raise NoAppException(exc.message) from exc
+    # One line for `flask`, which would else go on and say that it has no such command. gunicorn has checked before.
+    sys.exit(f"Error: {exc.message}")

@@ -1,137 +1,22 @@
-"""The application factory: the only place where the parts are joined.
+"""The application: `create_app()` makes it.
 
-Imports happen inside it. gunicorn's master reads settings from this package before it forks, and must not load what a
-gevent worker still has to patch; and the blueprints need this package while it needs them.
+gunicorn's master reads settings from this package before it forks, and must not load what a gevent worker still has to
+patch. So the factory is imported when an app is made.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flask import Flask
 
-    from app.calls.call import Calls
     from app.config import Config
-    from app.process.metrics import Metrics
 
 
 def create_app(config: Config | None = None) -> Flask:
-    """Build the WSGI application from `config` (default: from the environment)."""
-    from app.calls.call import Calls
-    from app.calls.watchdog import Watchdog
+    """Make the WSGI application that `config` describes (default: the environment); raises ConfigurationException."""
     from app.config import Config
-    from app.ledger.accounts import Accounts
-    from app.ledger.ledger import Ledger
-    from app.ledger.pricing import Prices
-    from app.ledger.reports import UsageReports
-    from app.ledger.stored import StoredResponses
-    from app.ledger.tokens import digest_key, old_digest_key
-    from app.models import Completion
-    from app.process.housekeeping import Housekeeping
-    from app.process.metrics import Metrics
-    from app.process.quick_stop import QuickStop
-    from app.process.readiness import Readiness
-    from app.services.cache import ResponseCache
-    from app.services.chat import ChatService
-    from app.services.exchange import Exchange
-    from app.services.passthrough import Passthrough
-    from app.store.database import Database
-    from app.upstreams.keys import KeySelector
-    from app.upstreams.local_model import LocalModelProbe
-    from app.upstreams.openai_client import OpenAIClient
-    from app.upstreams.slots import Slots
-    from app.upstreams.transport import Transport
-    from app.web.body_room import BodyRoom
-    from app.web.services import provide
+    from app.factory import make_app
 
-    config = config or Config.from_env()
-    app = _flask(config)
-
-    database = Database(
-        config.database_url,
-        timeout_seconds=config.database_timeout,
-        prepared=config.database_prepared_statements,
-    )
-    secret = digest_key(config)
-    accounts = Accounts(database, secret, old_digest_key=old_digest_key(config), clock=database.clock)
-    slots = Slots(config.max_concurrent_requests, config.max_queue_seconds)
-    metrics = Metrics(
-        {
-            "slots": lambda: slots.size,
-            "slots_in_use": lambda: slots.in_use,
-            "ledger_queue": lambda: database.waiting,
-            "unrecorded": lambda: ledger.unrecorded,
-            "set_aside": lambda: database.set_aside,
-        }
-    )
-    ledger = Ledger(
-        database,
-        accounts,
-        Prices(Path(config.prices_file), config.openai_base_url),
-        token_required=config.token_required,
-        fail_open=config.ledger_fail_open,
-        max_output_tokens=config.max_output_tokens,
-        fingerprint_key=secret,
-        booked=metrics.booked,
-    )
-    keys = KeySelector.of(config)
-    transport = Transport.from_config(config)
-    client = OpenAIClient(config, transport=transport, keys=keys)
-    exchange = Exchange(client, keys, slots, Watchdog(), ledger)
-    cache = ResponseCache[Completion](config.cache_max_size, config.cache_ttl) if config.cache_enabled else None
-    passthrough = Passthrough(
-        exchange,
-        StoredResponses(database),
-        free_mode=config.openai_door_free_mode,
-        is_local=bool(config.local_model),
-        tokens=config.token_required,
-    )
-    needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []
-    calls = Calls()
-    provide(app, config, database, accounts, ledger, metrics, slots, client, exchange, passthrough, calls)
-    provide(app, ChatService(exchange, config, cache), UsageReports(database))
-    provide(app, Readiness(database.is_writable, *needed), QuickStop(calls, ledger, database))
-    provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))
-    provide(app, Housekeeping(ledger, config.ledger_retention_days))
-
-    _join_web(app, config, metrics, calls)
-    return app
-
-
-def _flask(config: Config) -> Flask:
-    from flask import Flask
-
-    app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
-    app.json.ensure_ascii = False  # type: ignore[attr-defined]
-    app.json.sort_keys = False  # type: ignore[attr-defined]
-    # werkzeug would redirect `/v1//responses` to an address that begins with http://, a POST with its key included.
-    app.url_map.merge_slashes = False
-    # No view here is asynchronous; each decorator of flask-smorest would ask again with every request.
-    app.ensure_sync = lambda func: func  # type: ignore[method-assign]
-    return app
-
-
-def _join_web(app: Flask, config: Config, metrics: Metrics, calls: Calls) -> None:
-    """Join the hooks, the error handlers, the routes and the commands."""
-    from app.process.commands import register_database_commands
-    from app.web.access import register_access
-    from app.web.api import ServerApi
-    from app.web.cli import register_commands
-    from app.web.cors import allow_origins
-    from app.web.middleware import register_middleware
-    from app.web.problems import register_error_handlers
-    from blueprints import chat, docs, health, openai, system, usage
-    from blueprints import metrics as metrics_routes
-
-    api = ServerApi(app)
-    register_middleware(app, config, metrics, calls)
-    register_access(app, config)
-    register_error_handlers(app)
-    if config.cors_origins:
-        allow_origins(app, config.cors_origins)
-    api.register(chat.blp, openai.blp, usage.blp, system.blp, metrics_routes.blp, health.blp, docs.blp)
-    register_commands(app)
-    register_database_commands(app)
+    return make_app(config or Config.from_env())

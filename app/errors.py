@@ -37,8 +37,8 @@ class ServiceException(Exception):
 
     `status`, `retryable` and `retry_after` (whole seconds; set on every 429 and 503) are the code's unless given.
     `param` is upstream's name of the field that it refused; `upstream_code`, `upstream_type` and `upstream_message`
-    are its own words, without secrets. `headers` go with the answer, `upstream_headers` only where upstream's own are
-    passed through. `details` are the seed's: kept as given, unused.
+    are its own words, without secrets. `told` is the Korean sentence of a native answer. `headers` go with the answer,
+    `upstream_headers` only where upstream's own are passed through. `details` are the seed's: kept as given, unused.
     """
 
     prefix = ""
@@ -61,6 +61,12 @@ class ServiceException(Exception):
         self.upstream_message = fields.get("upstream_message", "")
         self.headers = fields.get("headers", {})
         self.upstream_headers = fields.get("upstream_headers", {})
+        self.told = self.failure.told
+
+    def explain(self, english: str, korean: str) -> None:
+        """Say more than the error's code does, in both languages; a Korean sentence ends with its full stop."""
+        self.message = f"{self.message}. {english}"
+        self.told = f"{self.told} {korean}"
 
     @property
     def failure(self) -> Failure:

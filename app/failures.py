@@ -55,7 +55,7 @@ FAILURES: Mapping[str, Failure] = {
         "client",
         "The request has no API key of the caller's and does not ask for free mode.",
         "요청에 호출자의 API 키가 없고 무료 모드도 아님.",
-        told="인증 오류: API 키가 필요합니다. 키를 보내거나 무료 모드(free_mode)를 요청하세요.",
+        told="인증 오류: API 키가 필요합니다. X-OpenAI-Api-Key 헤더로 키를 보내거나 무료 모드(free_mode)로 요청하세요.",
     ),
     "api_key_rejected": Failure(
         401,
@@ -69,7 +69,7 @@ FAILURES: Mapping[str, Failure] = {
         "client",
         "The client's token is missing, unknown, expired or revoked.",
         "클라이언트의 토큰이 없거나, 모르는 토큰이거나, 만료 또는 폐기됨.",
-        told="인증 오류: 유효한 토큰이 필요합니다. Authorization 헤더에 Bearer 토큰을 보내세요.",
+        told="인증 오류: 유효한 토큰이 필요합니다. Authorization 헤더에 Bearer llms_… 형식으로 보내세요.",
     ),
     "forbidden": Failure(
         403,
@@ -351,11 +351,11 @@ FAILURES: Mapping[str, Failure] = {
     "upstream_unavailable": Failure(
         503,
         "upstream",
-        "The upstream is overloaded (503 or 529), after retries as well.",
-        "재시도한 뒤에도 업스트림이 과부하 상태(503 또는 529).",
+        "The upstream is overloaded or still starting (503 or 529), after retries as well.",
+        "재시도한 뒤에도 업스트림이 과부하 상태이거나 시작하는 중(503 또는 529).",
         retryable=True,
         retry_after=1,
-        told="AI 서비스 연결 오류: AI 서비스가 과부하 상태입니다. 잠시 후 다시 시도하세요.",
+        told="AI 서비스 연결 오류: AI 서비스가 과부하 상태이거나 시작하는 중입니다. 잠시 후 다시 시도하세요.",
     ),
     "upstream_timeout": Failure(
         504,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from decimal import Decimal
 
 NANO = 1_000_000_000
 """Nano-dollars in a US dollar."""
@@ -14,7 +13,10 @@ MICROSECONDS_PER_DAY = 86_400 * MICROSECONDS
 
 def dollars(nano: int | None) -> str | None:
     """Nano-dollars as a decimal string of dollars; None, an unknown amount, stays None."""
-    return None if nano is None else format(Decimal(nano) / NANO, "f")
+    if nano is None:
+        return None
+    whole, rest = divmod(abs(nano), NANO)
+    return ("-" if nano < 0 else "") + f"{whole}.{rest:09}".rstrip("0").rstrip(".")
 
 
 def iso(moment: int) -> str:

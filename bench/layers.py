@@ -91,8 +91,8 @@ def _whole(app: Any, token: str) -> Iterator[Layer]:
     body = wire.request_body(wire.NATIVE).encode()
     yield "a bare Flask route", lambda: _ask(bare, wire.NATIVE, body)
     yield "**a whole chat request**", lambda: _ask(app, wire.NATIVE, body, token)
-    door = wire.request_body(wire.RESPONSES).encode()
-    yield "a whole request of `/v1/responses`", lambda: _ask(app, wire.RESPONSES, door, token)
+    passed = wire.request_body(wire.RESPONSES).encode()
+    yield "a whole request of `/v1/responses`", lambda: _ask(app, wire.RESPONSES, passed, token)
 
 
 def _ask(app: Any, path: str, body: bytes, token: str = "") -> None:

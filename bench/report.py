@@ -84,6 +84,7 @@ def _lines() -> Iterable[Line]:
     for name, routes in groups.items():
         for callers in CALLERS:
             yield Line(f"{name}, {_callers(callers)}, requests/s", AT_ONCE, "per_second", routes, callers)
+        yield Line(f"{name}, 16 callers, CPU µs a request", AT_ONCE, "cpu_us", routes | {DIRECT: ""}, 16)
         for share in ("p50", "p99"):
             title = f"{name}, one caller, added {share}, ms"
             yield Line(title, AT_ONCE, f"added_{share}_us", routes, 1, "{:,.2f}", 1e-3)

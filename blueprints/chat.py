@@ -23,9 +23,14 @@ blp = StrictBlueprint(
 )
 
 
+TRY = {"user_message": "What is the capital of France?", "temperature": 0, "free_mode": True}
+TRY_PREVIEW = TRY | {"role": "You are a teacher.", "memory_context": ["Mina likes tea"], "instructions": "Be brief."}
+"""What the documentation's page offers to send."""
+
+
 @blp.post("/chat")
 @blp.arguments(ChatHeadersSchema, location="headers")
-@blp.arguments(ChatRequestSchema)
+@blp.arguments(ChatRequestSchema, example=TRY)
 @blp.response(200, ChatResponseSchema)
 @blp.alt_response(200, **EVENT_STREAM)
 @blp.problems(*CHAT_PROBLEMS)
@@ -52,7 +57,7 @@ def chat(headers: dict[str, str], request: ChatRequest) -> Response | tuple[Chat
 
 @blp.post("/chat/preview", access=Access.CLIENT)
 @blp.arguments(ChatHeadersSchema, location="headers")
-@blp.arguments(ChatRequestSchema)
+@blp.arguments(ChatRequestSchema, example=TRY_PREVIEW)
 @blp.response(200, ChatPreviewSchema)
 @blp.problems(
     "invalid_json",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import flask_swagger_ui
-from flask import Response, send_from_directory
+from flask import Response, redirect, send_from_directory
+from werkzeug import Response as Redirect
 
 from app.web.access import Access
 from app.web.problems import PROBLEM
@@ -46,15 +47,37 @@ def page() -> Response:
     return Response(PAGE, mimetype="text/html", headers={"Content-Security-Policy": POLICY})
 
 
+@blp.get("/")
+def front() -> Redirect:
+    """To the page, for who looks at the server with a browser; relative, so that it works behind a prefix."""
+    return redirect("docs")
+
+
+@blp.get("/docs/")
+def page_with_slash() -> Redirect:
+    """To the page, whose own links would lead astray from here."""
+    return redirect("../docs")
+
+
 @blp.get("/docs/start.js")
 def start() -> Response:
     """The line that starts Swagger UI; a file of its own because the page's policy forbids inline scripts."""
     return Response(START, mimetype="text/javascript")
 
 
+@blp.get("/favicon.ico")
+def icon() -> Response:
+    """The page's icon, which browsers ask for at every address."""
+    return _file("favicon-32x32.png")
+
+
 @blp.get("/docs/<path:name>")
 def asset(name: str) -> Response:
     """One of Swagger UI's files."""
+    return _file(name)
+
+
+def _file(name: str) -> Response:
     response = send_from_directory(SWAGGER_UI, name)
     response.headers.remove("Cache-Control")
     # Handed to the worker as a file, the answer would never be closed, and so not logged.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 from urllib.parse import quote
 
 from flask import Response, request
@@ -17,7 +18,7 @@ from app.web.middleware import call, this_request
 from app.web.problems import OPENAI
 from app.web.services import service
 from app.web.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint
-from schemas.openai import REQUEST_BODY, OpenAIHeadersSchema, PassedOnSchema
+from schemas.openai import OpenAIHeadersSchema, PassedOnSchema, request_body
 
 blp = StrictBlueprint(
     "openai",
@@ -35,6 +36,10 @@ OWN_HEADERS = {
     "idempotency_key": "Idempotency-Key",
 }
 """Headers that belong to a caller's own key, by their names in OpenAIHeadersSchema."""
+MESSAGES = [
+    {"role": "system", "content": "You are a helpful assistant."},
+    {"role": "user", "content": "What is the capital of France?"},
+]
 View = Callable[..., Response]
 
 
@@ -45,10 +50,18 @@ def documented(view: View) -> View:
     return blp.arguments(OpenAIHeadersSchema, location="headers")(view)
 
 
+def documented_with_body(**example: Any) -> Callable[[View], View]:
+    """The same of a route that takes a body, as `example`, and can answer it with a stream."""
+
+    def decorator(view: View) -> View:
+        view = blp.alt_response(200, **EVENT_STREAM)(documented(view))
+        return cast(View, blp.doc(requestBody=request_body(**example))(view))
+
+    return decorator
+
+
 @blp.post("/responses")
-@blp.doc(requestBody=REQUEST_BODY)
-@blp.alt_response(200, **EVENT_STREAM)
-@documented
+@documented_with_body(model="gpt-4o-mini", input=MESSAGES, max_output_tokens=40, temperature=0)
 def responses(headers: dict[str, str]) -> Response:
     """Create a model response
 
@@ -58,9 +71,7 @@ def responses(headers: dict[str, str]) -> Response:
 
 
 @blp.post("/chat/completions")
-@blp.doc(requestBody=REQUEST_BODY)
-@blp.alt_response(200, **EVENT_STREAM)
-@documented
+@documented_with_body(model="gpt-4o-mini", messages=MESSAGES, max_tokens=40, temperature=0)
 def chat_completions(headers: dict[str, str]) -> Response:
     """Create a chat completion
 
@@ -70,9 +81,7 @@ def chat_completions(headers: dict[str, str]) -> Response:
 
 
 @blp.post("/embeddings")
-@blp.doc(requestBody=REQUEST_BODY)
-@blp.alt_response(200, **EVENT_STREAM)
-@documented
+@documented_with_body(model="text-embedding-3-small", input="Paris")
 def embeddings(headers: dict[str, str]) -> Response:
     """Create embeddings
 
@@ -130,7 +139,8 @@ def _credentials(headers: dict[str, str]) -> Credentials:
 
 def _response(passed: PassedResponse) -> Response:
     if not isinstance(passed.body, bytes):
-        return (stream_passed if passed.is_events else stream_answer)(passed, passed.body, call())
+        is_events = passed.is_events
+        return stream_passed(passed, passed.body, call()) if is_events else stream_answer(passed, passed.body)
     cost = passed.cost_usd()
     headers = dict(passed.headers) | ({} if cost is None else {"X-Cost-USD": cost})
     return Response(passed.body, mimetype="application/json", headers=headers)

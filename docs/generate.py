@@ -18,10 +18,26 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from app import create_app
-from app.config import Config, Parse
+from app.config import Config
 from app.failures import FAILURES, Failure
+from app.parsers import Parse
 from app.web.access import Access, declared_access
-from docs.languages import ACCEPTED_KO, ENGLISH, KOREAN, PAGES_EN, ROUTES_KO, SECTIONS, Cells, Language
+from docs.languages import (
+    ACCEPTED_KO,
+    ERROR_COLUMNS,
+    PAGE,
+    PAGES_EN,
+    ROUTE_COLUMNS,
+    ROUTES_KO,
+    SECRET,
+    SECTIONS,
+    SETTING_COLUMNS,
+    WHETHER,
+    WHO,
+    Cells,
+    Language,
+    Words,
+)
 
 ROOT = Path(__file__).parent.parent
 NONE = "–"
@@ -47,22 +63,22 @@ def main() -> None:
 def documents(app: Flask) -> dict[str, str]:
     """The generated files: their text by their path in the project."""
     return {
-        "docs/reference.md": reference(app, ENGLISH),
-        "docs/reference.ko.md": reference(app, KOREAN),
+        "docs/reference.md": reference(app, Language.ENGLISH),
+        "docs/reference.ko.md": reference(app, Language.KOREAN),
         ".env.example": env_example(),
     }
 
 
 def reference(app: Flask, language: Language) -> str:
     """The page of all tables in one language."""
-    return language.page.format(
+    return PAGE[language].format(
         settings="\n\n".join(
-            f"### {headings[language.korean]}\n\n"
-            + table(language.setting_columns, [setting_row(item, language) for item in items])
+            f"### {headings[language]}\n\n"
+            + table(SETTING_COLUMNS[language], [setting_row(item, language) for item in items])
             for headings, items in sections()
         ),
-        errors=table(language.error_columns, [error_row(*failure, language) for failure in FAILURES.items()]),
-        routes=table(language.route_columns, list(route_rows(app, language))),
+        errors=table(ERROR_COLUMNS[language], [error_row(*failure, language) for failure in FAILURES.items()]),
+        routes=table(ROUTE_COLUMNS[language], list(route_rows(app, language))),
     )
 
 
@@ -72,7 +88,7 @@ def table(columns: Cells, rows: list[Cells]) -> str:
     return "\n".join("|".join(["", *(f" {cell} " for cell in line), ""]) for line in lines).replace(" --- ", "---")
 
 
-def sections() -> Iterator[tuple[tuple[str, str], list[Setting]]]:
+def sections() -> Iterator[tuple[Words, list[Setting]]]:
     """The settings by section: both headings, and the fields of Config."""
     settings = list(fields(Config))
     starts = [place for place, item in enumerate(settings) if item.name in SECTIONS]
@@ -82,13 +98,13 @@ def sections() -> Iterator[tuple[tuple[str, str], list[Setting]]]:
 
 def setting_row(item: Setting, language: Language) -> Cells:
     """A setting's name, default, accepted values and meaning."""
-    meaning = item.metadata["ko" if language.korean else "meaning"]
-    secret = f" {language.secret}" if item.metadata["secret"] else ""
+    meaning = (item.metadata["meaning"], item.metadata["ko"])[language]
+    secret = f" {SECRET[language]}" if item.metadata["secret"] else ""
     accepts = accepted(item.metadata["parse"])
     return (
         f"`{item.name.upper()}`",
         shown_default(item, language),
-        in_korean(accepts) if language.korean else accepts,
+        (accepts, in_korean(accepts))[language],
         meaning + secret,
     )
 
@@ -96,7 +112,7 @@ def setting_row(item: Setting, language: Language) -> Cells:
 def shown_default(item: Setting, language: Language) -> str:
     """A setting's default for the table."""
     if item.metadata["computed"]:
-        return str(item.metadata["computed"][language.korean])
+        return str(item.metadata["computed"][language])
     return f"`{default_text(item)}`" if default_text(item) else NONE
 
 
@@ -137,9 +153,9 @@ def error_row(code: str, failure: Failure, language: Language) -> Cells:
         f"`{code}`",
         str(failure.status),
         failure.origin,
-        language.yes if failure.retryable else language.no,
+        WHETHER[failure.retryable][language],
         str(failure.retry_after or NONE),
-        failure.ko if language.korean else failure.meaning,
+        (failure.meaning, failure.ko)[language],
     )
 
 
@@ -147,8 +163,8 @@ def route_rows(app: Flask, language: Language) -> Iterator[Cells]:
     """Each route's method and path, who may call it, and its summary."""
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.endpoint in PAGES_EN):
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-            summary = ROUTES_KO[rule.endpoint] if language.korean else english_summary(app, rule)
-            yield f"`{method} {rule.rule}`", language.who[access(app, rule.endpoint)], summary
+            summary = (english_summary(app, rule), ROUTES_KO[rule.endpoint])[language]
+            yield f"`{method} {rule.rule}`", WHO[access(app, rule.endpoint)][language], summary
 
 
 def english_summary(app: Flask, rule: Rule) -> str:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 Cells = tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Language:
-    """The words of one language that are not in the code."""
+class Language(enum.IntEnum):
+    """The place of a language's words in each pair."""
 
-    korean: bool
-    page: str
-    setting_columns: Cells
-    error_columns: Cells
-    route_columns: Cells
-    yes: str
-    no: str
-    secret: str
-    who: Mapping[str, str]
+    ENGLISH = 0
+    KOREAN = 1
 
+
+Words = tuple[str, str]
+"""The same in English and in Korean."""
+
+SETTING_COLUMNS = (("name", "default", "accepts", "meaning"), ("이름", "기본값", "허용하는 값", "뜻"))
+ERROR_COLUMNS = (
+    ("code", "status", "origin", "retryable", "`Retry-After`", "meaning"),
+    ("코드", "상태", "원인", "재시도", "`Retry-After`", "뜻"),
+)
+ROUTE_COLUMNS = (("method and path", "who may call", "summary"), ("메서드와 경로", "호출할 수 있는 사람", "내용"))
+SECRET = ("**Secret.**", "**비밀.**")
+WHETHER: Mapping[bool, Words] = {True: ("yes", "예"), False: ("no", "아니요")}
+WHO: Mapping[str, Words] = {
+    "public": ("everybody", "누구나"),
+    "client": ("clients", "클라이언트"),
+    "admin": ("admins", "관리자"),
+}
 
 SECTIONS = {
     "server_host": ("Process", "프로세스"),
@@ -77,6 +86,9 @@ ROUTES_KO = {
     "health.root": "서버의 이름, 상태, 버전",
     "api-docs.openapi_json": "OpenAPI 3.1 명세",
     "docs.page": "API 문서 페이지(Swagger UI)",
+    "docs.front": "API 문서 페이지로 이동",
+    "docs.page_with_slash": "API 문서 페이지로 이동",
+    "docs.icon": "API 문서 페이지의 아이콘",
     "docs.start": "API 문서 페이지를 시작하는 스크립트",
     "docs.asset": "API 문서 페이지의 파일",
 }
@@ -84,14 +96,16 @@ ROUTES_KO = {
 PAGES_EN = {
     "api-docs.openapi_json": "The OpenAPI 3.1 specification",
     "docs.page": "The API's documentation page (Swagger UI)",
+    "docs.front": "Leads to the documentation page",
+    "docs.page_with_slash": "Leads to the documentation page",
+    "docs.icon": "The icon of the documentation page",
     "docs.start": "The script that starts the documentation page",
     "docs.asset": "The files of the documentation page",
 }
 """The routes that are not in the specification, so that their views have no summary for readers."""
 
-ENGLISH = Language(
-    korean=False,
-    page="""# Reference
+ENGLISH_PAGE = """\
+# Reference
 
 All settings, error codes and routes. `make docs` writes this page from the code, so do not edit it.
 
@@ -125,19 +139,10 @@ The second column tells who may call a route:
   request did not pass a proxy, or everybody when `SYSTEM_API_PUBLIC=true`.
 
 {routes}
-""",
-    setting_columns=("name", "default", "accepts", "meaning"),
-    error_columns=("code", "status", "origin", "retryable", "`Retry-After`", "meaning"),
-    route_columns=("method and path", "who may call", "summary"),
-    yes="yes",
-    no="no",
-    secret="**Secret.**",
-    who={"public": "everybody", "client": "clients", "admin": "admins"},
-)
+"""
 
-KOREAN = Language(
-    korean=True,
-    page="""# 레퍼런스
+KOREAN_PAGE = """\
+# 레퍼런스
 
 모든 설정, 오류 코드, 경로입니다. `make docs`가 코드에서 만드는 문서이므로 직접 고치지 마세요.
 
@@ -157,7 +162,7 @@ KOREAN = Language(
 형식의 오류입니다. `code` 값은 양쪽에서 같으며 바뀌지 않습니다. `origin`은 어느 쪽에서 실패했는지, `retryable`은
 같은 요청이 나중에 성공할 수 있는지를 나타냅니다. 모든 429와 503에는 초 단위의 `Retry-After`가 있습니다. 표의 값은
 기본값이며, 서버나 업스트림이 더 정확한 값을 알면 그 값을 보냅니다. 각 필드의 뜻은
-[API 문서](api/README.md#errors)(영어)에 있습니다.
+[API 문서](api/README.ko.md#오류)에 있습니다.
 
 {errors}
 
@@ -171,12 +176,6 @@ KOREAN = Language(
   호출자이며, `SYSTEM_API_PUBLIC=true`이면 누구나.
 
 {routes}
-""",
-    setting_columns=("이름", "기본값", "허용하는 값", "뜻"),
-    error_columns=("코드", "상태", "원인", "재시도", "`Retry-After`", "뜻"),
-    route_columns=("메서드와 경로", "호출할 수 있는 사람", "내용"),
-    yes="예",
-    no="아니요",
-    secret="**비밀.**",
-    who={"public": "누구나", "client": "클라이언트", "admin": "관리자"},
-)
+"""
+
+PAGE = (ENGLISH_PAGE, KOREAN_PAGE)

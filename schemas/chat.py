@@ -20,6 +20,7 @@ from app.models import (
     is_well_formed,
 )
 from schemas.fields import BoundedList, StrictBoolean, StrictFloat, StrictInteger, Turn
+from schemas.quick import QuickSchema
 
 TEXT = r"^[^\u0000]*$"
 KEY = rf"^({API_KEY_PATTERN.pattern})?$"
@@ -40,7 +41,7 @@ def well_formed_key(key: str) -> None:
         raise ValidationError(MALFORMED_KEY)
 
 
-class ChatRequestSchema(Schema):
+class ChatRequestSchema(QuickSchema):
     """One chat turn. `null` means "not given" for every optional field; an unknown field is an error."""
 
     class Meta:
@@ -171,7 +172,7 @@ class ChatRequestSchema(Schema):
         return ChatRequest(**data)
 
 
-class ChatHeadersSchema(Schema):
+class ChatHeadersSchema(QuickSchema):
     """Headers that shape a chat turn."""
 
     openai_api_key = fields.String(
@@ -185,7 +186,7 @@ class ChatHeadersSchema(Schema):
     )
 
 
-class ChatResponseSchema(Schema):
+class ChatResponseSchema(QuickSchema):
     """A successful chat turn."""
 
     class Meta:

@@ -66,8 +66,13 @@ class BoundedList(fields.List[Any]):
         return entries
 
 
+MALFORMED_MOMENT = "must be ISO 8601 with offset, such as 2026-01-31T09:00:00+09:00"
+
+
 class Moment(fields.AwareDateTime):
     """A moment, ISO 8601 with offset. In a query a `+` means a space, so a space before the offset is a `+`."""
+
+    default_error_messages = dict.fromkeys(("invalid", "invalid_awareness"), MALFORMED_MOMENT)
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         if isinstance(value, str):

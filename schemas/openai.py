@@ -7,27 +7,25 @@ from typing import Any
 from marshmallow import Schema, fields, validate
 
 from schemas.chat import KEY, well_formed_key
+from schemas.quick import QuickSchema
 
-REQUEST_BODY: dict[str, Any] = {
-    "required": True,
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "description": "OpenAI's request body; passed on as it comes.",
-                "properties": {
-                    "stream": {
-                        "type": ["boolean", "null"],
-                        "description": "Whether the answer is an event stream.",
-                        "default": False,
-                        "example": False,
-                    }
-                },
-                "additionalProperties": True,
-            }
-        }
-    },
+STREAM = {
+    "type": ["boolean", "null"],
+    "description": "Whether the answer is an event stream.",
+    "default": False,
+    "example": False,
 }
+
+
+def request_body(**example: Any) -> dict[str, Any]:
+    """The body of one of OpenAI's requests, with one to try."""
+    schema = {
+        "type": "object",
+        "description": "OpenAI's request body; passed on as it comes.",
+        "properties": {"stream": STREAM},
+        "additionalProperties": True,
+    }
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
 
 
 def own_header(name: str) -> fields.String:
@@ -40,7 +38,7 @@ def own_header(name: str) -> fields.String:
     )
 
 
-class OpenAIHeadersSchema(Schema):
+class OpenAIHeadersSchema(QuickSchema):
     """Headers that choose whose key pays."""
 
     openai_api_key = fields.String(
@@ -74,7 +72,7 @@ class PassedOnSchema(Schema):
 class OpenAIErrorObjectSchema(Schema):
     """What went wrong."""
 
-    message = fields.String(metadata={"description": "What went wrong.", "example": "입력 데이터 오류: …"})
+    message = fields.String(metadata={"description": "What went wrong.", "example": "These fields break a rule: model"})
     type = fields.String(metadata={"description": "OpenAI's kind of error.", "example": "invalid_request_error"})
     param = fields.String(
         allow_none=True, metadata={"description": "The field that upstream refused.", "example": "model"}

@@ -33,6 +33,9 @@ SERVER_KEY = "sk-server-0123456789"
 CALLER_KEY = "sk-caller-0123456789"
 DIGEST_KEY = "digest-key-of-the-tests"
 
+PATIENT: dict[str, Any] = {"database_timeout": 30}
+"""With the usual 3 s a disk that many tests share makes one of them fail now and then: 503 `store_unavailable`."""
+
 EVERY_STORE = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 """For tests that have to hold with each kind of store."""
 
@@ -134,7 +137,7 @@ def make_app(upstream: Upstream, store: dict[str, str]) -> Iterator[Callable[...
     made: list[Flask] = []
 
     def make(**settings: Any) -> Flask:
-        defaults = {"openai_api_key": SERVER_KEY, "openai_base_url": upstream.base_url} | store
+        defaults = {"openai_api_key": SERVER_KEY, "openai_base_url": upstream.base_url} | PATIENT | store
         made.append(create_app(Config(**(defaults | settings))))
         return made[-1]
 
@@ -157,7 +160,7 @@ def client(app: Flask) -> FlaskClient:
 def start_server(upstream: Upstream, store: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start real gunicorn over the scripted upstream; keyword arguments are settings. All are stopped at the end."""
     numbers = itertools.count(1)
-    records = {name.upper(): value for name, value in store.items()}
+    records = {name.upper(): value for name, value in (PATIENT | store).items()}
     with contextlib.ExitStack() as running:
 
         def start(**settings: Any) -> Server:

@@ -38,7 +38,8 @@ class Server:
     """Use as a context manager; keyword arguments are settings (upper-case environment names).
 
     A fresh server has one worker, no drain before a stop, and log and store in `directory`; `ready=None` waits for
-    nothing. Leaving the block stops the server and fails if a process of its group is still there.
+    nothing; `root` is where the program lies. Leaving the block stops the server and fails if a process of its group is
+    still there.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class Server:
         ready: str | None = "/readyz",
         command: Sequence[str] = GUNICORN,
         patience_seconds: float = 30.0,
+        root: Path = ROOT,
         **settings: object,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.directory = directory
         self._ready = ready
+        self._root = root
         self._command = list(command)
         self._patience_seconds = patience_seconds
         defaults = {
@@ -80,7 +83,7 @@ class Server:
         with open(self.directory / "stdout", "wb") as out, open(self.directory / "stderr", "wb") as err:
             self.process = subprocess.Popen(
                 self._command,
-                cwd=ROOT,
+                cwd=self._root,
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=out,

@@ -133,9 +133,9 @@ BEARER = {
     "Referer": CALLER_KEY,
     "User-Agent": CALLER_KEY,
 }
-DOOR = ("/v1/responses", "/v1/chat/completions", "/v1/embeddings")
+PASSED_ROUTES = ("/v1/responses", "/v1/chat/completions", "/v1/embeddings")
 ROUTES = [
-    *("/v1/models", "/v1/nowhere", f"{CHAT}/preview", *DOOR),
+    *("/v1/models", "/v1/nowhere", f"{CHAT}/preview", *PASSED_ROUTES),
     *("/", "/livez", "/readyz", "/docs", "/docs/start.js", "/openapi.json", "/api/v1/", CHAT, "/nowhere"),
     *(f"/api/v1/system/{name}" for name in ("info", "status", "cpu", "memory", "disk")),
 ]
@@ -154,7 +154,7 @@ def tries() -> Iterator[Try]:
         yield chat({"openai_api_key": f"{next(numbers)}{CALLER_KEY}"}, upstream=fault)
         yield chat({"free_mode": True}, upstream=fault)
         yield chat({"free_mode": True, "stream": True}, upstream=fault)
-        for path, streamed in itertools.product(DOOR, (False, True)):
+        for path, streamed in itertools.product(PASSED_ROUTES, (False, True)):
             body = json.dumps({"model": "m", "stream": streamed, "input": PROMPT, "messages": [PROMPT]}).encode()
             own = {"Authorization": f"Bearer {next(numbers)}{CALLER_KEY}"}
             yield Try("POST", path, body, TYPE | BEARER | own, fault)
@@ -200,7 +200,7 @@ def sweep(send: Send, upstream: Upstream) -> set[int]:
         # By contract these two are in a good answer.
         allowed = {"answer", "instructions"} if status == 200 and item.path == CHAT else set()
         if status == 200 and item.path.startswith("/v1/"):
-            # What upstream says passes the door as it came; what we add to it is in the errors and the headers.
+            # What upstream says passes as it came; what we add to it is in the errors and the headers.
             allowed = set(CANARIES)
         if 400 <= status < 500 and item.upstream is not FAULTS["answer"]:
             # Upstream's words reach who asked, and may quote what was asked; keys are taken out of them.

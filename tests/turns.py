@@ -19,11 +19,11 @@ HERE = Path(__file__).parent
 def turn(*, alone: bool) -> Iterator[None]:
     """Wait for a turn and hold it until the end of the block, among all pytest processes of this checkout.
 
-    The locks lie on files that are always there, so that nothing has to be made or cleaned up. Who waits for the
-    machine keeps the door closed: without it there would always be another test inside.
+    The locks lie on files that are always there, so that nothing has to be made or cleaned up. A test that waits to be
+    alone keeps the lock of the queue, so that no other begins before it; without it there would always be one running.
     """
-    with open(HERE / "__init__.py") as door, open(HERE / "conftest.py") as room:
-        fcntl.flock(door, fcntl.LOCK_EX)
-        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(door, fcntl.LOCK_UN)
+    with open(HERE / "__init__.py") as queue, open(HERE / "conftest.py") as machine:
+        fcntl.flock(queue, fcntl.LOCK_EX)
+        fcntl.flock(machine, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(queue, fcntl.LOCK_UN)
         yield

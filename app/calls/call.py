@@ -13,14 +13,31 @@ import math
 import socket
 import threading
 import time
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from app.calls.receipt import Receipt
-from app.calls.sockets import Connection, peek
+from app.calls.sockets import HeldSocket, peek
 from app.errors import ChatServiceException, OpenAIClientException, ServiceException
 from app.units import milliseconds
 
 EndReason = Literal["deadline", "caller_gone", "shutting_down"]
+
+
+class Spent(NamedTuple):
+    """Where a request's time went: queue + assemble + upstream + overhead = total.
+
+    `queue` is the time in front of this server, as far as a proxy tells, and the wait for a slot; `overhead` is what is
+    left: parsing, key choice, pauses before retries, writing the answer.
+    """
+
+    queue: float
+    assemble: float
+    upstream: float
+    total: float
+    overhead: float
+
+
+SERVER_TIMING = ", ".join(f"{name};dur=%.2f" for name in Spent._fields)
 
 
 class Call:
@@ -51,33 +68,31 @@ class Call:
         self.ended: EndReason | None = None
         self.receipt: Receipt | None = None
         self._event = threading.Event()
-        self._connection: Connection | None = None
+        self._held: HeldSocket | None = None
 
     @property
     def elapsed_seconds(self) -> float:
         """Time since the request began."""
         return time.monotonic() - self.started
 
-    def timings(self) -> dict[str, float]:
-        """Where the time went so far, in milliseconds: queue + assemble + upstream + overhead = total.
+    def spent(self) -> Spent:
+        """Where the time went so far, in seconds."""
+        total = self.front_seconds + time.monotonic() - self.started
+        receipt = self.receipt
+        if receipt is None:
+            queue, assemble, upstream = self.front_seconds, 0.0, 0.0
+        else:
+            queue = self.front_seconds + receipt.queue_seconds
+            assemble, upstream = receipt.assemble_seconds, receipt.upstream_seconds
+        return Spent(queue, assemble, upstream, total, max(0.0, total - queue - assemble - upstream))
 
-        `queue` is the time in front of this server, as far as a proxy tells, and the wait for a slot; `overhead` is
-        what is left: parsing, key choice, pauses before retries, writing the answer.
-        """
-        receipt = self.receipt or Receipt()
-        total = self.front_seconds + self.elapsed_seconds
-        parts = {
-            "queue": self.front_seconds + receipt.queue_seconds,
-            "assemble": receipt.assemble_seconds,
-            "upstream": receipt.upstream_seconds,
-            "total": total,
-        }
-        parts["overhead"] = max(0.0, total - parts["queue"] - parts["assemble"] - parts["upstream"])
-        return {name: milliseconds(seconds) for name, seconds in parts.items()}
+    def timings(self) -> dict[str, float]:
+        """Where the time went so far, in milliseconds, by the names of Spent."""
+        return {name: milliseconds(seconds) for name, seconds in self.spent()._asdict().items()}
 
     def server_timing(self) -> str:
         """The timings as a value of the header `Server-Timing` (W3C), in milliseconds."""
-        return ", ".join(f"{name};dur={value}" for name, value in self.timings().items())
+        return SERVER_TIMING % tuple(1000 * seconds for seconds in self.spent())
 
     def caller_is_gone(self) -> bool:
         """Tell whether the caller has closed its end; never blocks. False when there is no socket to look at."""
@@ -131,23 +146,23 @@ class Call:
         if self.ended is None:
             self.ended = reason
             self.wake()
-        if self._connection is not None:
-            self._connection.cut(self)
+        if self._held is not None:
+            self._held.cut(self)
 
-    def hold(self, connection: Connection) -> None:
-        """From now on this upstream connection works for the call. Raises what ended the call, if something has."""
-        connection.bind(self)
-        self._connection = connection
+    def hold(self, held: HeldSocket) -> None:
+        """From now on this upstream socket works for the call. Raises what ended the call, if something has."""
+        held.bind(self)
+        self._held = held
         self.check()
 
     @property
     def holds_connection(self) -> bool:
         """Whether an upstream connection works for the call, so that upstream may have begun to."""
-        return self._connection is not None
+        return self._held is not None
 
     def let_go(self) -> None:
         """The answer has been read: the end of the call no longer concerns that connection."""
-        self._connection = None
+        self._held = None
 
 
 class Calls:

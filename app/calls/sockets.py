@@ -9,29 +9,29 @@ import threading
 from collections.abc import Iterator
 
 
-class Connection:
-    """An upstream socket as calls see it: it works for one call at a time and is cut only on that one's behalf."""
+class HeldSocket:
+    """An upstream socket as calls see it: one call at a time holds it, and it is cut only on that one's behalf."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.owner: object | None = None
+        self._holder: object | None = None
         self._socket = sock
         self._lock = threading.Lock()
 
     def bind(self, call: object) -> None:
-        """From now on this connection works for `call`, and for no earlier one."""
+        """From now on the socket works for `call`, and for no earlier one."""
         with self._lock:
-            self.owner = call
+            self._holder = call
 
     def cut(self, call: object) -> None:
         """Shut the socket down for both directions if it still works for `call`; a blocked read ends at once."""
         with self._lock:
-            if self.owner is not call:
+            if self._holder is not call:
                 return
             with contextlib.suppress(OSError, ValueError), _handle(self._socket) as handle:
                 handle.shutdown(socket.SHUT_RDWR)
 
 
-class Interrupt(Connection):
+class Interrupt(HeldSocket):
     """A connection that is still being made, as calls see it: a cut makes `fileno()` readable for who polls it."""
 
     def __init__(self) -> None:

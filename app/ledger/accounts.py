@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import hmac
+import logging
 import re
 import threading
 import time
@@ -23,6 +24,8 @@ from app.store.database import Database
 from app.store.statement import Statement
 from app.store.tables import clients, spending
 from app.units import MICROSECONDS
+
+logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 KNOWN_MAX = 10_000
@@ -98,6 +101,7 @@ class Accounts:
         self._clock = clock
         self._known: TTLCache[str, Account] = TTLCache(KNOWN_MAX, KNOWN_SECONDS)
         self._lock = threading.Lock()
+        self._told_of_keys = False
 
     def add(self, name: str, limits: Limits) -> str:
         """Create a client and give its token, which is not stored; a bad or used name is a ValidationException."""
@@ -175,6 +179,8 @@ class Accounts:
                 raise unauthorized()
             account = self._database.read(lambda connection: self.active(connection, [digest])).get(digest)
         account = account or self._keep_by_new_key(token)
+        if account is None:
+            self._tell_of_keys()
         if account is None or not account.is_active(now):
             raise unauthorized()
         return Principal(account, digest)
@@ -210,6 +216,14 @@ class Accounts:
         update = clients.update().where(clients.c.token_digest == old).values(token_digest=new)
         self._database.write(lambda connection: connection.execute(update))
         return self._database.read(lambda connection: self.active(connection, [new])).get(new)
+
+    def _tell_of_keys(self) -> None:
+        """Say once why a token that has its checksum may be unknown: `clients list` shows its client as active."""
+        if not self._told_of_keys:
+            self._told_of_keys = True
+            logger.warning(
+                "a well-formed token opens nothing: it was replaced, or TOKEN_DIGEST_KEY is not that of before"
+            )
 
     def _update(self, name: str, **values: Any) -> None:
         self.show(name)

@@ -14,7 +14,7 @@ from app.ledger.accounts import Account, Accounts, unauthorized
 from app.ledger.lease import LEASE_SECONDS
 from app.ledger.limits import Opening, Reservation, Standing
 from app.store.fitting import Fitting
-from app.store.statement import Statement
+from app.store.statement import RowsStatement, Statement
 from app.store.tables import requests
 from app.units import MICROSECONDS
 
@@ -85,7 +85,7 @@ class Admission:
         for row, row_id in zip(rows, _next_ids(connection, len(rows)), strict=True):
             row["id"] = row_id
         if rows:
-            _INSERT.many(connection, rows)
+            _INSERT.run(connection, rows)
         for _, standing in sorted(standings.items()):
             standing.save()
         return [decision.admitted() if isinstance(decision, Decision) else decision for decision in decisions]
@@ -144,30 +144,31 @@ _NOTHING_USED = {
     "output_tokens": 0,
     "reasoning_tokens": 0,
 }
-_INSERT = Statement(
-    requests.insert(),
-    (
-        "id",
-        "request_id",
-        "client_id",
-        "client_name",
-        "created_at",
-        "route",
-        "session_id",
-        "model",
-        "status",
-        "streamed",
-        "cached",
-        "estimated",
-        "input_tokens",
-        "cached_tokens",
-        "output_tokens",
-        "reasoning_tokens",
-        "owner",
-        "lease_until",
-        "reserved_nano",
-        "period_start",
-    ),
+_COLUMNS = (
+    "id",
+    "request_id",
+    "client_id",
+    "client_name",
+    "created_at",
+    "route",
+    "session_id",
+    "model",
+    "status",
+    "streamed",
+    "cached",
+    "estimated",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "owner",
+    "lease_until",
+    "reserved_nano",
+    "period_start",
+)
+_INSERT = RowsStatement(
+    lambda given: requests.insert().from_select(_COLUMNS, sa.select(given), include_defaults=False),
+    {name: requests.c[name].type for name in _COLUMNS},
 )
 
 

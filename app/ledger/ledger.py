@@ -161,7 +161,7 @@ class Ledger:
         cached = bool(receipt.cache_hit)
         if not cached:
             self._booked(usage, cost_nano, receipt.key_source)
-        times, key, first_token = entry.call.timings(), receipt.key, receipt.first_token_seconds
+        spent, key, first_token = entry.call.spent(), receipt.key, receipt.first_token_seconds
         row = {
             "model_answered": receipt.model,
             "api_key_source": key.source if key else None,
@@ -176,10 +176,10 @@ class Ledger:
             "reasoning_tokens": usage.reasoning_tokens,
             "cost_nano": cost_nano,
             "price_version": self.prices.version,
-            "queue_ms": times["queue"],
-            "upstream_ms": times["upstream"],
+            "queue_ms": milliseconds(spent.queue),
+            "upstream_ms": milliseconds(spent.upstream),
             "first_token_ms": None if first_token is None else milliseconds(first_token),
-            "total_ms": times["total"],
+            "total_ms": milliseconds(spent.total),
             "upstream_request_id": receipt.upstream_request_id,
             "response_id": receipt.response_id,
             "settled_at": self._now(),

@@ -156,10 +156,10 @@ class Standing:
             return
         client, period = self._account.id, self._period_start
         if self._period_is_open:
-            _RESERVE.many(self._connection, [{"more_nano": self._reserved, "of_client": client, "of_period": period}])
+            _RESERVE.run(self._connection, more_nano=self._reserved, of_client=client, of_period=period)
         else:
             opened = {"client_id": client, "period_start": period, "spent_nano": 0, "reserved_nano": self._reserved}
-            _OPEN_PERIOD.many(self._connection, [opened])
+            _OPEN_PERIOD.run(self._connection, **opened)
 
     @property
     def _period_start(self) -> int:

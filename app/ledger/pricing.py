@@ -10,7 +10,7 @@ import re
 import time
 import tomllib
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,15 @@ FEE_PER_CALL = "-search"
 """In the names of models whose calls cost a fee beside their tokens, which the list does not tell."""
 
 
-Tiers = tuple[tuple[int, Decimal], ...]
-"""What a million tokens cost, by how many tokens the input has more than: the first that fits counts."""
+SHARES = 10**9
+"""So many make a nano-dollar: whole numbers for prices of up to 12 decimal places of a dollar per million tokens."""
+Tiers = tuple[tuple[int, int], ...]
+"""What a token costs (shares), by how many tokens the input has more than: the first that fits counts."""
 
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars per million tokens; sound costs what text does not, and None where the list does not say."""
+    """Shares per token; sound costs what text does not, and None where the list does not say."""
 
     input: Tiers
     cached: Tiers
@@ -48,10 +50,13 @@ class Price:
         if usage.service_tier or (heard and self.input_audio is None) or (spoken and self.output_audio is None):
             return None
         cached = min(usage.cached_tokens, sent - heard)
-        dollars = (sent - heard - cached) * _rate(self.input, sent) + cached * _rate(self.cached, sent)
-        dollars += (usage.output_tokens - spoken) * _rate(self.output, sent)
-        dollars += heard * _rate(self.input_audio or (), sent) + spoken * _rate(self.output_audio or (), sent)
-        return _nano(dollars / MILLION)
+        shares = (sent - heard - cached) * _rate(self.input, sent) + cached * _rate(self.cached, sent)
+        shares += (usage.output_tokens - spoken) * _rate(self.output, sent)
+        if self.input_audio is not None:
+            shares += heard * _rate(self.input_audio, sent)
+        if self.output_audio is not None:
+            shares += spoken * _rate(self.output_audio, sent)
+        return (2 * shares + SHARES) // (2 * SHARES)
 
 
 class Prices:
@@ -159,20 +164,23 @@ def _provider(base_url: str) -> str:
 def _tiers(price: Any) -> Tiers:
     """The library's price of a unit as pairs, the dearest first."""
     if price is None or isinstance(price, Decimal):
-        return ((0, price or Decimal(0)),)
-    return (*((tier.start, tier.price) for tier in reversed(price.tiers)), (0, price.base))
+        return ((0, _shares(price or Decimal(0))),)
+    return (*((tier.start, _shares(tier.price)) for tier in reversed(price.tiers)), (0, _shares(price.base)))
 
 
-def _rate(tiers: Tiers, sent: int) -> Decimal:
-    return next((price for start, price in tiers if sent > start), tiers[-1][1] if tiers else Decimal(0))
+def _shares(dollars_per_million: Decimal) -> int:
+    return int(dollars_per_million * NANO * SHARES / MILLION)
+
+
+def _rate(tiers: Tiers, sent: int) -> int:
+    for start, price in tiers:
+        if sent > start:
+            return price
+    return tiers[-1][1]
 
 
 def _this_hour() -> int:
     return int(time.time() // 3600)
-
-
-def _nano(amount: Decimal) -> int:
-    return int((amount * NANO).to_integral_value(ROUND_HALF_UP))
 
 
 _last_good: dict[Path, bytes] = {}
@@ -208,4 +216,5 @@ def _price(table: dict[str, Any]) -> Price:
     given = {name: Decimal(str(value)) for name, value in table.items()}
     if not all(value.is_finite() and value >= 0 for value in given.values()):
         raise ValueError("a price is a number of dollars")
-    return Price(*(((0, price),) for price in (given["input"], given.get("cached", given["input"]), given["output"])))
+    prices = (given["input"], given.get("cached", given["input"]), given["output"])
+    return Price(*(((0, _shares(price)),) for price in prices))

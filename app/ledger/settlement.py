@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from app.ledger.admission import Admitted
 from app.store.fitting import WHOLE_MAX, Fitting, whole
-from app.store.statement import Statement
+from app.store.statement import RowsStatement
 from app.store.tables import clients, requests, spending
 
 SWEEP_MAX = 500
@@ -39,22 +39,26 @@ COLUMNS = (
 )
 """What a settlement says of a request; all of it, each time."""
 
-_PARAMETERS = {name: f"new_{name}" for name in COLUMNS}
-"""SQLAlchemy lets no parameter of an update have the name of a column."""
-_SETTLE = Statement(
-    requests.update()
-    .where(requests.c.id == sa.bindparam("row_id"), requests.c.status == sa.literal_column("'pending'"))
-    .values({name: sa.bindparam(given) for name, given in _PARAMETERS.items()})
+_KINDS = {name: requests.c[name].type for name in COLUMNS}
+_STILL_OPEN = requests.c.status == sa.literal_column("'pending'")
+_SETTLE = RowsStatement(
+    lambda given: (
+        requests.update()
+        .where(requests.c.id == given.c.row_id, _STILL_OPEN)
+        .values({name: given.c[name] for name in COLUMNS})
+    ),
+    {"row_id": requests.c.id.type, **_KINDS},
 )
 _STILL_PENDING = (
     sa.select(requests.c.id)
     .where(requests.c.id.in_(sa.bindparam("ids", expanding=True)), requests.c.status == "pending")
     .with_for_update()
 )
-_RENEW = Statement(
-    requests.update()
-    .where(requests.c.id == sa.bindparam("row_id"), requests.c.status == sa.literal_column("'pending'"))
-    .values(lease_until=sa.bindparam("until"))
+_RENEW = RowsStatement(
+    lambda given: (
+        requests.update().where(requests.c.id == given.c.row_id, _STILL_OPEN).values(lease_until=given.c.until)
+    ),
+    {"row_id": requests.c.id.type, "until": requests.c.lease_until.type},
 )
 _LOCK_CLIENTS = (
     sa.select(clients.c.id)
@@ -90,10 +94,7 @@ class Settlement:
 
     def values(self) -> dict[str, Any]:
         """What the statement that closes the row is given."""
-        row = _fitted(self.row)
-        values = {given: row[name] for name, given in _PARAMETERS.items()}
-        values["row_id"] = self.admitted.row_id
-        return values
+        return _fitted(self.row) | {"row_id": self.admitted.row_id}
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def settle_all(connection: sa.Connection, settlements: Sequence[Settlement]) -> 
         ids = [item.admitted.row_id for item in reserved]
         still = set(connection.execute(_STILL_PENDING, {"ids": ids}).scalars())
         reserved = [item for item in reserved if item.admitted.row_id in still]
-    _SETTLE.many(connection, [item.values() for item in settlements])
+    _SETTLE.run(connection, [item.values() for item in settlements])
     spend(connection, (_spent(item.admitted, item.charged_nano) for item in reserved))
     return [None] * len(settlements)
 
@@ -170,7 +171,7 @@ def held_by(connection: sa.Connection, names: Collection[str], *, ended_before: 
 def renew(connection: sa.Connection, ids: Sequence[int], until: int) -> None:
     """Prolong the leases of rows whose calls go on."""
     if ids:
-        _RENEW.many(connection, [{"row_id": row_id, "until": until} for row_id in ids])
+        _RENEW.run(connection, [{"row_id": row_id, "until": until} for row_id in ids])
 
 
 def forget(connection: sa.Connection, before: int) -> int:

@@ -19,6 +19,8 @@ from app.upstreams.local_model import DEMO
 
 logger = logging.getLogger(__name__)
 
+PROBE_SECONDS = 2.0
+
 EXAMPLE = """
 LLM Server is ready at {place}{documentation}
 {notes}
@@ -68,10 +70,10 @@ class Place:
     def connect(self) -> http.client.HTTPConnection:
         """A connection to it. Raises OSError."""
         if not self.path:
-            return http.client.HTTPConnection(self.host, self.port, timeout=2)
-        connection = http.client.HTTPConnection("localhost", timeout=2)
+            return http.client.HTTPConnection(self.host, self.port, timeout=PROBE_SECONDS)
+        connection = http.client.HTTPConnection("localhost", timeout=PROBE_SECONDS)
         connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(2)
+        connection.sock.settimeout(PROBE_SECONDS)
         connection.sock.connect(self.path)
         return connection
 

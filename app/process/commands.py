@@ -6,8 +6,8 @@ import click
 from flask import Flask
 from flask.cli import AppGroup
 
-from app.config import database_url
 from app.errors import ServiceException
+from app.parsers import database_url
 from app.store.copying import copy_database
 from app.store.database import Database
 

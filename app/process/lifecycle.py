@@ -10,225 +10,30 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import mmap
-import os
 import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from app.config import Config
 from app.errors import ConfigurationException
 from app.ledger.pricing import Prices
 from app.process import metrics_files
 from app.process.address import check_port
-from app.process.quick_stop import QuickStop, ignore
+from app.process.quick_stop import QuickStop
+from app.process.shared import Arbiter, MasterState, SharedState, Worker
+from app.process.signals import WorkerSignals
 from app.upstreams.local_model import DEMO, DEMO_MAX_TOKENS, MAX_TOKENS, LocalModel
 
 BAD_SETTING = 2
 """The exit status of a start that a setting prevents."""
 INHERITED_SOCKET = {"LISTEN_FDS", "GUNICORN_FD"}
 """Set when the listening socket is inherited: from systemd, and from the old master when SIGUSR2 starts a new one."""
-OVERLAP_SECONDS = 2.0
-"""How long a worker that is being replaced still accepts connections: until the new one has loaded the application."""
-LAST_SECONDS = 2.5
-"""How long before the master kills a worker (SIGKILL, after graceful_timeout) the worker begins a quick stop."""
 OPEN_FILES = 65_536
 GC_THRESHOLDS = (10_000, 20, 50)
-
-
-class WorkerSettings(Protocol):
-    """The settings of gunicorn that are asked for. `address` has what `bind` names: pairs of host and port, paths."""
-
-    workers: int
-    address: Sequence[Any]
-
-
-class Listener(Protocol):
-    """What is used of gunicorn's listening socket."""
-
-    def getsockname(self) -> Any:
-        """Its address: a tuple that begins with host and port, or a path."""
-
-
-class Arbiter(Protocol):
-    """What is used of gunicorn's master. `state` is ours."""
-
-    cfg: WorkerSettings
-    num_workers: int
-    LISTENERS: Sequence[Listener]
-    state: MasterState
-
-
-class Worker(Protocol):
-    """What is used of gunicorn's worker: `age` counts from 1, `ppid` is the master, `wsgi` the application, `sockets`
-    are what it listens on.
-
-    `shared` is ours.
-    """
-
-    age: int
-    pid: int
-    ppid: int
-    alive: bool
-    wsgi: Any
-    sockets: Sequence[Listener]
-    shared: SharedState
-
-    def handle_exit(self, sig: int, frame: object) -> None:
-        """Stop accepting connections, finish the requests that are there, and end."""
-
-
-class MasterState:
-    """What the master keeps from its start to its end.
-
-    gunicorn reads `gunicorn.conf.py` again when it reloads (SIGHUP). State that is made there would be made anew: the
-    counts of all workers would start from 0, and a second local model would run beside the first. So it is made once,
-    in `on_starting`, and is an attribute of gunicorn's master.
-    `test_a_reload_forgets_nothing_and_the_end_leaves_nothing` shows it.
-    """
-
-    def __init__(self) -> None:
-        self.metrics = metrics_files.Directory()
-        self.reloads = Reloads()
-        self.store_made = SharedFlag()
-        self.local_model: LocalModel | None = None
-
-
-class SharedFlag:
-    """A flag in memory that the master shares with every worker; see app/store/database.py, `Flag`."""
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 1)
-
-    def is_set(self) -> bool:
-        """Whether one of them has set it."""
-        return bool(self._memory[0])
-
-    def set(self) -> None:
-        """For all of them."""
-        self._memory[0] = 1
-
-
-class Reloads:
-    """How often the server was reloaded, modulo 256, in memory that the master shares with every worker."""
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 1)
-
-    @property
-    def number(self) -> int:
-        """So many reloads until now."""
-        return self._memory[0]
-
-    def count(self) -> None:
-        """One more."""
-        self._memory[0] = (self.number + 1) % 256
-
-
-class SharedState:
-    """What the master and one worker tell each other after the fork; made before it."""
-
-    def __init__(self, reloads: Reloads, store_made: SharedFlag | None = None) -> None:
-        self.store_made = store_made or SharedFlag()
-        self._reloads = reloads
-        self._at_birth = reloads.number
-        self._asked = mmap.mmap(-1, 1)
-
-    @property
-    def is_outdated(self) -> bool:
-        """The server was reloaded since the fork: this worker is being replaced, the server is not stopping."""
-        return self._reloads.number != self._at_birth
-
-    @property
-    def has_replacement(self) -> bool:
-        """The worker has asked the master for one more worker in its place."""
-        return bool(self._asked[0])
-
-    def ask_for_replacement(self) -> None:
-        """Said by the worker, before it sends SIGTTIN."""
-        self._asked[0] = 1
-
-
-class WorkerSignals:
-    """A worker's SIGTERM and SIGALRM. (SIGINT and SIGQUIT are handled in quick_stop.py.)
-
-    At SIGTERM gunicorn's own handler would stop accepting connections at once. A load balancer that has not yet
-    learned of it would go on sending requests, and each would fail: `test_sigterm_with_calls_in_flight`. Therefore
-    SIGTERM only makes readiness fail, and a timer stops the worker later. While the server is reloaded readiness must
-    not fail, since new workers serve already: `test_sighup_under_load`. And what has not ended after graceful_timeout
-    is killed by the master, with its callers untold and its ledger rows open; so the same timer begins a quick stop a
-    moment earlier: `test_a_caller_that_does_not_read`.
-
-        SIGTERM    readiness fails, requests are still taken
-        SIGALRM    after drain_seconds: no new connections, requests are finished
-        SIGALRM    LAST_SECONDS before the end of graceful_timeout: quick stop
-    """
-
-    def __init__(
-        self,
-        worker: Worker,
-        drain: Callable[[], None],
-        quick_stop: Callable[[int, object], None],
-        *,
-        drain_seconds: float,
-        graceful_timeout: float,
-    ) -> None:
-        self._worker = worker
-        self._drain = drain
-        self._quick_stop = quick_stop
-        self._drain_seconds = drain_seconds
-        self._finish_seconds = graceful_timeout - drain_seconds - LAST_SECONDS
-        self._is_stopping = False
-
-    def take_over(self) -> None:
-        """Handle the signals here instead of in gunicorn."""
-        signal.signal(signal.SIGTERM, self.stop)
-        signal.signal(signal.SIGALRM, self.leave)
-        # They must not interrupt the system calls of requests in flight.
-        for number in (signal.SIGTERM, signal.SIGALRM):
-            signal.siginterrupt(number, False)
-
-    def stop(self, signum: int, frame: object) -> None:
-        """SIGTERM: serve on until the drain is over, or until the new workers of a reload are there.
-
-        Once only: gunicorn's master says it every second to a worker that is one too many (SIGTTOU), and the timer
-        would never come to its end.
-        """
-        if self._is_stopping:
-            return
-        self._is_stopping = True
-        serve_on_seconds = OVERLAP_SECONDS
-        if not self._worker.shared.is_outdated:
-            self._drain()
-            serve_on_seconds = self._drain_seconds
-        # A timer of the kernel: a signal handler may run where gevent can start neither a thread nor a greenlet.
-        # Zero would switch it off.
-        signal.setitimer(signal.ITIMER_REAL, max(serve_on_seconds, 0.001))
-
-    def leave(self, signum: int, frame: object) -> None:
-        """SIGALRM: accept no more connections and finish what is there; the next SIGALRM begins a quick stop."""
-        # Another SIGTERM would only put the timer off.
-        signal.signal(signal.SIGTERM, ignore)
-        signal.signal(signal.SIGALRM, self._quick_stop)
-        signal.setitimer(signal.ITIMER_REAL, self._finish_seconds)
-        self._worker.handle_exit(signum, frame)
-
-    def replace(self) -> None:
-        """Leave as in a reload; called by MemoryWatch when this worker has grown too large.
-
-        The master is asked for one more worker first (SIGTTIN), so that requests need not wait while this one finishes
-        its own; `Hooks.child_exit` takes the number back. `test_a_worker_above_the_memory_limit_is_replaced` shows it.
-        """
-        if not self._worker.alive:
-            return
-        if os.getppid() == self._worker.ppid:
-            self._worker.shared.ask_for_replacement()
-            os.kill(self._worker.ppid, signal.SIGTTIN)
-        signal.setitimer(signal.ITIMER_REAL, OVERLAP_SECONDS)
 
 
 class Hooks:
@@ -341,13 +146,15 @@ class Hooks:
         collect_less_often()
 
     def worker_exit(self, server: Arbiter, worker: Worker) -> None:
-        """In a worker, at its end: wait until what is settled is written."""
+        """In a worker, at its end: wait until what is settled is written, and tell what was counted."""
         # A worker that could not load the application has none.
         if (application := getattr(worker, "wsgi", None)) is not None:
+            from app.process.metrics import Metrics
             from app.store.database import Database
             from app.web.services import service
 
             service(Database, application).flush(self._settings.database_timeout)
+            service(Metrics, application).refresh()
 
     def child_exit(self, server: Arbiter, worker: Worker) -> None:
         """In the master, when a worker has ended; if it had a replacement, the usual number of workers is enough."""

@@ -21,6 +21,7 @@ from app.calls.receipt import Receipt
 from app.failures import FAILURES
 from app.models import Usage
 from app.process import metrics_files
+from app.process.tally import Seconds, Tally
 from app.units import NANO
 
 MEDIA_TYPE = prometheus.CONTENT_TYPE_PLAIN_0_0_4
@@ -46,6 +47,7 @@ class Metrics:
         self._lock = threading.Lock()
         self._told: dict[str, float] = {}
         self._open = 0
+        self._tally = Tally()
 
         def counter(name: str, text: str, *labels: str) -> prometheus.Counter:
             return prometheus.Counter(f"llm_server_{name}", text, labels, registry=registry)
@@ -54,8 +56,8 @@ class Metrics:
             # `livesum`: over the workers that are alive.
             return prometheus.Gauge(f"llm_server_{name}", text, registry=registry, multiprocess_mode="livesum")
 
-        def seconds(name: str, text: str, buckets: tuple[float, ...]) -> prometheus.Histogram:
-            return prometheus.Histogram(f"llm_server_{name}", text, ["route"], registry=registry, buckets=buckets)
+        def seconds(name: str, text: str, bounds: tuple[float, ...]) -> Seconds:
+            return Seconds(f"llm_server_{name}", text, bounds, registry)
 
         self._requests = counter("requests", "Requests answered.", "route", "status", "code", "origin")
         self._refusals = counter("refusals", "Requests refused, by the limit.", "limit")
@@ -90,25 +92,28 @@ class Metrics:
             self._open -= 1
         receipt, code = call.receipt or Receipt(), code if code in FAILURES else None
         origin = FAILURES[code].origin if code else NONE
-        self._requests.labels(route, str(status), code or NONE, origin).inc()
+        count = self._tally.count
+        count(self._requests, (route, str(status), code or NONE, origin))
         if code in LIMITS:
-            self._refusals.labels(code).inc()
+            count(self._refusals, (code,))
         if receipt.cache_hit is not None:
-            self._cache.labels("hit" if receipt.cache_hit else "miss").inc()
+            count(self._cache, ("hit" if receipt.cache_hit else "miss",))
         if timed:
             self._observe(call, receipt, route)
 
     def booked(self, usage: Usage, cost_nano: int | None, api_key_source: str | None) -> None:
         """The ledger has settled a request that upstream was asked for."""
-        self._tokens.labels("input").inc(usage.input_tokens)
-        self._tokens.labels("output").inc(usage.output_tokens)
+        count = self._tally.count
+        count(self._tokens, ("input",), usage.input_tokens)
+        count(self._tokens, ("output",), usage.output_tokens)
         if cost_nano is None:
-            self._unpriced.inc()
+            count(self._unpriced)
         else:
-            self._cost.labels(api_key_source or NONE).inc(cost_nano / NANO)
+            count(self._cost, (api_key_source or NONE,), cost_nano / NANO)
 
     def refresh(self) -> None:
-        """Read the gauges of this worker."""
+        """Tell what this worker has counted, and read its gauges."""
+        self._tally.tell()
         self._in_flight.set(self._open)
         for name, level in self._levels.items():
             if name in self._gauges:
@@ -160,13 +165,13 @@ class Metrics:
                 file.unlink(missing_ok=True)
 
     def _observe(self, call: Call, receipt: Receipt, route: str) -> None:
-        seconds = {name: milliseconds / 1000 for name, milliseconds in call.timings().items()}
-        self._queue.labels(route).observe(seconds["queue"])
-        self._overhead.labels(route).observe(seconds["overhead"])
+        spent, observe = call.spent(), self._tally.observe
+        observe(self._queue, route, spent.queue)
+        observe(self._overhead, route, spent.overhead)
         if receipt.upstream_seconds:
-            self._upstream.labels(route).observe(seconds["upstream"])
+            observe(self._upstream, route, spent.upstream)
         if receipt.first_token_seconds is not None:
-            self._first_token.labels(route).observe(receipt.first_token_seconds)
+            observe(self._first_token, route, receipt.first_token_seconds)
 
     def _start_from_zero(self) -> None:
         """A series that begins with its first event hides that event from `rate()`."""

@@ -1,6 +1,6 @@
 """QuickStop: a worker's end within two seconds that tells every caller and leaves no row of the ledger open.
 
-It begins with SIGINT (Ctrl-C) or SIGQUIT, or when a graceful stop takes too long (`WorkerSignals` in lifecycle.py).
+It begins with SIGINT (Ctrl-C) or SIGQUIT, or when a graceful stop takes too long (`WorkerSignals` in signals.py).
 gunicorn's own handler would leave the process at once: callers would see a closed connection and try again, though
 upstream works on and bills the first call, and the ledger row of each call would stay open, its cost unknown, until
 another worker sweeps it. Here the calls are ended first, so that each request gives an answer and settles its row:

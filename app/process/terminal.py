@@ -38,7 +38,7 @@ def chat(words: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 class Conversation:
-    """The messages so far; an answer that was stopped is kept as far as it came."""
+    """The messages so far; an answer that was stopped is kept as far as it came, a message without one is not kept."""
 
     def __init__(self, client: OpenAI, model: str, headers: Mapping[str, Any]) -> None:
         self._client = client
@@ -73,7 +73,10 @@ class Conversation:
             print(_told(exc), file=sys.stderr)
             return 1
         finally:
-            self._messages.append({"role": "assistant", "content": "".join(pieces)})
+            if pieces:
+                self._messages.append({"role": "assistant", "content": "".join(pieces)})
+            else:
+                self._messages.pop()
         return 0
 
     def _print_answer(self, pieces: list[str]) -> None:

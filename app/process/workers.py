@@ -1,43 +1,55 @@
-"""gunicorn's workers, changed in two ways: what they refuse is a problem document, and no peer holds them up.
+"""gunicorn's workers, changed in three ways: what they refuse is a problem document, no peer holds them up, and the
+gevent worker reads and answers a usual request in few steps (http_head.py, answer.py).
 
-This is the one module that builds on the inside of gunicorn's workers. `tests/unit/test_private_parts.py` notices when
-gunicorn changes what is used here.
+This module and answer.py are the ones that build on the inside of gunicorn. `tests/unit/test_private_parts.py` notices
+when gunicorn changes what is used here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
+import io
 import math
 import os
 import socket
-import struct
 import time
-from typing import Any
-from uuid import uuid4
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NoReturn
 
 import gevent
+from gunicorn import http
 from gunicorn.glogging import Logger
 from gunicorn.http import errors as parse_errors
+from gunicorn.http import wsgi
 from gunicorn.workers.ggevent import GeventWorker as _GeventWorker
 from gunicorn.workers.gthread import ThreadWorker as _ThreadWorker
 
-from app.errors import ChatServiceException, ServiceException, ValidationException
+from app.errors import ValidationException
+from app.process.answer import Answer
+from app.process.connections import (
+    LINGER_BYTES,
+    LINGER_DECLARED_BYTES,
+    READ_PIECE,
+    FairSocket,
+    close_gently,
+    plain,
+    read_at_hand,
+    reset,
+)
+from app.process.http_head import Limits, UsualRequest, read_head
+from app.process.refusal import refusal
 
-LINGER_SECONDS = 1.0
-LINGER_BYTES = 2 * 1024 * 1024
-"""How long, and for how many bytes, a connection that is being closed is read: else the answer could be lost."""
-LINGER_DECLARED_BYTES = 64 * 1024 * 1024
-"""The same where the request said how long its body is: a caller that sends all of it first can read its 413."""
 HEAD_SECONDS = 5.0
 """For the first head of a new connection."""
 STOP_IDLE_SECONDS = 2.0
 """How long idle connections are kept while the worker stops."""
-READ_PIECE = 64 * 1024
 KEPT_BYTES = 64 * 1024
 """What may be left of a body that was not read, where the connection is to serve the next request."""
-FAIR_BYTES = 16 * 1024
-"""After so many bytes of one connection the others have a turn."""
+GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+SCHEME_HEADERS = {"X-FORWARDED-PROTO", "X-FORWARDED-PROTOCOL", "X-FORWARDED-SSL"}
 
 REFUSALS: dict[type[BaseException], int] = {
     parse_errors.LimitRequestLine: 414,
@@ -72,22 +84,42 @@ class _AnswersWithProblems:
             self.log.info("refused a request that is not HTTP: %s", type(exc).__name__)
         else:
             self.log.error("request failed outside the application", exc_info=exc)
+        client = plain(client)
         try:
             client.settimeout(1)
             client.sendall(refusal(status))
         except OSError:
             self.log.debug("the peer was gone")
-        _close(client)
+        close_gently(client)
+
+
+@dataclass(slots=True)
+class _Connection:
+    """A caller's connection while gevent serves it.
+
+    `base`: what gunicorn's environ has for each of its requests; None where gunicorn reads all of them.
+    `head_end`: when the head that has begun has to be there (`time.monotonic()`), where another reader takes it over.
+    """
+
+    client: socket.socket
+    base: Mapping[str, Any] | None
+    has_served: bool = False
+    head_end: float | None = None
 
 
 class GeventWorker(_AnswersWithProblems, _GeventWorker):
     """One greenlet per connection.
+
+    `handle` is where it is chosen who reads a request: usual ones are read and answered in `_serve_usual`. The first
+    one that is not usual goes to gunicorn's own loop, with every byte that has come, and `handle_request` comes back
+    to `_serve_usual` behind it. Body, deadlines, and closing are the same on both ways: `test_both_answer_the_same`.
 
     gunicorn gives a request's head as long as an idle connection, its `keepalive`. Here a new connection has only
     HEAD_SECONDS for its first head, and when the worker stops, idle connections do not hold it:
     `test_an_idle_connection_does_not_hold_a_stop`.
     """
 
+    alive: bool
     slow_seconds = 30.0
     """Within which a body has to be there, and each piece of an answer has to be taken."""
 
@@ -95,11 +127,22 @@ class GeventWorker(_AnswersWithProblems, _GeventWorker):
         super().__init__(*args, **kwargs)
         self._waiting: set[_Wait] = set()
         self._stopped_at: float | None = None
+        self._bases: dict[Any, dict[str, Any] | None] = {}
+        cfg = self.cfg
+        self._keepalive_seconds = float(cfg.keepalive)
+        self._limits = Limits(cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size)
+        self._scheme = lru_cache(256)(self._believed_scheme)
 
     def timeout_ctx(self) -> _Wait:
         """How long the next request of this connection is waited for."""
-        has_served = getattr(gevent.getcurrent(), "has_served", False)
-        return _Wait(self.cfg.keepalive if has_served else min(self.cfg.keepalive, HEAD_SECONDS), self._waiting)
+        connection = served_connection()
+        seconds = self._keepalive_seconds
+        if connection is None or not connection.has_served:
+            seconds = min(seconds, HEAD_SECONDS)
+        if connection is not None and connection.head_end is not None:
+            seconds = max(connection.head_end - time.monotonic(), 0)
+            connection.head_end = None
+        return _Wait(seconds, self._waiting)
 
     def notify(self) -> None:
         """Tell the master that this worker lives, as every second; while it stops, close what is idle."""
@@ -112,28 +155,194 @@ class GeventWorker(_AnswersWithProblems, _GeventWorker):
             for wait in tuple(self._waiting):
                 wait.end()
 
-    def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> bool:
-        gevent.getcurrent().has_served = True
-        # What has begun goes on first: else many requests that come at once would all begin before one is answered.
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve a connection to its end."""
+        connection = gevent.getcurrent().connection = self._connection(listener, client, addr)
+        if connection.base is None:
+            super().handle(listener, client, addr)
+        elif begun := self._usual_beginning(connection, addr):
+            super().handle(listener, FairSocket(client, begun), addr)
+
+    def _connection(self, listener: Any, client: Any, addr: Any) -> _Connection:
+        if listener not in self._bases:
+            self._bases[listener] = self._base_environ(listener)
+        base = self._bases[listener]
+        if base is None:
+            return _Connection(client, None)
+        own = {"gunicorn.socket": client, "REMOTE_ADDR": addr[0], "REMOTE_PORT": str(addr[1])}
+        return _Connection(client, base | own)
+
+    def _base_environ(self, listener: Any) -> dict[str, Any] | None:
+        """What gunicorn's environ has for every request that comes here, as gunicorn itself makes it.
+
+        None where more of a request depends on the server's settings than a usual one has: gunicorn reads all then.
+        """
+        address, cfg = listener.getsockname(), self.cfg
+        if cfg.is_ssl or cfg.proxy_protocol != "off" or cfg.protocol != "http" or "h2" in cfg.http_protocols:
+            return None
+        if not (isinstance(address, tuple) and cfg.keepalive and cfg.secure_scheme_headers.keys() <= SCHEME_HEADERS):
+            return None
+        peer = ("", 0)
+        req = next(http.get_parser(cfg, iter([b"GET / HTTP/1.1\r\n\r\n"]), peer))
+        try:
+            environ: dict[str, Any] = wsgi.create(req, None, peer, address, cfg)[1]
+        except parse_errors.ConfigurationProblem:
+            # SCRIPT_NAME is set, and cut off each path.
+            return None
+        del environ["wsgi.early_hints"]
+        return None if environ["SCRIPT_NAME"] else environ | {"wsgi.multithread": True}
+
+    def _believed_scheme(self, host: str, said: str) -> str:
+        """What gunicorn makes of `X-Forwarded-Proto`: it depends on who says it."""
+        head = f"GET / HTTP/1.1\r\nX-Forwarded-Proto: {said}\r\n\r\n".encode("latin-1")
+        return str(next(http.get_parser(self.cfg, iter([head]), (host, 0))).scheme)
+
+    def _usual_beginning(self, connection: _Connection, addr: Any) -> bytes:
+        """Serve the usual requests with which a connection begins; gives what has come of the first other one.
+
+        Nothing when the connection is over. What goes wrong is treated as gunicorn's own loop does.
+        """
+        begun, client = b"", connection.client
+        try:
+            client.setblocking(True)
+            begun = self._serve_usual(connection, b"")
+        except StopIteration:
+            self.log.debug("Closing connection.")
+        except OSError as exc:
+            if exc.errno in GONE:
+                self.log.debug("the peer was gone")
+            else:
+                self.log.exception("Socket error processing request.")
+        except Exception as exc:
+            self.handle_error(None, client, addr, exc)
+        finally:
+            if not begun:
+                client.close()
+        return begun
+
+    def _serve_usual(self, connection: _Connection, data: bytes) -> bytes:
+        """Serve usual requests, the first of which begins with `data`; gives what has come of the first other one.
+
+        Nothing when the caller has closed or was silent for too long. Raises StopIteration when the connection is to
+        be closed, as gunicorn's own `handle_request`.
+        """
+        while connection.base is not None and (data or (data := self._next_bytes(connection))):
+            # What has begun goes on first: else many requests that come at once would all begin before one is answered.
+            gevent.sleep(0)
+            request = self._read(connection.base, data)
+            if request is None or request.end - request.body > KEPT_BYTES:
+                break
+            if request.end > len(data):
+                data += read_at_hand(connection.client, request.end - len(data))
+                if request.end > len(data):
+                    break
+            self._answer(connection, request, data[request.body : request.end])
+            data = data[request.end :]
+        return data
+
+    def _read(self, base: Mapping[str, Any], data: bytes) -> UsualRequest | None:
+        """The usual request with which `data` begins; None for any other."""
+        request = read_head(data, base, self._limits)
+        if request is not None and (said := request.environ.get("HTTP_X_FORWARDED_PROTO")) is not None:
+            request.environ["wsgi.url_scheme"] = self._scheme(request.environ["REMOTE_ADDR"], said)
+        return request
+
+    def _next_bytes(self, connection: _Connection) -> bytes:
+        data = b""
+        # It is waited as long as timeout_ctx() says.
+        connection.client.settimeout(None)
+        with self.timeout_ctx() as wait:
+            connection.head_end = time.monotonic() + wait.seconds
+            data = connection.client.recv(READ_PIECE)
+        return data
+
+    def _answer(self, connection: _Connection, request: UsualRequest, body: bytes) -> None:
+        """Have the application answer, as gunicorn's `handle_request`."""
+        connection.has_served, connection.head_end = True, None
+        client, environ = connection.client, request.environ
+        environ["wsgi.input"] = io.BytesIO(body)
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+        answer = Answer(request, client, self.cfg, self.slow_seconds)
+        if not self.alive:
+            answer.force_close()
+        try:
+            self._run(environ, answer)
+        except TimeoutError:
+            self._give_up(client)
+        except (gevent.GreenletExit, SystemExit):
+            raise StopIteration from None
+        except OSError:
+            raise
+        except Exception:
+            if not answer.headers_sent:
+                raise
+            # A second answer would be taken for a part of the first.
+            self.log.exception("Error handling request")
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+            client.close()
+            raise StopIteration from None
+        if answer.should_close():
+            close_gently(client)
+            raise StopIteration
+
+    def _run(self, environ: dict[str, Any], answer: Answer) -> None:
+        pieces = self.wsgi(environ, answer.start_response)
+        try:
+            for piece in pieces:
+                answer.write(piece)
+            answer.close()
+        finally:
+            if hasattr(pieces, "close"):
+                pieces.close()
+
+    def _give_up(self, client: socket.socket) -> NoReturn:
+        self.log.info("closed a connection whose peer does not take its answer")
+        reset(client)
+        raise StopIteration from None
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
+        """Answer a request that gunicorn has read, and usual ones behind it."""
+        connection, sock = served_connection(), plain(sock)
+        if connection is not None:
+            connection.has_served = True
+        # See _serve_usual.
         gevent.sleep(0)
         body = req.body.reader = _TimedReader(req, self.slow_seconds)
-        _give_turns(req.unreader)
+        if not isinstance(req.unreader.sock, FairSocket):
+            req.unreader.sock = FairSocket(req.unreader.sock)
         # Asked when the head of the answer is made, which then says `Connection: close`.
         says_close = req.should_close
         req.should_close = lambda: says_close() or body.left_bytes > KEPT_BYTES
         sock.settimeout(self.slow_seconds)
         try:
-            return bool(super().handle_request(listener_name, req, sock, addr))
+            super().handle_request(listener_name, req, sock, addr)
         except StopIteration:
             # gunicorn's way to say that the connection is to be closed; gthread closes gracefully on its own.
-            _close(sock, max_bytes=body.left_bytes if body.left_bytes <= LINGER_DECLARED_BYTES else LINGER_BYTES)
+            close_gently(sock, max_bytes=body.left_bytes if body.left_bytes <= LINGER_DECLARED_BYTES else LINGER_BYTES)
             raise
         except TimeoutError:
-            self.log.info("closed a connection whose peer does not take its answer")
-            # With a reset: the kernel would keep what was not taken, and try for minutes.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            sock.close()
-            raise StopIteration from None
+            self._give_up(sock)
+        # As in _next_bytes.
+        sock.settimeout(None)
+        if connection is not None and connection.base is not None and not body.left_bytes:
+            req.unreader.unread(self._usual_between(connection, req.unreader.take_buffered()))
+        return True
+
+    def _usual_between(self, connection: _Connection, data: bytes) -> bytes:
+        """Serve usual requests behind one that gunicorn has read; gives the beginning of the next for gunicorn."""
+        begun = self._serve_usual(connection, data)
+        if not begun:
+            raise StopIteration
+        return begun
+
+
+def served_connection() -> _Connection | None:
+    """The connection that this greenlet serves."""
+    return getattr(gevent.getcurrent(), "connection", None)
 
 
 class _Wait(gevent.Timeout):
@@ -156,33 +365,6 @@ class _Wait(gevent.Timeout):
     def end(self) -> None:
         """As if the time were over."""
         gevent.kill(self._greenlet, exception=self, block=False)
-
-
-class _FairSocket:
-    """Reads a connection as its socket does, but lets the other greenlets run in between.
-
-    Without it a peer that sends as fast as we read would hold the worker for as long as it likes: gevent switches only
-    where it has to wait, and no timeout can fire before. `test_a_flood_holds_nobody_up` shows it.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._bytes = 0
-
-    def recv(self, size: int) -> bytes:
-        """Some bytes; empty at the end."""
-        if self._bytes >= FAIR_BYTES:
-            gevent.sleep(0)
-            self._bytes = 0
-        received = self._sock.recv(size)
-        self._bytes += len(received)
-        return received
-
-
-def _give_turns(unreader: Any) -> None:
-    """Have gunicorn's reader of a connection read through a _FairSocket, from now on."""
-    if not isinstance(unreader.sock, _FairSocket):
-        unreader.sock = _FairSocket(unreader.sock)
 
 
 class _TimedReader:
@@ -219,47 +401,3 @@ class ThreadWorker(_AnswersWithProblems, _ThreadWorker):
             # Else the kernel would go on accepting, on behalf of a worker that never answers.
             for listener in self.sockets:
                 listener.close()
-
-
-def _close(client: socket.socket, *, max_bytes: float = LINGER_BYTES) -> None:
-    """Close without losing the answer: bytes left unread would turn the close into a reset, which can destroy it.
-
-    As RFC 9112, section 9.6, but for a limited time and number of bytes, and the other greenlets run in between.
-    """
-    end, left = time.monotonic() + LINGER_SECONDS, max(max_bytes, LINGER_BYTES)
-    with client, contextlib.suppress(OSError):
-        client.shutdown(socket.SHUT_WR)
-        while left > 0 and (seconds := end - time.monotonic()) > 0:
-            client.settimeout(seconds)
-            received = client.recv(READ_PIECE)
-            if not received:
-                break
-            left -= len(received)
-            # gevent's own sleep in a gevent worker.
-            time.sleep(0)
-
-
-def refusal(status: int) -> bytes:
-    """Head and body of the answer to a request that the application never gets; 500 when that is our fault."""
-    # Here and not at the top: gunicorn's master imports this module, and flask has to wait until gevent has patched.
-    from app.web.problems import PROBLEM
-
-    request_id = uuid4().hex
-    document = PROBLEM.document(_error(status), "", request_id)
-    body = json.dumps(document, ensure_ascii=False).encode()
-    head = [
-        f"HTTP/1.1 {status} {document['title']}",
-        f"Content-Type: {PROBLEM.media_type}",
-        f"Content-Length: {len(body)}",
-        f"X-Request-ID: {request_id}",
-        "X-Content-Type-Options: nosniff",
-        "Cache-Control: no-store",
-        "Connection: close",
-    ]
-    return "\r\n".join(head).encode() + b"\r\n\r\n" + body
-
-
-def _error(status: int) -> ServiceException:
-    if status == 500:
-        return ChatServiceException("The server failed to handle the request", "internal_error")
-    return ValidationException("The request is not acceptable HTTP", error_code="bad_request", status=status)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from app.calls.call import Call
 from app.config import Config
 from app.errors import ServiceException, ValidationException
+from app.json_bytes import dump_json
 from app.ledger.accounts import NOBODY, Principal
 from app.ledger.limits import Ask, check_permission
 from app.models import ChatPreview, ChatRequest, ChatResponse, Completion, Credentials, Generation, Message
@@ -24,7 +25,7 @@ from app.tokens import estimate_tokens, image_tokens
 from app.units import dollars
 from app.upstreams.dialects import Dialect, native_dialect
 from app.upstreams.errors import bad_response
-from app.upstreams.json import TextJoiner, dump_json, load_answered_json
+from app.upstreams.json import TextJoiner, load_answered_json
 from app.upstreams.parameters import ADDED, AdaptedBody
 from app.upstreams.sse import StreamEvent
 
@@ -55,7 +56,7 @@ class Assembled:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ParsedCompletion:
     """What the model answered, and the JSON in it when the request gave a schema."""
 
     completion: Completion
@@ -161,14 +162,14 @@ class ChatService:
         call: Call,
         principal: Principal,
         listener: Listener | None,
-    ) -> Answer:
+    ) -> ParsedCompletion:
         """The answer that was kept of an identical request of the same client that the same key paid for, or a new one.
 
         Shared by all clients, it would tell each of them what another one has asked.
         """
         shape, first = self._dialect.request_body(generation), exchange.payer.first
         owner = b"" if principal.account is None else str(principal.account.id).encode()
-        new: list[Answer] = []
+        new: list[ParsedCompletion] = []
 
         def fetch() -> tuple[bytes, Completion]:
             new.append(self._complete(exchange, generation, listener))
@@ -183,9 +184,9 @@ class ChatService:
         if listener is not None:
             listener.started(generation.model, first.source, cached=True)
             listener.text(completion.output_text)
-        return Answer(completion, _parsed(completion, generation))
+        return ParsedCompletion(completion, _parsed(completion, generation))
 
-    def _complete(self, exchange: OpenExchange, generation: Generation, listener: Listener | None) -> Answer:
+    def _complete(self, exchange: OpenExchange, generation: Generation, listener: Listener | None) -> ParsedCompletion:
         """Have upstream answer; with a listener upstream is asked to stream."""
         asked = self._body(generation, stream=listener is not None)
         with exchange.send(self._dialect.PATH, asked.body, again=asked.again) as response:
@@ -196,7 +197,7 @@ class ChatService:
                 completion = self._follow(exchange, response, generation.model, listener)
         exchange.note(completion.usage, completion.model)
         # What does not parse is a failure, and failures are not kept.
-        return Answer(completion, _parsed(completion, generation))
+        return ParsedCompletion(completion, _parsed(completion, generation))
 
     def _body(self, generation: Generation, *, stream: bool) -> AdaptedBody:
         """The body that asks for `generation`, in the form that its model takes."""
@@ -231,7 +232,7 @@ class ChatService:
         return reader.completion()
 
     def _response(
-        self, request: ChatRequest, assembled: Assembled, answer: Answer, call: Call, exchange: OpenExchange
+        self, request: ChatRequest, assembled: Assembled, answer: ParsedCompletion, call: Call, exchange: OpenExchange
     ) -> ChatResponse:
         generation = assembled.generation
         is_sent = generation.sends_temperature(self._parameters.of(generation.model))

@@ -6,9 +6,10 @@ attempts and settles, and the only one that writes a request's receipt.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
+from dataclasses import dataclass, field
 from typing import Self
 
 from app.calls.call import Call
@@ -34,18 +35,16 @@ from app.upstreams.stream_end import whole_stream
 from app.upstreams.transport import Response, bounded
 
 
+@dataclass(frozen=True)
 class Exchange:
     """Opens the exchange of each request; its collaborators are those of the worker."""
 
-    def __init__(
-        self, upstream: Upstream, keys: KeySelector, slots: Slots, watchdog: Watchdog, ledger: Ledger | NullLedger
-    ) -> None:
-        self.upstream = upstream
-        self.keys = keys
-        self.slots = slots
-        self.watchdog = watchdog
-        self.ledger = ledger
-        self.parameters = ModelParameters()
+    upstream: Upstream
+    keys: KeySelector
+    slots: Slots
+    watchdog: Watchdog
+    ledger: Ledger | NullLedger
+    parameters: ModelParameters = field(default_factory=ModelParameters)
 
     @classmethod
     def in_process(cls, config: Config) -> Self:
@@ -73,7 +72,9 @@ class Exchange:
 
 
 class OpenExchange:
-    """An admitted request. A context manager: leaving it settles its row, whatever way it ends."""
+    """An admitted request. A context manager: inside, its deadline and its caller are watched. Leaving it settles its
+    row, whatever way it ends.
+    """
 
     def __init__(self, exchange: Exchange, plan: Plan, entry: Entry, call: Call, receipt: Receipt) -> None:
         self.receipt = receipt
@@ -121,25 +122,25 @@ class OpenExchange:
         (test_slots.py). Without a body it is a GET. `again` is told the parameter that upstream does not take and gives
         the body of one more attempt, or None. Raises ServiceException.
         """
-        request = UpstreamRequest(path, body)
-        self._exchange.watchdog.add(self._call)
-        try:
-            response, _ = routing.follow(
-                self._plan, self._exchange.keys, self._call, lambda attempt: self._adapted(attempt, request, again)
-            )
-        except BaseException:
-            self._exchange.watchdog.discard(self._call)
-            raise
+        asked = _Asked(UpstreamRequest(path, body), again)
+        response, _ = routing.follow(
+            self._plan, self._exchange.keys, self._call, lambda attempt: self._adapted(attempt, asked)
+        )
         self.receipt.answered = True
         self.receipt.upstream_request_id = request_id(response.headers)
-        return HeldResponse(response, self.receipt, self._release_slot)
+        return HeldResponse(response, self.receipt, self._exchange.slots.release)
 
     def events(
         self, response: HeldResponse, read_event: Callable[[bytes], StreamEvent], *, only_whole: bool = True
     ) -> Iterator[tuple[Event, StreamEvent]]:
-        """The events of a streamed response and what they mean, each noted; raises as whole_stream does."""
+        """The events of a streamed response and what they mean, each noted; raises as whole_stream does.
+
+        The event that counts the tokens need not name the service tier: the last that was named is theirs.
+        """
+        tier = ""
         for event, meaning in whole_stream(self._progress(response), read_event, only_whole=only_whole):
-            self.note(meaning.usage, meaning.model)
+            tier = tier if meaning.service_tier is None else meaning.service_tier
+            self.note(meaning.usage and dataclasses.replace(meaning.usage, service_tier=tier), meaning.model)
             if meaning.written:
                 self.receipt.written.add(meaning.written)
             if meaning.text and self.receipt.first_token_seconds is None:
@@ -176,11 +177,11 @@ class OpenExchange:
             self.receipt.code, self.receipt.settled = code, True
 
     def __enter__(self) -> Self:
+        self._exchange.watchdog.add(self._call)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        self._exchange.watchdog.discard(self._call)
         self.settle(*_ending(exc))
 
     def _take_slot(self) -> None:
@@ -190,23 +191,14 @@ class OpenExchange:
         finally:
             self.receipt.queue_seconds += time.monotonic() - began
 
-    def _release_slot(self) -> None:
-        self._exchange.slots.release()
-        self._exchange.watchdog.discard(self._call)
-
-    def _adapted(
-        self, attempt: Attempt, request: UpstreamRequest, again: Callable[[str], bytes | None] | None
-    ) -> Response:
-        """Make one attempt, and one more with each body that `again` gives for what upstream does not take."""
+    def _adapted(self, attempt: Attempt, asked: _Asked) -> Response:
+        """Make one attempt, and one more each time the request can be changed to what upstream takes."""
         while True:
             try:
-                return self._in_slot(attempt, request)
+                return self._in_slot(attempt, asked.request)
             except AttemptFailed as failure:
-                refused = failure.refused_parameter
-                body = again(refused) if again is not None and refused is not None else None
-                if body is None:
+                if not asked.changed(failure.refused_parameter):
                     raise
-                request = UpstreamRequest(request.path, body)
 
     def _in_slot(self, attempt: Attempt, request: UpstreamRequest) -> Response:
         self._take_slot()
@@ -231,6 +223,22 @@ class OpenExchange:
             raise
         finally:
             receipt.upstream_seconds += time.monotonic() - began
+
+
+@dataclass
+class _Asked:
+    """What is sent upstream. What was changed for a refusal stays changed for a retry and for the next key."""
+
+    request: UpstreamRequest
+    again: Callable[[str], bytes | None] | None
+
+    def changed(self, refused: str | None) -> bool:
+        """Leave out the parameter that upstream has refused; False when the refusal is the answer."""
+        body = self.again(refused) if self.again is not None and refused is not None else None
+        if body is None:
+            return False
+        self.request = UpstreamRequest(self.request.path, body)
+        return True
 
 
 class HeldResponse:
@@ -270,9 +278,7 @@ class HeldResponse:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.errors import ValidationException
+from app.json_bytes import dump_json
 from app.ledger.limits import Ask
 from app.models import MODEL_MAX_LENGTH
 from app.tokens import FILE_TOKENS, audio_tokens, estimate_tokens, image_tokens
 from app.upstreams import chat_completions, embeddings, responses
-from app.upstreams.json import dump_json, string_or_none
+from app.upstreams.json import string_or_none
 
 LIMITS: Mapping[str, tuple[str, ...]] = {
     responses.PATH: ("max_output_tokens",),

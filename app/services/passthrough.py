@@ -1,7 +1,7 @@
 """Passthrough: OpenAI's own requests go to upstream as they came, and its answers come back the same way, to the byte.
 
-Only what the ledger needs is looked at. A stream that were parsed and written anew would lose what its reader did not
-know, and every client would have to hope that nothing it uses was among it (test_passthrough.py).
+Only what the ledger needs is looked at. A stream that is parsed and written anew loses every member that the parser
+does not know, and clients use members that OpenAI adds later (test_passthrough.py).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from app.calls.call import Call
 from app.errors import OpenAIClientException
+from app.json_bytes import dump_json
 from app.ledger.accounts import Principal
 from app.ledger.limits import Ask
 from app.ledger.stored import StoredResponses
@@ -25,7 +26,7 @@ from app.units import dollars
 from app.upstreams import chat_completions, embeddings, responses
 from app.upstreams.answer_headers import passed_headers
 from app.upstreams.errors import bad_response
-from app.upstreams.json import dump_json, load_json, string_or_none
+from app.upstreams.json import load_json, string_or_none
 from app.upstreams.llama_events import LlamaEvents, response_format
 from app.upstreams.parameters import AdaptedBody
 from app.upstreams.sse import StreamEvent
@@ -65,15 +66,21 @@ class PassedResponse:
 
 class Passthrough:
     """`free_mode` is the default of the header; `is_local`: upstream is our llama.cpp, whose events are completed;
-    `tokens`: every caller has a token, and the server's key pays for a client that may use it."""
+    `token_required`: every caller has a token, and the server's key pays for a client that may use it."""
 
     def __init__(
-        self, exchange: Exchange, stored: StoredResponses, *, free_mode: bool, is_local: bool, tokens: bool = False
+        self,
+        exchange: Exchange,
+        stored: StoredResponses,
+        *,
+        free_mode: bool,
+        is_local: bool,
+        token_required: bool,
     ) -> None:
         self._exchange = exchange
         self._stored = stored
         self._free_mode = free_mode
-        self._tokens = tokens
+        self._token_required = token_required
         self._is_local = is_local
 
     def credentials(
@@ -88,7 +95,7 @@ class Passthrough:
 
     def _may_use_servers_key(self, principal: Principal) -> bool:
         account = principal.account
-        return self._tokens and account is not None and account.free_mode and self._exchange.keys.has_server_key
+        return self._token_required and account is not None and account.free_mode and self._exchange.keys.has_server_key
 
     def create(
         self, path: str, body: bytes, credentials: Credentials, principal: Principal, call: Call, query: str = ""
@@ -202,8 +209,8 @@ def _streamed(
 
     def close() -> None:
         # A caller that left before the first event: the generator never ran, so nothing in it cleans up.
-        response.close()
         exchange.settle("cancelled", "client_closed_request")
+        held.close()
 
     return PassedResponse(
         body(), passed_headers(response.headers, exchange.paid_with), lambda: dollars(exchange.cost_nano()), close
@@ -261,7 +268,7 @@ def _tells_failure(document: Mapping[str, Any]) -> bool:
     """Whether an answer or an event says that upstream failed, whatever its HTTP status."""
     answer = document.get("response")
     status = answer.get("status") if isinstance(answer, dict) else document.get("status")
-    return bool(document.get("error")) or document.get("type") == "error" or status in {"failed", "cancelled"}
+    return bool(document.get("error")) or document.get("type") == "error" or status in ("failed", "cancelled")
 
 
 def _response_id(document: Mapping[str, Any]) -> str | None:
@@ -278,18 +285,27 @@ def _allowed(listing: PassedResponse, principal: Principal) -> PassedResponse:
     if account is None or not account.models or not isinstance(listing.body, bytes):
         return listing
     document = load_json(listing.body)
-    found = document.get("data")
-    if isinstance(found, list):
-        document["data"] = [
-            model for model in found if isinstance(model, dict) and account.allows_model(str(model.get("id")))
-        ]
+    for member in ("data", "models"):
+        if member in document:
+            allowed = [model for model in _models(document, member) if account.allows_model(_name(model))]
+            document[member] = allowed
     return dataclasses.replace(listing, body=dump_json(document))
+
+
+def _models(document: Mapping[str, Any], member: str = "data") -> list[dict[str, Any]]:
+    """The entries of a list of models."""
+    found = document.get(member)
+    return [model for model in found if isinstance(model, dict)] if isinstance(found, list) else []
+
+
+def _name(model: Mapping[str, Any]) -> str:
+    """The name of an entry of a list, by OpenAI's `id`, or by `model` in the second list that llama.cpp adds."""
+    return str(model.get("id") or model.get("model") or "")
 
 
 def _listed(name: str, models: PassedResponse, unknown: OpenAIClientException) -> PassedResponse:
     """One model's entry in the list of all; raises `model_not_found` when it is not there."""
-    document = load_json(models.body) if isinstance(models.body, bytes) else {}
-    for found in document.get("data") or []:
-        if isinstance(found, dict) and found.get("id") == name:
+    for found in _models(load_json(models.body)) if isinstance(models.body, bytes) else ():
+        if found.get("id") == name:
             return PassedResponse(dump_json(found), models.headers, models.cost_usd, models.close)
     raise OpenAIClientException("The AI service does not know this model", "model_not_found") from unknown

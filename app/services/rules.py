@@ -78,10 +78,8 @@ def broken_rules(request: ChatRequest, turn_errors: Errors) -> dict[str, Any]:
         errors.setdefault(name, []).append(message)
     items = {
         "conversation_history": turn_errors,
-        "memory_context": dict(
-            itertools.islice(_broken_texts(_first(request.memory_context, ENTRIES_MAX)), ERRORS_MAX)
-        ),
-        "images": dict(itertools.islice(_broken_images(_first(request.images, IMAGES_MAX)), ERRORS_MAX)),
+        "memory_context": _named(_broken_texts(_first(request.memory_context, ENTRIES_MAX))),
+        "images": _named(_broken_images(_first(request.images, IMAGES_MAX))),
     }
     for name, by_index in items.items():
         if by_index and name not in errors:

@@ -15,10 +15,13 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 Result = TypeVar("Result")
+
+WAKEUPS = "llm_server_wakeups"
 
 
 class Done(Protocol):
@@ -149,25 +152,53 @@ class _GreenletDone:
     """
 
     def __init__(self) -> None:
-        from gevent import Timeout, get_hub
+        from gevent import Timeout
         from gevent.hub import Waiter
 
         self._timeout = Timeout
         self._is_done = False
         self._waiter = Waiter()
-        self._watcher = get_hub().loop.async_()
         # Before anybody can tell that it is done.
-        self._watcher.start(self._waiter.switch, None)
+        self._wakeups = _Wakeups.of_this_thread()
 
     def wait(self, seconds: float) -> bool:
-        try:
-            with self._timeout(seconds, False):
-                self._waiter.get()
-        finally:
-            self._watcher.stop()
-            self._watcher.close()
+        with self._timeout(seconds, False):
+            self._waiter.get()
         return self._is_done
 
     def set(self) -> None:
         self._is_done = True
+        self._wakeups.add(self._waiter)
+
+
+class _Wakeups:
+    """The greenlets of a system thread that can go on, switched to by one watcher of its event loop.
+
+    To make a watcher for each wait takes longer than the wait of a cache hit, and the loop looks at each of them.
+    """
+
+    def __init__(self, hub: Any) -> None:
+        self._ready: deque[Any] = deque()
+        self._watcher = hub.loop.async_()
+        self._watcher.start(self._switch)
+
+    @classmethod
+    def of_this_thread(cls) -> _Wakeups:
+        """Kept by the thread's hub, and made with the first wait."""
+        from gevent import get_hub
+
+        hub: Any = get_hub()
+        found: _Wakeups | None = getattr(hub, WAKEUPS, None)
+        if found is None:
+            found = cls(hub)
+            setattr(hub, WAKEUPS, found)
+        return found
+
+    def add(self, waiter: Any) -> None:
+        """From any thread."""
+        self._ready.append(waiter)
         self._watcher.send()
+
+    def _switch(self) -> None:
+        while self._ready:
+            self._ready.popleft().switch(None)

@@ -1,20 +1,20 @@
 """The dialect of the Chat Completions API, which upstreams speak that do not know the Responses API.
 
-Extra instructions have no field of their own here; they are in the
-system message already. Source: the OpenAI API reference, "Chat Completions".
+Extra instructions have no field of their own here; they are in the system message already. Source: OpenAI's API
+reference, "Chat Completions".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.json_bytes import dump_json
 from app.models import Completion, Generation
 from app.upstreams import written
 from app.upstreams.errors import bad_response, failed_response, no_text
 from app.upstreams.json import (
     content_text,
-    dump_json,
     finish_reason,
     load_json,
     number_or_none,
@@ -22,8 +22,8 @@ from app.upstreams.json import (
     well_formed,
 )
 from app.upstreams.parameters import NONE, fitting_messages
-from app.upstreams.sse import StreamEvent
-from app.upstreams.usage import read_usage
+from app.upstreams.sse import END, StreamEvent, read_document
+from app.upstreams.usage import read_usage, told_tier
 
 PATH = "/chat/completions"
 KEPT = ("id", "model", "created", "usage", "x_groq", "service_tier")
@@ -53,7 +53,7 @@ def parse_completion(raw: bytes) -> Completion:
     document = load_json(raw)
     if not isinstance(document, dict):
         raise bad_response()
-    if (error := _error(document)) is not None:
+    if (error := _error(document, _choices(document))) is not None:
         raise failed_response(error)
     message = _first_choice(document).get("message")
     if not isinstance(message, dict):
@@ -64,11 +64,9 @@ def parse_completion(raw: bytes) -> Completion:
 
 def read_event(data: bytes) -> StreamEvent:
     """Say what one chunk means; raises `upstream_bad_response` for what is none of this API."""
-    if data.strip() == b"[DONE]":
-        return StreamEvent(is_end=True)
-    chunk = load_json(data)
-    if not isinstance(chunk, dict):
-        raise bad_response()
+    chunk = read_document(data)
+    if chunk is None:
+        return END
     choices = _choices(chunk)
     return StreamEvent(
         text=_piece(choices[0]) if choices else "",
@@ -76,8 +74,9 @@ def read_event(data: bytes) -> StreamEvent:
         usage=read_usage(chunk),
         model=string_or_none(chunk.get("model")),
         document=chunk,
-        is_end=_error(chunk) is not None,
+        is_end=_error(chunk, choices) is not None,
         choices=tuple((_index(choice), _finish_reason(choice) is not None) for choice in choices),
+        service_tier=told_tier(chunk),
     )
 
 
@@ -91,7 +90,7 @@ class CompletionReader:
     def add(self, event: StreamEvent) -> str:
         """Give the piece of text in a chunk; raises `upstream_failed` for one that tells an error."""
         chunk = event.document
-        if (error := _error(chunk)) is not None:
+        if (error := _error(chunk, _choices(chunk))) is not None:
             raise failed_response(error)
         self._document |= {name: chunk[name] for name in KEPT if chunk.get(name)}
         if _finish_reason(_first_choice(chunk)):
@@ -148,12 +147,12 @@ def _finish_reason(choice: Mapping[str, Any]) -> str | None:
     return reason if isinstance(reason, str) and reason else None
 
 
-def _error(document: Mapping[str, Any]) -> Any:
-    """What an answer or a chunk tells of a failure; None when it tells of none."""
+def _error(document: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) -> Any:
+    """What an answer or a chunk with these choices tells of a failure; None when it tells of none."""
     if document.get("error") or document.get("type") == "error":
         return document.get("error") or document
-    for choice in _choices(document):
-        if choice.get("error") or str(_finish_reason(choice)).lower() in FAILURES:
+    for choice in choices:
+        if choice.get("error") or (_finish_reason(choice) or "").lower() in FAILURES:
             return choice.get("error") or {}
     return None
 

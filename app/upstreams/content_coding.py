@@ -38,9 +38,12 @@ def _inflated(pieces: Iterator[bytes], *, is_gzip: bool) -> Iterator[bytes]:
                 if decoder.eof:
                     # The next member of a gzip body follows (RFC 1952, 2.2), or zeros as padding.
                     decoder = None
+        # Without a checksum behind it (`deflate` of some servers) a body can end before all that it holds was given.
+        while decoder and (rest := decoder.decompress(b"", PIECE_BYTES)):
+            yield rest
     except zlib.error as exc:
         raise bad_response() from exc
-    if decoder is not None:
+    if decoder is not None and not decoder.eof:
         raise bad_response()
 
 

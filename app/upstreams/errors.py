@@ -14,8 +14,9 @@ from app.errors import Fields, OpenAIClientException
 from app.models import ApiKey
 from app.upstreams.answer_headers import passed_headers
 from app.upstreams.keys import rejected_key
-from app.upstreams.refusals import CODE_PATTERN, Refusal
+from app.upstreams.refusals import CODE_PATTERN, Refusal, word_or_none
 
+UNAVAILABLE = "The AI service is overloaded or still starting"
 KEPT_STATUSES = frozenset({400, 404, 413, 422})
 """What of upstream's 4xx a caller can act on; others say 400, as a caller's program may know no better than to repeat
 408 and 409."""
@@ -59,7 +60,7 @@ def _mapped(status: int, refusal: Refusal, wait_seconds: int, *, own: bool) -> O
     if 400 <= status < 500:
         return _rejected_request(status if status in KEPT_STATUSES else 400, refusal)
     if status in {503, 529}:
-        return OpenAIClientException("The AI service is overloaded", "upstream_unavailable", retry_after=wait_seconds)
+        return OpenAIClientException(UNAVAILABLE, "upstream_unavailable", retry_after=wait_seconds)
     return OpenAIClientException(
         "The AI service failed to answer", "upstream_error", retryable=status not in HOPELESS_STATUSES
     )
@@ -93,15 +94,10 @@ def connection_error(*, retryable: bool = True) -> OpenAIClientException:
 def failed_response(error: Any) -> OpenAIClientException:
     """Upstream finished with status `failed`; its error code is passed on as `upstream_code`."""
     fields: Fields = {}
-    if isinstance(error, Mapping) and (code := Refusal(safe_code(error.get("code"))).scrubbed().code):
+    if isinstance(error, Mapping) and (code := Refusal(word_or_none(error.get("code"))).scrubbed().code):
         fields["upstream_code"] = code
         fields["retryable"] = HOPELESS_CODES.fullmatch(code) is None
     return OpenAIClientException("The AI service could not complete the answer", "upstream_failed", **fields)
-
-
-def safe_code(value: Any) -> str | None:
-    """A code as upstream gave it, if it looks like one."""
-    return value if isinstance(value, str) and CODE_PATTERN.fullmatch(value) else None
 
 
 def _credentials_rejected() -> OpenAIClientException:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import httptools
 
-from app.calls.sockets import Connection, peek
+from app.calls.sockets import HeldSocket, peek
 from app.upstreams.connection_errors import ConnectionLost
 
 RECEIVE_BYTES = 65_536
@@ -24,7 +24,7 @@ class UpstreamConnection:
     """A connected socket, which it owns. The socket has no timeout: the watchdog shuts it down when a call ends."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.socket = Connection(sock)
+        self.held_socket = HeldSocket(sock)
         self._socket = sock
         self._message = _Message()
         self._received = 0
@@ -69,7 +69,7 @@ class UpstreamConnection:
 
     def close(self) -> None:
         """Close the socket; from now on no call cuts it."""
-        self.socket.bind(None)
+        self.held_socket.bind(None)
         self._socket.close()
 
     def _send(self, request: bytes) -> None:

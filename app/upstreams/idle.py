@@ -11,6 +11,7 @@ import contextlib
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from app.upstreams.http1 import UpstreamConnection
 
@@ -20,9 +21,12 @@ IDLE_SECONDS = 4.0
 class IdleConnections:
     """At most `size` of them, each for at most `seconds`."""
 
-    def __init__(self, size: int, seconds: float = IDLE_SECONDS) -> None:
+    def __init__(
+        self, size: int, seconds: float = IDLE_SECONDS, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._size = size
         self._seconds = seconds
+        self._clock = clock
         self._idle: deque[tuple[float, UpstreamConnection]] = deque()
         self._is_swept = False
 
@@ -34,7 +38,7 @@ class IdleConnections:
         with contextlib.suppress(IndexError):
             while True:
                 since, connection = self._idle.pop()
-                if time.monotonic() - since < self._seconds and connection.is_open:
+                if self._clock() - since < self._seconds and connection.is_open:
                     return connection
                 connection.close()
         return None
@@ -44,7 +48,7 @@ class IdleConnections:
         if not connection.is_reusable or len(self._idle) >= self._size:
             connection.close()
             return
-        self._idle.append((time.monotonic(), connection))
+        self._idle.append((self._clock(), connection))
         if not self._is_swept:
             # Without it, connections that upstream closed would stay in CLOSE_WAIT until somebody asks again.
             self._is_swept = True
@@ -58,7 +62,7 @@ class IdleConnections:
         """Close those that are too old, until there are none."""
         while self._is_swept:
             time.sleep(self._seconds / 2)
-            self._close_before(time.monotonic() - self._seconds)
+            self._close_before(self._clock() - self._seconds)
             # In this order: a connection that is put back meanwhile starts another thread or is seen here.
             self._is_swept = False
             self._is_swept = bool(self._idle)

@@ -32,11 +32,6 @@ FINISH_REASONS: Mapping[str, str] = {
 """What servers call the ends that are none of the model's own: OpenAI, Gemini, Mistral, Anthropic, llama.cpp."""
 
 
-def dump_json(value: Any) -> bytes:
-    """Compact JSON in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-
-
 def load_json(raw: bytes) -> Any:
     """Parse JSON from upstream; whatever makes Python's parser fail is `upstream_bad_response`."""
     try:

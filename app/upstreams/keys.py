@@ -95,8 +95,8 @@ class KeySelector:
         if own:
             raise rejected_key()
         message = (
-            "An API key is required: bring one, or ask for the server's with free mode "
-            "(`free_mode` in a chat request, the header X-Free-Mode: true on /v1)"
+            "An API key is required: send yours (the header X-OpenAI-Api-Key, on /v1 also Authorization: Bearer), or "
+            "ask for the server's with free mode (`free_mode` in a chat request, the header X-Free-Mode: true on /v1)"
         )
         raise ConfigurationException(message, "openai_api_key", error_code="api_key_required")
 

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from app.upstreams.json import dump_json, load_json
+from app.json_bytes import dump_json
+from app.upstreams.json import load_json
 from app.upstreams.sse import Event
 
 PARTS = ("response.content_part.", "response.output_text.", "response.reasoning_text.")

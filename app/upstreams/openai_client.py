@@ -18,6 +18,7 @@ from app.config import Config
 from app.errors import ServiceException
 from app.models import ApiKey, Completion, Credentials, Generation, Message, is_well_formed
 from app.upstreams import retry, routing
+from app.upstreams.connection_errors import ConnectionLost, CouldNotConnect
 from app.upstreams.dialects import native_dialect
 from app.upstreams.errors import connection_error, from_status, request_id
 from app.upstreams.keys import ACCOUNT_HEADERS, KeySelector
@@ -26,7 +27,7 @@ from app.upstreams.parameters import ModelParameters, refused_parameter
 from app.upstreams.refusals import Refusal, read_refusal
 from app.upstreams.retry import AttemptFailed
 from app.upstreams.routing import UpstreamRequest
-from app.upstreams.transport import ConnectionLost, CouldNotConnect, Response, Transport
+from app.upstreams.transport import Response, Transport
 from app.upstreams.waits import asked_wait, whole_seconds
 
 logger = logging.getLogger(__name__)
@@ -166,7 +167,7 @@ class OpenAIClient:
 
 
 def _unconnected(call: Call, *, may_cost: bool = False, may_retry: bool | None = None) -> AttemptFailed:
-    """The failure of an attempt without an answer: a connection that the end of its call cut is lost, too."""
+    """The failure of an attempt without an answer; where the end of the call cut the connection, it is that end."""
     try:
         call.remaining_seconds()
     except ServiceException as ended:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from app.config import Config, proxy_url
+from app.config import Config
+from app.parsers import proxy_url
 from app.upstreams.connecting import Connecting
 from app.upstreams.connection_errors import CouldNotConnect
 
@@ -54,7 +55,7 @@ def is_exempt(no_proxy: str, host: str, port: int) -> bool:
     """Whether `NO_PROXY` names the host: as curl reads it, with networks (`10.0.0.0/8`) and ports (`a.test:8443`)."""
     for entry in no_proxy.lower().replace(",", " ").split():
         name, colon, wanted = entry.rpartition(":")
-        if not colon or (":" in name and not entry.startswith("[")):
+        if not colon or (":" in name and not name.endswith("]")):
             name, wanted = entry, ""
         name = name.strip("[]").removeprefix("*").removeprefix(".")
         if wanted in {"", str(port)} and (name == "" or _covers(name, host.rstrip("."))):

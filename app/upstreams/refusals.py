@@ -123,9 +123,9 @@ def read_refusal(body: bytes, content_type: str = "") -> Refusal:
     status = members.get("status")
     if isinstance(status, str) and (code is None or code.isdigit()):
         code = _name(status) or code
-    kind = _word(members.get("type")) or _word(members.get("error_type"))
+    kind = word_or_none(members.get("type")) or word_or_none(members.get("error_type"))
     details = [detail for detail in _list(members.get("details"))[:DETAILS_MAX] if isinstance(detail, dict)]
-    reasons = (_word(detail.get("reason")) for detail in details)
+    reasons = (word_or_none(detail.get("reason")) for detail in details)
     given = members.get("param")
     return Refusal(
         code=code,
@@ -135,6 +135,11 @@ def read_refusal(body: bytes, content_type: str = "") -> Refusal:
         reasons=frozenset(reason for reason in (code, kind, *reasons) if reason),
         retry_seconds=next((delay for detail in details if (delay := _delay(detail.get("retryDelay")))), None),
     )
+
+
+def word_or_none(value: Any) -> str | None:
+    """A code as upstream gave it, if it looks like one."""
+    return value if isinstance(value, str) and CODE_PATTERN.fullmatch(value) else None
 
 
 def _document(body: bytes, content_type: str) -> Any:
@@ -191,12 +196,7 @@ def _name(value: Any) -> str | None:
     """A code: a word, or a number, as some servers count theirs."""
     if type(value) is int and 0 <= value < 10**9:
         return str(value)
-    return _word(value)
-
-
-def _word(value: Any) -> str | None:
-    """A code as upstream gave it, if it looks like one."""
-    return value if isinstance(value, str) and CODE_PATTERN.fullmatch(value) else None
+    return word_or_none(value)
 
 
 def _delay(value: Any) -> float | None:

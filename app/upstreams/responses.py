@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from app.json_bytes import dump_json
 from app.models import Completion, Generation, Message
 from app.upstreams import written
 from app.upstreams.errors import bad_response, failed_response, no_text
 from app.upstreams.json import (
-    dump_json,
     finish_reason,
     load_json,
     number_or_none,
@@ -20,8 +20,8 @@ from app.upstreams.json import (
     well_formed,
 )
 from app.upstreams.parameters import NONE, fitting_messages
-from app.upstreams.sse import LAST_EVENTS, StreamEvent
-from app.upstreams.usage import read_usage
+from app.upstreams.sse import END, LAST_EVENTS, StreamEvent, read_document
+from app.upstreams.usage import read_usage, told_tier
 
 PATH = "/responses"
 TEXT_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
@@ -47,11 +47,6 @@ def request_body(generation: Generation, *, stream: bool = False, without: froze
     return dump_json(body)
 
 
-def _item(message: Message) -> dict[str, str]:
-    """A message as an input item. llama.cpp takes past answers only with their type, which OpenAI leaves optional."""
-    return {"type": "message", **message} if message["role"] == "assistant" else message
-
-
 def parse_completion(raw: bytes) -> Completion:
     """Read a finished answer.
 
@@ -63,12 +58,10 @@ def parse_completion(raw: bytes) -> Completion:
 
 def read_event(data: bytes) -> StreamEvent:
     """Say what one event means; raises `upstream_bad_response` for what is none of this API."""
-    if data.strip() == b"[DONE]":
-        return StreamEvent(is_end=True)
-    event = load_json(data)
-    if not isinstance(event, dict):
-        raise bad_response()
-    kind, delta, response = event.get("type"), event.get("delta"), event.get("response")
+    event = read_document(data)
+    if event is None:
+        return END
+    kind, delta, response = string_or_none(event.get("type")), event.get("delta"), event.get("response")
     told = response if isinstance(response, dict) else event
     return StreamEvent(
         text=delta if isinstance(delta, str) and kind in TEXT_EVENTS else "",
@@ -77,6 +70,7 @@ def read_event(data: bytes) -> StreamEvent:
         model=string_or_none(told.get("model")),
         document=event,
         is_end=kind in LAST_EVENTS or (kind is None and bool(event.get("error"))),
+        service_tier=told_tier(told),
     )
 
 
@@ -121,11 +115,15 @@ def _input(generation: Generation, without: frozenset[str]) -> list[Any]:
     return [*before, {"role": user["role"], "content": parts}]
 
 
+def _item(message: Message) -> dict[str, str]:
+    """A message as an input item. llama.cpp takes past answers only with their type, which OpenAI leaves optional."""
+    return {"type": "message", **message} if message["role"] == "assistant" else message
+
+
 def _completion(document: Any) -> Completion:
     if not isinstance(document, dict):
         raise bad_response()
-    status = document.get("status", "completed")
-    if status in {"failed", "cancelled"} or document.get("error"):
+    if document.get("status") in ("failed", "cancelled") or document.get("error"):
         raise failed_response(document.get("error"))
     parts = list(_content_parts(document.get("output")))
     text = "".join(_text(part) for part in parts)

@@ -19,7 +19,7 @@ MAX_RATE_LIMIT_RETRIES = 1
 BACKOFF_BASE_SECONDS = 0.25
 BACKOFF_CAP_SECONDS = 4.0
 LONGEST_PAUSE_SECONDS = 5.0
-"""A caller is told at once to wait longer than this: it can do something else meanwhile, and so can its connection."""
+"""A longer wait is not begun: the caller is told at once how long it is, and its connection is not kept for it."""
 
 Result = TypeVar("Result")
 

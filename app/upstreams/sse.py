@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from app.models import Usage
 from app.upstreams.errors import bad_response
+from app.upstreams.json import BOM, load_json
 from app.upstreams.usage import TAIL_BYTES
 
 EVENT_MAX_BYTES = 8 * 1024 * 1024
@@ -19,15 +20,13 @@ BLANK_LINE_BYTES = 3
 NAME_BYTES = 256
 LAST_EVENTS = frozenset({"response.completed", "response.failed", "response.incomplete", "error"})
 """The last events of the Responses API, by their names; Chat Completions has none."""
-BOM = b"\xef\xbb\xbf"
 PINGS = {"ping", "keepalive", "keep-alive", "heartbeat"}
 FIELDS = {b"", b"event", b"data", b"id", b"retry"}
 LINE_END = re.compile(rb"\r\n|\n|\r")
 EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n|\Z))")
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One event or run of comments: `raw` as it came, its name, and its data (None when it has none).
 
     An event that is too large to hold comes in parts without data. `is_part`: more of it follows; the last part has the
@@ -54,19 +53,34 @@ class Event:
         return not all(line.partition(b":")[0] in FIELDS for line in lines)
 
 
-@dataclass(frozen=True, slots=True)
-class StreamEvent:
+class StreamEvent(NamedTuple):
     """What an event means, whatever its API. `text` is the next piece of the answer, `written` all that upstream wrote
     in it, `document` the event itself; `is_end`: upstream says that the stream is over. `choices`: each choice of which
-    the event tells, by its index, and whether it is finished."""
+    the event tells, by its index, and whether it is finished. `service_tier`: empty for the standard one, None where it
+    names none."""
 
     text: str = ""
     written: str = ""
     usage: Usage | None = None
     model: str | None = None
-    document: Mapping[str, Any] = field(default_factory=dict)
+    document: Mapping[str, Any] = MappingProxyType({})
     is_end: bool = False
     choices: tuple[tuple[int, bool], ...] = ()
+    service_tier: str | None = None
+
+
+END = StreamEvent(is_end=True)
+"""What `[DONE]` means, by which Chat Completions ends a stream, and some servers one of the Responses API."""
+
+
+def read_document(data: bytes) -> dict[str, Any] | None:
+    """The JSON object of an event; None for `[DONE]`. Raises `upstream_bad_response` for anything else."""
+    if data.strip() == b"[DONE]":
+        return None
+    document = load_json(data)
+    if not isinstance(document, dict):
+        raise bad_response()
+    return document
 
 
 def split_events(pieces: Iterable[bytes], *, only_whole: bool = True) -> Iterator[Event]:

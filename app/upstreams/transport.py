@@ -12,22 +12,19 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
 from app.calls.call import Call
 from app.config import Config
 from app.upstreams.connect import Connector
-from app.upstreams.connection_errors import ConnectionLost, CouldNotConnect
+from app.upstreams.connection_errors import ConnectionLost
 from app.upstreams.content_coding import decoded
 from app.upstreams.errors import bad_response, connection_error
 from app.upstreams.http1 import UpstreamConnection
 from app.upstreams.idle import IDLE_SECONDS, IdleConnections
 from app.upstreams.names import Resolver
 from app.upstreams.proxy import Proxy, proxy_for
-
-__all__ = ["MAX_RESPONSE_BYTES", "ConnectionLost", "CouldNotConnect", "Response", "Transport"]
 
 MAX_RESPONSE_BYTES = 8 * 1024 * 1024
 
@@ -94,7 +91,7 @@ class Transport:
 
     def _ask(self, connection: UpstreamConnection, request: bytes, call: Call) -> Response:
         try:
-            call.hold(connection.socket)
+            call.hold(connection.held_socket)
             status, answered = connection.ask(request)
         except BaseException:
             call.let_go()
@@ -178,7 +175,5 @@ class Response:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from app.models import Usage
@@ -20,8 +20,8 @@ def read_usage(document: Mapping[str, Any]) -> Usage | None:
 
     Read in `usage`, in `x_groq` (Groq) and in the first of `choices` (some gateways).
     """
-    counts = next((found for found in _places(document) if found), None)
-    if counts is None:
+    counts = _mapping(document.get("usage")) or _elsewhere(document)
+    if not counts:
         return None
     sent = _first(counts, "input_tokens", "prompt_tokens")
     told = _first(counts, "output_tokens", "completion_tokens")
@@ -41,8 +41,16 @@ def read_usage(document: Mapping[str, Any]) -> Usage | None:
         reasoning_tokens=min(written, token_count(written_details.get("reasoning_tokens"))),
         input_audio_tokens=min(sent, token_count(sent_details.get("audio_tokens"))),
         output_audio_tokens=min(written, token_count(written_details.get("audio_tokens"))),
-        service_tier=_tier(document.get("service_tier")),
+        service_tier=told_tier(document) or "",
     )
+
+
+def told_tier(document: Mapping[str, Any]) -> str | None:
+    """The service tier that an answer or an event names: empty for the standard one, None where it names none."""
+    tier = document.get("service_tier")
+    if not isinstance(tier, str):
+        return None
+    return "" if tier in STANDARD_TIERS else tier[:64]
 
 
 def usage_in_tail(tail: bytes) -> Usage | None:
@@ -60,12 +68,11 @@ def token_count(value: Any) -> int:
     return min(value, TOKENS_MAX) if type(value) is int and value >= 0 else 0
 
 
-def _places(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield _mapping(document.get("usage"))
-    yield _mapping(_mapping(document.get("x_groq")).get("usage"))
+def _elsewhere(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    if found := _mapping(_mapping(document.get("x_groq")).get("usage")):
+        return found
     choices = document.get("choices")
-    if isinstance(choices, list) and choices:
-        yield _mapping(_mapping(choices[0]).get("usage"))
+    return _mapping(_mapping(choices[0]).get("usage")) if isinstance(choices, list) and choices else {}
 
 
 def _cached(counts: Mapping[str, Any], details: Mapping[str, Any]) -> int:
@@ -84,8 +91,3 @@ def _first(counts: Mapping[str, Any], *names: str) -> int:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _tier(value: Any) -> str:
-    """The service tier that answered, if it is not the standard one."""
-    return value[:64] if isinstance(value, str) and value not in STANDARD_TIERS else ""

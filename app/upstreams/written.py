@@ -7,7 +7,8 @@ from typing import Any
 
 SILENT = frozenset({"role", "id", "type", "index", "object", "data"})
 """Members of a delta that are no text; `data` is sound in base64, whose transcript counts."""
-SOUND = frozenset({"response.audio.delta", "response.output_audio.delta"})
+SOUND = ("response.audio.delta", "response.output_audio.delta")
+"""Types of events; a tuple, since a type that upstream made a list could not be looked up in a set."""
 
 
 def in_chunk(chunk: Mapping[str, Any]) -> str:

@@ -7,19 +7,35 @@ import re
 from app.errors import ValidationException
 
 OPENAI_ROUTES = ("/responses", "/chat/completions", "/embeddings", "/models")
-NOT_FOUND = "There is nothing at this address"
+OTHER_ROUTES = {
+    "/chat": "/api/v1/chat",
+    "/preview": "/api/v1/chat/preview",
+    "/usage": "/api/v1/usage",
+    "/health": "/readyz",
+    "/healthz": "/readyz",
+    "/ready": "/readyz",
+    "/readyz": "/readyz",
+    "/live": "/livez",
+    "/livez": "/livez",
+    "/metrics": "/metrics",
+    "/swagger": "/docs",
+    "/redoc": "/docs",
+    "/openapi.json": "/openapi.json",
+}
+"""Our own routes, by what wrong addresses end with."""
 
 
 def not_found(path: str) -> ValidationException:
     """404 with a hint: most wrong addresses are an OpenAI client's, whose `base_url` is wrong by a little."""
-    meant = _meant(path)
-    if not meant:
-        return ValidationException(NOT_FOUND, error_code="not_found")
-    message = f"{NOT_FOUND}, but at {meant}; the base_url of an OpenAI client ends with /v1 and nothing behind it"
-    return ValidationException(message, error_code="not_found")
-
-
-def _meant(path: str) -> str:
-    """The route that a path differs from by a missing, a doubled or another beginning, or by slashes; empty if none."""
+    error = ValidationException("There is nothing at this address", error_code="not_found")
     shortened = re.sub("/+", "/", path[:1024]).rstrip("/")
-    return next((f"/v1{route}" for route in OPENAI_ROUTES if shortened.endswith(route)), "")
+    if meant := next((f"/v1{route}" for route in OPENAI_ROUTES if shortened.endswith(route)), ""):
+        error.explain(
+            f"Perhaps {meant} is meant: the base_url of an OpenAI client ends with /v1 and nothing behind it",
+            f"혹시 {meant}인가요? OpenAI 클라이언트의 base_url은 /v1로 끝나야 합니다.",
+        )
+    elif meant := next((route for end, route in OTHER_ROUTES.items() if shortened.endswith(end)), ""):
+        error.explain(f"Perhaps {meant} is meant", f"혹시 {meant}인가요?")
+    else:
+        error.explain("All addresses are listed at /docs", "주소 목록은 /docs에 있습니다.")
+    return error

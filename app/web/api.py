@@ -12,8 +12,9 @@ from apispec import APISpec
 from flask import Flask
 from flask_smorest import Api
 
+from app.failures import FAILURES
 from app.version import __version__
-from app.web.problems import PROBLEM
+from app.web.problems import OPENAI, PROBLEM
 from app.web.strict import StrictBlueprint
 from schemas.problem import ProblemSchema
 
@@ -21,6 +22,13 @@ DESCRIPTION = """A self-hosted chat server over OpenAI-compatible models.
 
 Every answer of 400 and above is a problem document (RFC 9457), under `/v1/` an error in OpenAI's shape; its `code` is
 stable. Every answer carries `X-Request-ID`; every 429 and 503 carries `Retry-After`."""
+
+
+TOKEN = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A client's token, `llms_…`; below `/v1/` the caller's own API key where no token is required.",
+}
 
 
 class ServerApi(Api):
@@ -41,7 +49,8 @@ class ServerApi(Api):
             "OPENAPI_URL_PREFIX": "/",
             "OPENAPI_JSON_PATH": "openapi.json",
         }
-        super().__init__(app, spec_kwargs={"info": {"description": DESCRIPTION}})
+        # A token may be sent on every route; the empty one says that none has to be where none is required.
+        super().__init__(app, spec_kwargs={"info": {"description": DESCRIPTION}, "security": [{}, {"token": []}]})
 
     def register(self, *blueprints: StrictBlueprint) -> None:
         """Register blueprints; only those with a description are in the specification."""
@@ -71,6 +80,11 @@ class ServerApi(Api):
         content = {PROBLEM.media_type: {"schema": PROBLEM.schema}}
         for name, description in [("DEFAULT_ERROR", "Any other problem"), ("UNPROCESSABLE_ENTITY", "A broken rule")]:
             self.spec.components.response(name, {"description": description, "content": content}, lazy=True)
+
+        for dialect in (PROBLEM, OPENAI):
+            for code in FAILURES:
+                self.spec.components.example(f"{dialect.name}_{code}", {"value": dialect.example(code)}, lazy=True)
+        self.spec.components.security_scheme("token", TOKEN)
 
     def _register_pagination_header(self) -> None:
         """Nothing here comes in pages."""

@@ -10,7 +10,7 @@ from flask_cors import CORS
 
 EXPOSED_HEADERS = [
     *("X-Request-ID", "X-Upstream-Request-ID", "X-Cost-USD", "X-Cache", "Server-Timing"),
-    *("Retry-After", "Retry-After-Ms", "X-Should-Retry", "RateLimit", "RateLimit-Policy"),
+    *("Retry-After", "X-Should-Retry", "RateLimit", "RateLimit-Policy"),
     *("WWW-Authenticate", "Accept-Encoding", "OpenAI-Processing-Ms", "OpenAI-Version", "OpenAI-Model"),
     *(f"X-RateLimit-{figure}-{unit}" for figure in ("Limit", "Remaining", "Reset") for unit in ("Requests", "Tokens")),
 ]

@@ -77,7 +77,7 @@ def stream_passed(passed: PassedResponse, events: Iterator[bytes], call: Call) -
     return response
 
 
-def stream_answer(passed: PassedResponse, body: Iterator[bytes], call: Call) -> Response:
+def stream_answer(passed: PassedResponse, body: Iterator[bytes]) -> Response:
     """Answer with a plain answer of upstream's that is too large to be held. One that breaks off ends without the end
     that HTTP would give it, so the caller sees that it was cut."""
     response = Response(body, mimetype="application/json", headers=dict(passed.headers))

@@ -85,7 +85,7 @@ def _name(host: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _is_local(name: str) -> bool:
-    """Whether it is a name of this machine (RFC 6761, section 6.3), or an address: nobody can have one of those."""
+    """Whether it is a name of this machine (RFC 6761, section 6.3), or an address: no web page has one for its name."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:

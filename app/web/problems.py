@@ -9,7 +9,7 @@ from __future__ import annotations
 import http
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import BadRequest, HTTPException
 
 from app.errors import ERRORS_MAX, ChatServiceException, ServiceException, ValidationException
+from app.failures import FAILURES
+from app.web.middleware import this_request
+from app.web.misplaced import UNAUTHENTICATED, explain_misplaced
 from schemas.openai import OpenAIErrorSchema
 from schemas.problem import ProblemSchema
 
@@ -33,13 +36,11 @@ NATIVE_FIELDS = {
 }
 """Upstream's names for what it may refuse, and the native route's."""
 FIELD_NAME_MAX_LENGTH = 64
-KOREAN_FIELDS_MAX = 5
+FIELDS_NAMED_MAX = 5
 HTTP_ERRORS = {
     404: ("not_found", "There is nothing at this address"),
     405: ("method_not_allowed", "This address does not answer this method"),
     413: ("request_too_large", "The request body is larger than the setting MAX_REQUEST_BYTES allows"),
-    415: ("unsupported_media_type", "The body must be application/json in UTF-8"),
-    422: ("validation_error", "The request breaks a rule"),
     500: ("internal_error", "The server failed to handle the request"),
 }
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -49,10 +50,21 @@ OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate
 class ErrorDialect:
     """How a blueprint tells a failure: `document` is given the error, the session id and the request id."""
 
+    name: str
     media_type: str
     schema: type[marshmallow.Schema]
     document: Callable[[ServiceException, str, str], dict[str, Any]]
     passes_upstream_headers: bool = False
+
+    def example(self, code: str) -> dict[str, Any]:
+        """What an error of this code looks like, for the specification."""
+        meaning = FAILURES[code].meaning.removesuffix(".")
+        if code == "validation_error":
+            broken = {"max_tokens": ["must be from 1 to 1000000000"]}
+            return self.document(
+                ValidationException("These fields break a rule: max_tokens", errors=broken), "s-1", "a1b2"
+            )
+        return self.document(ServiceException(meaning, code), "s-1", "a1b2")
 
 
 def problem(error: ServiceException, session_id: str, request_id: str, *, in_english: bool = False) -> dict[str, Any]:
@@ -101,8 +113,8 @@ def openai_error(error: ServiceException, session_id: str = "", request_id: str 
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-PROBLEM = ErrorDialect("application/problem+json", ProblemSchema, problem)
-OPENAI = ErrorDialect("application/json", OpenAIErrorSchema, openai_error, passes_upstream_headers=True)
+PROBLEM = ErrorDialect("problem", "application/problem+json", ProblemSchema, problem)
+OPENAI = ErrorDialect("openai", "application/json", OpenAIErrorSchema, openai_error, passes_upstream_headers=True)
 
 
 def register_error_handlers(app: Flask) -> None:
@@ -121,17 +133,24 @@ def prefers_english() -> bool:
 
 def _korean(error: ServiceException) -> str:
     """What is wrong, in Korean; with the names of the fields, where it is about fields."""
-    names = list(error.errors) if isinstance(error, ValidationException) else [NATIVE_FIELDS.get(error.param or "")]
-    fields = ", ".join(_name(name) for name in names[:KOREAN_FIELDS_MAX] if name)
-    return f"{error.failure.told} ({fields})" if fields else error.failure.told
+    own = NATIVE_FIELDS.get(error.param or "")
+    fields = named(error.errors if isinstance(error, ValidationException) else [own] if own else [])
+    return f"{error.told} ({fields})" if fields else error.told
+
+
+def named(fields: Iterable[str]) -> str:
+    """The first of the fields in a sentence."""
+    names = [_name(field) for field in fields if field != marshmallow.exceptions.SCHEMA]
+    return ", ".join([*names[:FIELDS_NAMED_MAX], *(["…"] if len(names) > FIELDS_NAMED_MAX else [])])
 
 
 def _answer(error: ServiceException) -> Response:
     g.error_code, dialect = error.error_code, _declared_dialect()
+    explain_misplaced(error, this_request())
     document = dialect.document(error, g.get("session_id", ""), g.call.request_id)
     if dialect is PROBLEM and prefers_english():
         document["error_message"] = error.message
-    response = Response(current_app.json.dumps(document), error.status, mimetype=dialect.media_type)
+    response = Response(f"{current_app.json.dumps(document)}\n", error.status, mimetype=dialect.media_type)
     if dialect.passes_upstream_headers:
         response.headers.update(error.upstream_headers)
     # OpenAI's SDKs ask this header first; without it they would repeat every 409, 429 and 5xx.
@@ -140,7 +159,7 @@ def _answer(error: ServiceException) -> Response:
         response.headers["Retry-After"] = str(error.retry_after)
     for name, value in error.headers.items():
         response.headers[name] = value
-    if error.error_code in {"api_key_required", "unauthorized"}:
+    if error.error_code in UNAUTHENTICATED:
         response.headers["WWW-Authenticate"] = 'Bearer realm="llm-server"'
     return response
 

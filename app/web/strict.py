@@ -20,7 +20,7 @@ from app.services.rules import is_writable
 from app.web.access import Access
 from app.web.bodies import require_json, whole_body
 from app.web.middleware import this_request
-from app.web.problems import PROBLEM, ErrorDialect
+from app.web.problems import PROBLEM, ErrorDialect, named
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -110,7 +110,15 @@ class StrictParser(FlaskParser):
     def handle_error(self, error: marshmallow.ValidationError, req: flask.Request, *_: Any, **__: Any) -> NoReturn:
         """Name the broken rules by location and field."""
         ((location, errors),) = error.normalized_messages().items()  # type: ignore[no-untyped-call]
-        raise ValidationException("The request breaks a rule", errors=errors, location=location) from None
+        raise _broken_rules(errors, location) from None
+
+
+def _broken_rules(errors: dict[str, Any], location: str) -> ValidationException:
+    if marshmallow.exceptions.SCHEMA not in errors:
+        return ValidationException(f"These fields break a rule: {named(errors)}", errors=errors, location=location)
+    error = ValidationException("The request breaks a rule", errors=errors, location=location)
+    error.explain("The body must be a JSON object", "본문은 JSON 객체여야 합니다.")
+    return error
 
 
 class StrictBlueprint(Blueprint):
@@ -156,12 +164,15 @@ class StrictBlueprint(Blueprint):
         """Document the error codes of a view, grouped by status."""
         by_status: dict[int, list[str]] = {}
         for code in codes:
-            by_status.setdefault(FAILURES[code].status, []).append(f"`{code}`")
-        content = {self.errors.media_type: {"schema": self.errors.schema}}
-        responses = {
-            str(status): {"description": " or ".join(names), "content": content} for status, names in by_status.items()
-        }
+            by_status.setdefault(FAILURES[code].status, []).append(code)
+        responses = {str(status): self._documented(found) for status, found in by_status.items()}
         return cast(Callable[[View], View], self.doc(responses=responses))
+
+    def _documented(self, codes: list[str]) -> dict[str, Any]:
+        """The response of one status, with an example of each code."""
+        examples = {code: f"{self.errors.name}_{code}" for code in codes}
+        content = {self.errors.media_type: {"schema": self.errors.schema, "examples": examples}}
+        return {"description": " or ".join(f"`{code}`" for code in codes), "content": content}
 
 
 def _remember_session_id(body: Any) -> None:

@@ -114,7 +114,7 @@ class TestAuthentication:
         assert [(row["client_name"], row["client_id"]) for row in settled(database_url)] == [("web", None)] * 3
 
     def test_the_token_beside_the_callers_own_key(self, app: Flask, upstream: Upstream) -> None:
-        """On the door the key then comes in a header of its own; the token never reaches upstream."""
+        """On `/v1` the key then comes in a header of its own; the token never reaches upstream."""
         token = service(Accounts, app).add("web", Limits(free_mode=False))
         headers = bearer(token) | {"X-OpenAI-Api-Key": CALLER_KEY}
         answer = app.test_client().post("/v1/responses", json={"input": [{"content": "x"}]}, headers=headers)
@@ -310,3 +310,19 @@ def test_a_server_without_a_key_asks_for_the_clients(make_app: Callable[..., Fla
     answer = app.test_client().post("/v1/responses", json={}, headers=headers)
     assert (answer.status_code, answer.get_json()["error"]["code"]) == (401, "api_key_required")
     assert "X-Free-Mode" in answer.get_json()["error"]["message"]
+
+
+def test_why_all_tokens_are_unknown_is_told_once(
+    make_app: Callable[..., Flask], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With another TOKEN_DIGEST_KEY every client is listed as active and refused; what is no token is no reason."""
+    app = make_app(auth_mode="token")
+    token = service(Accounts, app).add("web", Limits())
+    other = make_app(auth_mode="token", token_digest_key="another-key-of-the-tests-0123456789")
+    told = []
+    for sent in ("llms_x", token, token):
+        headers = {"Authorization": f"Bearer {sent}"}
+        assert other.test_client().get("/v1/models", headers=headers).status_code == 401
+        told.append(sum("TOKEN_DIGEST_KEY" in message for message in caplog.messages))
+    assert told == [0, 1, 1]
+    assert token not in caplog.text

@@ -10,7 +10,7 @@ import pytest
 from flask import Flask
 
 from tests.records import settled
-from tests.streams import event, read_events, stream, typed
+from tests.streams import completion_events, event, read_events, stream, typed
 from tests.upstream import Answer, Upstream, reply, response_document
 
 CHAT = "/api/v1/chat"
@@ -80,6 +80,9 @@ WRAPPED = {
     "bare": "{}",
     "white space": " \r\n\t{}\n\n",
     "BOM": "\ufeff{}",
+    "BOM behind white space": "\n\ufeff {}",
+    "BOM in a fence": "```json\n\ufeff{}\n```",
+    "invisible spaces": "\u200b{}\u200b",
     "fence": "```json\n{}\n```",
     "fence in capitals": "```JSON\n{}\n```\n",
     "fence without a word": "```\n{}\n```",
@@ -125,3 +128,30 @@ def test_what_is_no_json(make_app: Callable[..., Flask], upstream: Upstream, tex
     """Upstream said that it had finished, so this is its failure."""
     upstream.script(answer("responses", text, streamed=False))
     assert ask(make_app(), streamed=False, **SCHEMA)["code"] == "upstream_bad_response"
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("api", DIALECTS)
+def test_a_bom_before_an_answer(
+    make_app: Callable[..., Flask], upstream: Upstream, database_url: str, api: str, streamed: bool
+) -> None:
+    """Some servers and gateways put one before JSON and events: natively it is nothing, and the doors pass it on."""
+    if api == "responses":
+        whole = response_document("text")
+        events = [event({"type": "response.completed", "response": whole})]
+    else:
+        choice = {"message": {"content": "text"}, "finish_reason": "stop"}
+        whole = {"model": "m", "choices": [choice], "usage": {"prompt_tokens": 11, "completion_tokens": 7}}
+        events = completion_events("text")[1:]
+    body = BOM + (b"".join(events) if streamed else json.dumps(whole).encode())
+    upstream.default = stream([body]) if streamed else reply(200, body)
+    app = make_app(upstream_api=api)
+    assert ask(app, streamed=streamed)["response_text"] == "text"
+    path = "/v1/" + api.replace("_", "/")
+    asked = {"stream": streamed, "stream_options": {"include_usage": True}}
+    passed = app.test_client().post(path, json=asked, headers={"X-Free-Mode": "true"})
+    assert passed.data.startswith(body)
+    assert [(row["status"], row["output_tokens"]) for row in settled(database_url)] == [("ok", 7)] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from werkzeug.test import TestResponse
 
 from app.calls.call import Call
 from app.ledger.accounts import Accounts, Limits
+from app.store.threads import wait_until
 from app.upstreams.slots import Slots
 from app.web.services import service
 from tests.conftest import CALLER_KEY
@@ -181,6 +183,22 @@ def test_different_requests_do_not_wait_for_each_other(
     assert [answer["response_text"] for answer in answers] == list("abcdefgh")
     assert upstream.most_in_flight > 1
     assert time.monotonic() - began < 1.5
+
+
+def test_a_follower_whose_caller_leaves_waits_no_longer(
+    make_app: Callable[..., Flask], upstream: Upstream, threads: ThreadPoolExecutor
+) -> None:
+    """It is noticed although the request has no slot and no upstream call of its own."""
+    app = make_app(cache_enabled=True)
+    upstream.default = delayed(3, text("slow"))
+    leader = threads.submit(ask, app.test_client())
+    wait_until(lambda: len(upstream.received) == 1, 5)
+    here, there = socket.socketpair()
+    there.close()
+    with here:
+        left = app.test_client().post(CHAT, json=QUESTION, environ_overrides={"gunicorn.socket": here})
+    assert (left.status_code, leader.done()) == (499, False)
+    assert leader.result().status_code == 200
 
 
 def test_followers_try_themselves_when_the_leader_fails(

@@ -44,8 +44,8 @@ def assert_away(app: Flask, token: str = "") -> None:
     assert (answer.status_code, answer.get_json()["code"]) == (503, "store_unavailable")
     assert int(answer.headers["Retry-After"]) >= 1
     headers = {"X-Free-Mode": "true"} | ({"Authorization": f"Bearer {token}"} if token else {})
-    door = app.test_client().post("/v1/responses", json={}, headers=headers)
-    assert (door.status_code, door.get_json()["error"]["code"]) == (503, "store_unavailable")
+    passed = app.test_client().post("/v1/responses", json={}, headers=headers)
+    assert (passed.status_code, passed.get_json()["error"]["code"]) == (503, "store_unavailable")
     ready = app.test_client().get("/readyz")
     assert (ready.status_code, ready.get_json()["code"]) == (503, "not_ready")
     assert app.test_client().get("/livez").status_code == 200
@@ -194,13 +194,19 @@ def test_corrupt_pages(make_app: Make, database_url: str) -> None:
     assert_back(app)
 
 
-def test_postgresql_stops(make_app: Make, postgres: Postgres, postgresql_url: str) -> None:
-    """And starts again: connections that broke are replaced."""
-    settings = {"database_url": postgresql_url, "token_digest_key": DIGEST_KEY, "database_timeout": TIMEOUT}
+def served_client(make_app: Make, postgresql_url: str) -> tuple[Flask, str]:
+    """An app over PostgreSQL that has served a client, and the client's token."""
     token = add_client(postgresql_url, Limits())  # Without the short timeout: the tables are made here.
+    settings = {"database_url": postgresql_url, "token_digest_key": DIGEST_KEY, "database_timeout": TIMEOUT}
     app = make_app(auth_mode="token", **settings)
     assert chat(app, token).status_code == 200
     settled(postgresql_url)
+    return app, token
+
+
+def test_postgresql_stops(make_app: Make, postgres: Postgres, postgresql_url: str) -> None:
+    """And starts again: connections that broke are replaced."""
+    app, token = served_client(make_app, postgresql_url)
     postgres.stop()
     try:
         assert_away(app, token)
@@ -213,11 +219,7 @@ def test_postgresql_stops(make_app: Make, postgres: Postgres, postgresql_url: st
 
 def test_postgresql_says_nothing(make_app: Make, postgres: Postgres, postgresql_url: str) -> None:
     """Every request is answered within the timeout, more of them than there are connections, and it recovers."""
-    settings = {"database_url": postgresql_url, "token_digest_key": DIGEST_KEY, "database_timeout": TIMEOUT}
-    token = add_client(postgresql_url, Limits())  # Without the short timeout: the tables are made here.
-    app = make_app(auth_mode="token", **settings)
-    assert chat(app, token).status_code == 200
-    settled(postgresql_url)
+    app, token = served_client(make_app, postgresql_url)
     time.sleep(KNOWN_SECONDS)
     with postgres.frozen(), ThreadPoolExecutor(20) as threads:
         began = time.monotonic()

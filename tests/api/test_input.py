@@ -388,7 +388,7 @@ def test_a_body_over_the_limit(make_app: Any, upstream: Upstream) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *("/", "/api", "/api/v2/chat", "/api/v1/chat/", f"/{MARK}", "/docs/", f"/docs/{MARK}.js", "/docs/%00"),
+        *("/api", "/api/v2/chat", "/api/v1/chat/", f"/{MARK}", f"/docs/{MARK}.js", "/docs/%00"),
         *("/docs/../app/config.py", "/docs/%2e%2e/%2e%2e/__init__.py", "/%ff", "/api/v1/system/gpu"),
     ],
 )
@@ -430,7 +430,30 @@ def test_an_address_that_is_nearly_right(client: FlaskClient, path: str, meant: 
         document = answer.get_json()
         assert ("error" in document) == (path == "/v1" or path.startswith("/v1/"))
         message = document["error"]["message"] if "error" in document else document["detail"]
-        assert (f" {meant};" in message and "base_url" in message) if meant else "base_url" not in message
+        assert (f"Perhaps {meant} is meant: the base_url" in message) if meant else "base_url" not in message
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        *[
+            ("/chat", "/api/v1/chat"),
+            ("/api/v1/chat/", "/api/v1/chat"),
+            ("/api/v2/chat/preview", "/api/v1/chat/preview"),
+        ],
+        *[(path, "/readyz") for path in ("/health", "/healthz", "/api/v1/health", "/readyz/")],
+        *[("/swagger", "/docs"), ("/v1/openapi.json", "/openapi.json"), ("/nope", "/docs"), ("/v1/files", "/docs")],
+    ],
+)
+def test_every_wrong_address_leads_somewhere(client: FlaskClient, path: str, meant: str) -> None:
+    """To the route that was meant, or to the list of all, in both languages."""
+    answer = client.get(path)
+    assert answer.status_code == 404
+    document = answer.get_json()
+    for said in (
+        [document["error"]["message"]] if "error" in document else [document["detail"], document["error_message"]]
+    ):
+        assert re.search(rf" {meant}( is meant$|$|인가요|에 있)", said), said
 
 
 def test_the_root_needs_no_redirect(client: FlaskClient) -> None:

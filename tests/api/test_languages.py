@@ -55,8 +55,10 @@ def test_every_code_has_its_korean_sentence(code: str) -> None:
 def test_the_language_is_the_callers(client: FlaskClient, language: str, english: bool) -> None:
     """Korean unless English is preferred; `detail` is English always."""
     answer = client.get("/nowhere", headers={"Accept-Language": language} if language else {}).get_json()
-    assert answer["detail"] == "There is nothing at this address"
-    assert answer["error_message"] == (answer["detail"] if english else FAILURES["not_found"].told)
+    assert answer["detail"] == "There is nothing at this address. All addresses are listed at /docs"
+    assert answer["error_message"] == (
+        answer["detail"] if english else f"{FAILURES['not_found'].told} 주소 목록은 /docs에 있습니다."
+    )
 
 
 def test_fields_are_named(client: FlaskClient) -> None:
@@ -85,3 +87,37 @@ def test_openais_routes_speak_english(make_app: Callable[..., Flask], upstream: 
     ]
     for answer in answers:
         assert not re.search("[가-힣]", answer.text), answer.text
+
+
+def test_a_hint_is_in_both_languages(client: FlaskClient) -> None:
+    """A wrong address says which one was meant."""
+    answer = client.post("/chat/completions", json={}).get_json()
+    assert "/v1/chat/completions is meant" in answer["detail"]
+    assert answer["error_message"].startswith(FAILURES["not_found"].told + " 혹시 /v1/chat/completions")
+
+
+@pytest.mark.parametrize("path", [CHAT, "/api/v1/chat/preview"])
+def test_the_english_sentence_names_the_fields_too(client: FlaskClient, path: str) -> None:
+    """Of whatever kind the broken rule is; a body that is no object has no field."""
+    unknown = client.post(path, json={"message": "hi"}).get_json()
+    assert unknown["detail"] == "These fields break a rule: user_message, message"
+    many = client.post(path, json={f"x{number}" * 99: 1 for number in range(9)}).get_json()
+    assert many["detail"].endswith(", …")
+    assert len(many["detail"]) < 400
+    no_object = client.post(path, json=["hi"]).get_json()
+    assert no_object["detail"].endswith(". The body must be a JSON object")
+    assert no_object["error_message"].endswith(" 본문은 JSON 객체여야 합니다.")
+
+
+def test_openais_routes_name_the_header(client: FlaskClient) -> None:
+    """The same sentence there."""
+    error = client.post("/v1/responses", json={}, headers={"X-Free-Mode": "yes"}).get_json()["error"]
+    assert error["message"] == "These fields break a rule: X-Free-Mode"
+
+
+@pytest.mark.parametrize("given", ["yesterday", "2026-01-31", "2026-01-31T09:00:00"])
+def test_a_moment_is_refused_with_one_that_is_right(client: FlaskClient, given: str) -> None:
+    """The example that the refusal gives can be sent as it is."""
+    told = client.get("/api/v1/usage", query_string={"since": given}).get_json()["errors"]["query"]["since"]
+    example = told[0].rpartition(" ")[2]
+    assert client.get("/api/v1/usage", query_string={"since": example}).status_code == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.calls.call import Call
+from app.calls.call import Call, Calls
 from app.calls.receipt import Receipt
 from app.ledger.accounts import NOBODY, Accounts, Limits
 from app.ledger.entry import Entry
@@ -31,7 +32,7 @@ from app.web.services import service
 from tests.conftest import CALLER_KEY, EVERY_STORE, SERVER_KEY
 from tests.records import connected, rows, settled, spent
 from tests.streams import chunk, completion_events, delta, read_events, response_events, stream
-from tests.upstream import Answer, Upstream, error_document, reply, reset, silence, text
+from tests.upstream import Answer, Received, Upstream, error_document, reply, reset, silence, text
 
 MODEL = "gpt-4o-mini"
 CHAT, RESPONSES, COMPLETIONS, EMBEDDINGS = "/api/v1/chat", "/v1/responses", "/v1/chat/completions", "/v1/embeddings"
@@ -63,7 +64,7 @@ DETAILS = {
     "output_tokens_details": {"reasoning_tokens": 3},
     "total_tokens": 18,
 }
-DOOR = {"model": MODEL, "input": PROMPT}
+PASSED = {"model": MODEL, "input": PROMPT}
 COMPLETION = {
     "model": "gpt-4o-mini-2024-07-18",
     "choices": [],
@@ -107,32 +108,32 @@ CASES = {
         stream([delta("four chars, five!")]),
         {"status": "error", "code": "upstream_connection_error", "estimated": True, "output_tokens": 5},
     ),
-    "door": Case(RESPONSES, DOOR, text(ANSWERED), OK | {"session_id": ""}),
-    "door, completions": Case(COMPLETIONS, DOOR, reply(200, COMPLETION), OK),
-    "door, streamed": Case(
-        RESPONSES, DOOR | {"stream": True}, stream(response_events(ANSWERED)), OK | {"streamed": True}
+    "passed": Case(RESPONSES, PASSED, text(ANSWERED), OK | {"session_id": ""}),
+    "passed, completions": Case(COMPLETIONS, PASSED, reply(200, COMPLETION), OK),
+    "passed, streamed": Case(
+        RESPONSES, PASSED | {"stream": True}, stream(response_events(ANSWERED)), OK | {"streamed": True}
     ),
-    "door, completions streamed": Case(
+    "passed, completions streamed": Case(
         COMPLETIONS,
-        DOOR | {"stream": True},
+        PASSED | {"stream": True},
         stream(completion_events(ANSWERED)),
         OK | {"streamed": True, "model_answered": "gpt-4o-mini-2024"},
     ),
-    "door, broken stream": Case(
+    "passed, broken stream": Case(
         COMPLETIONS,
-        DOOR | {"stream": True},
+        PASSED | {"stream": True},
         stream([chunk("four chars, five!")]),
         {"status": "error", "code": "upstream_connection_error", "estimated": True, "output_tokens": 5},
     ),
-    "door, refused": Case(
+    "passed, refused": Case(
         RESPONSES,
-        DOOR,
+        PASSED,
         reply(404, error_document("model_not_found")),
         {"status": "error", "code": "model_not_found"} | NOTHING,
     ),
     "embeddings": Case(
         EMBEDDINGS,
-        DOOR | {"model": "text-embedding-3-small"},
+        PASSED | {"model": "text-embedding-3-small"},
         reply(200, VECTORS),
         {"status": "ok", "input_tokens": 11, "output_tokens": 0, "cost_nano": 220},
     ),
@@ -197,20 +198,27 @@ def test_a_cached_answer_costs_nothing(make_app: Callable[..., Flask], upstream:
     assert len(upstream.received) == 1
 
 
-@pytest.mark.parametrize("route", [(CHAT, TURN), (COMPLETIONS, DOOR)], ids=["native", "door"])
+@pytest.mark.parametrize("route", [(CHAT, TURN), (COMPLETIONS, PASSED)], ids=["native", "passed"])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_the_deadline(
-    make_app: Callable[..., Flask],
-    upstream: Upstream,
-    database_url: str,
-    route: tuple[str, dict[str, Any]],
-    streamed: bool,
+    app: Flask, upstream: Upstream, database_url: str, route: tuple[str, dict[str, Any]], streamed: bool
 ) -> None:
-    """What was sent may have been paid for: the prompt is estimated, and so is what came."""
+    """What was sent may have been paid for: the prompt is estimated, and so is what came.
+
+    The deadline passes when upstream has the request, or when its piece is here, however slow this machine is.
+    """
+
+    async def wait_too_long(received: Received, writer: asyncio.StreamWriter) -> None:
+        service(Calls, app).end("deadline")
+        await silence()(received, writer)
+
     piece = delta("four chars, five!") if route[0] == CHAT else chunk("four chars, five!")
-    upstream.default = stream([piece], pause=30) if streamed else silence()
-    client = make_app(request_timeout=0.4).test_client()
-    assert client.post(route[0], json=route[1] | {"stream": streamed}, headers={"X-Free-Mode": "true"}).data
+    upstream.default = stream([piece], pause=30) if streamed else wait_too_long
+    body, headers = route[1] | {"stream": streamed}, {"X-Free-Mode": "true"}
+    with app.test_client().post(route[0], json=body, headers=headers) as answer:
+        for part in answer.iter_encoded():
+            if b"four chars" in part:
+                service(Calls, app).end("deadline")
     (row,) = settled(database_url)
     assert (row["status"], row["code"], row["estimated"]) == ("timeout", "upstream_timeout", True)
     assert row["input_tokens"] > 0
@@ -247,7 +255,7 @@ def test_refused_requests_leave_no_row(make_app: Callable[..., Flask], upstream:
 
 
 def test_answers_say_what_they_cost(make_app: Callable[..., Flask], upstream: Upstream) -> None:
-    """In the native answer, in a header of the door's, in a comment behind its streams; unknown is not 0."""
+    """In the native answer, in a header and a comment behind the streams of `/v1`; unknown is not 0."""
     client = make_app().test_client()
     free = {"X-Free-Mode": "true"}
     for model, told in ((MODEL, "0.00000585"), ("no-such-model", None)):
@@ -309,7 +317,7 @@ def test_the_sums_are_what_upstream_counted(
         if index % 3:
             answer = app.test_client().post(CHAT, json=TURN | streamed)
         else:
-            answer = app.test_client().post(RESPONSES, json=DOOR | streamed, headers={"X-Free-Mode": "true"})
+            answer = app.test_client().post(RESPONSES, json=PASSED | streamed, headers={"X-Free-Mode": "true"})
         assert answer.status_code == 200
         assert answer.data
 
@@ -465,7 +473,7 @@ def test_a_name_that_no_column_takes(
     upstream.script(text(ANSWERED, model=model), text(ANSWERED))
     began = time.monotonic()
     assert client.post(CHAT, json=TURN).status_code == 200
-    body = json.dumps(DOOR | {"model": model})
+    body = json.dumps(PASSED | {"model": model})
     assert client.post(RESPONSES, data=body, content_type="application/json").status_code < 500
     assert time.monotonic() - began < 2
     assert {row["status"] for row in settled(database_url)} <= {"ok", "error"}

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from flask import Flask
 
 from app.ledger.accounts import Accounts, Limits
+from app.ledger.ledger import Ledger
 from app.store.tables import requests, spending
 from app.tokens import estimate_tokens
 from app.units import MICROSECONDS, MICROSECONDS_PER_DAY
@@ -65,13 +66,13 @@ def test_models(app: Flask, upstream: Upstream, patterns: str, model: str, allow
     """By pattern, on both routes; what is not allowed never reaches upstream."""
     token = service(Accounts, app).add("web", Limits(models=patterns))
     answer = chat(app, token, model=model)
-    door = app.test_client().post(
+    passed = app.test_client().post(
         "/v1/responses",
         json={"model": model, "input": [{"content": "x"}]},
         headers={"Authorization": f"Bearer {token}", "X-Free-Mode": "true"},
     )
-    assert answer.status_code == door.status_code == (200 if allowed else 403)
-    assert allowed or answer.get_json()["code"] == door.get_json()["error"]["code"] == "model_not_allowed"
+    assert answer.status_code == passed.status_code == (200 if allowed else 403)
+    assert allowed or answer.get_json()["code"] == passed.get_json()["error"]["code"] == "model_not_allowed"
     assert bool(upstream.received) == allowed
 
 
@@ -136,6 +137,35 @@ def test_a_clock_that_is_a_little_ahead(app: Flask, database_url: str, ahead_sec
     assert assert_limited(chat(app, token), "rate_limited", 2, MINUTE) <= MINUTE
 
 
+def _set_ahead(database_url: str, hours: int) -> int:
+    """Have PostgreSQL's clock be so many hours ahead of the machine's; gives by how many the store's clock is."""
+    if database_url.startswith("sqlite"):
+        return 0
+    with connected(database_url) as connection:
+        name = connection.execute(sa.text("SELECT current_database()")).scalar_one()
+        connection.execute(sa.text(f"ALTER DATABASE {name} SET search_path = public, pg_catalog"))
+        ahead = f"SELECT pg_catalog.clock_timestamp() + interval '{hours} hours'"
+        function = f"public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $${ahead}$$"
+        connection.execute(sa.text(f"CREATE OR REPLACE FUNCTION {function}"))
+    return hours
+
+
+def test_the_clock_of_a_shared_database_counts(make_app: Callable[..., Flask], database_url: str) -> None:
+    """For rows, leases and tokens, from the first request on, and each sweep asks again. SQLite has none of its own."""
+    first = _set_ahead(database_url, 5)
+    app = make_app(auth_mode="token")
+    in_an_hour = int((time.time() + 3600) * MICROSECONDS)
+    accounts = service(Accounts, app)
+    token, expiring = accounts.add("app", Limits()), accounts.add("expiring", Limits(expires_at=in_an_hour))
+    assert [chat(app, token).status_code, chat(app, expiring).status_code] == [200, 401 if first else 200]
+    second = _set_ahead(database_url, 10)
+    service(Ledger, app).sweep()
+    assert chat(app, token).status_code == 200
+    for ahead, row in zip((first, second), (settled(database_url)[0], settled(database_url)[-1]), strict=True):
+        moments = [row[name] / MICROSECONDS for name in ("created_at", "lease_until", "settled_at")]
+        assert [round((moment - time.time()) / 3600) for moment in moments] == [ahead] * 3
+
+
 def test_a_budget(app: Flask, upstream: Upstream, database_url: str) -> None:
     """The worst case must fit; what is left of it after the answer can be used again."""
     budget = 100 * 600 + 50 * 150
@@ -179,6 +209,8 @@ def test_a_budget_renews_with_its_period(app: Flask, upstream: Upstream, databas
         ({"max_tokens": 9}, 9),
         ({"max_tokens": 9, "max_completion_tokens": 3}, 9),
         ({"max_tokens": 9, "n": 4}, 36),
+        ({"max_tokens": 9, "best_of": 4}, 36),
+        ({"max_tokens": 9, "n": 2, "best_of": 4}, 36),
         ({"max_output_tokens": 7, "max_tokens": 9}, 9),
         ({"max_output_tokens": 7}, 50),
         ({"max_tokens": None}, 50),

@@ -12,10 +12,12 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from app.ledger.accounts import Accounts, Limits
+from app.ledger.ledger import Ledger
+from app.services.passed_request import read_request
 from app.web.services import service
 from tests.conftest import EVERY_STORE
 from tests.records import settled, spent
-from tests.streams import chunk, completed, event, stream
+from tests.streams import chunk, completed, event, stream, typed
 from tests.upstream import Upstream, reply, reset, response_document, silence, text
 
 CHAT, RESPONSES, NATIVE = "/v1/chat/completions", "/v1/responses", "/api/v1/chat"
@@ -77,6 +79,55 @@ def test_what_is_not_known_is_charged_in_full(post: Post, upstream: Upstream, da
     assert spent(database_url) == (row["reserved_nano"], 0)
 
 
+def test_what_is_settled_while_upstream_works_is_charged_in_full(
+    app: Flask, post: Post, upstream: Upstream, database_url: str
+) -> None:
+    """A quick stop closes the rows of calls that are still under way; upstream has the request and may bill it."""
+
+    async def stopped_meanwhile(received: Any, writer: Any) -> None:
+        service(Ledger, app).settle_open("server_shutting_down")
+        await reply(200, ANSWER | {"usage": USAGE})(received, writer)
+
+    upstream.default = stopped_meanwhile
+    post(CHAT, max_tokens=1000)
+    (row,) = settled(database_url)
+    assert (row["status"], row["code"], row["estimated"]) == ("error", "server_shutting_down", True)
+    assert row["cost_nano"] == row["reserved_nano"] > 1000 * 600
+    assert spent(database_url) == (row["reserved_nano"], 0)
+
+
+TIERS: dict[str, tuple[str, list[bytes]]] = {
+    path: (path, [first, *rest])
+    for path, first, rest in [
+        (
+            CHAT,
+            event({"id": "c", "model": MODEL, "service_tier": "priority", "choices": [{"index": 0, "delta": {}}]}),
+            [chunk("x", finish_reason="stop"), event({"id": "c", "choices": [], "usage": USAGE}), event("[DONE]")],
+        ),
+        (
+            RESPONSES,
+            typed("response.created", response={"id": "resp_1", "model": MODEL, "service_tier": "priority"}),
+            [completed("x")],
+        ),
+    ]
+}
+
+
+@pytest.mark.parametrize("path", TIERS)
+@pytest.mark.parametrize("native", [False, True], ids=["door", "native"])
+def test_a_tier_that_a_stream_tells_early_has_no_known_price(
+    make_app: Callable[..., Flask], upstream: Upstream, database_url: str, path: str, native: bool
+) -> None:
+    """Whichever event names it: the tokens of another tier cost what the list does not say."""
+    app = make_app(upstream_api=path.removeprefix("/v1/").replace("/", "_"))
+    upstream.default = stream(TIERS[path][1])
+    body: dict[str, Any] = {"user_message": "hi", "free_mode": True} if native else HI | {"input": "hi"}
+    headers = {"X-Free-Mode": "true"}
+    body |= {"model": MODEL, "stream": True}
+    assert app.test_client().post(NATIVE if native else path, json=body, headers=headers).data
+    assert [(row["output_tokens"], row["cost_nano"]) for row in settled(database_url)] == [(7, None)]
+
+
 @pytest.mark.parametrize("answer", [reply(400, {"error": {}}), reply(500, {"error": {}})])
 def test_a_refusal_costs_nothing(post: Post, upstream: Upstream, database_url: str, answer: Any) -> None:
     """Upstream did no work for it."""
@@ -126,6 +177,35 @@ def test_a_request_gets_the_limit_that_its_budget_still_pays(post: Post, upstrea
     assert (refused.status_code, refused.get_json()["error"]["code"]) == (429, "budget_exceeded")
 
 
+@pytest.mark.parametrize("named", [{}, {"max_tokens": 100}], ids=["no limit", "its own limit"])
+@pytest.mark.parametrize("missing_nano", [0, 1])
+def test_a_budget_is_kept_to_the_nano_dollar(
+    app: Flask, upstream: Upstream, named: dict[str, int], missing_nano: int
+) -> None:
+    """A budget of exactly the worst case pays for it; a nano-dollar less pays for one token less, or refuses."""
+    body = json.dumps(HI | named).encode()
+    worst_nano = read_request("/chat/completions", body).ask.prompt_tokens * 150 + 100 * 600
+    limits = Limits(budget_nano=worst_nano - missing_nano, budget_period="day")
+    headers = {"Authorization": f"Bearer {service(Accounts, app).add('exact', limits)}", "X-Free-Mode": "true"}
+    upstream.default = reply(200, ANSWER)
+    answer = app.test_client().post(CHAT, data=body, content_type="application/json", headers=headers)
+    if named:
+        assert answer.status_code == (429 if missing_nano else 200)
+    else:
+        assert upstream.received[0].json["max_completion_tokens"] == 100 - missing_nano
+
+
+def test_embeddings_write_nothing(post: Post, upstream: Upstream, database_url: str) -> None:
+    """Only their prompt is reserved, and no limit is added to them."""
+    upstream.default = reply(200, {"data": [], "usage": {"prompt_tokens": 1000, "total_tokens": 1000}})
+    body = {"model": "text-embedding-3-small", "input": "x" * 4000}
+    assert post("/v1/embeddings", **body).status_code == 200
+    assert upstream.received[0].json == body
+    (row,) = settled(database_url)
+    assert 1000 * 20 < row["reserved_nano"] < 1050 * 20
+    assert row["cost_nano"] == 1000 * 20
+
+
 def test_a_first_request_that_does_not_fit_is_told_so(post: Post) -> None:
     """In dollars, and not that the budget is used up."""
     answer = post(NATIVE, max_tokens=100_000)
@@ -169,6 +249,15 @@ def test_a_stream_is_asked_for_its_usage(post: Post, upstream: Upstream, databas
     assert wanted.data.startswith(b"".join([*parts, counted, event("[DONE]")]))
 
 
+def test_usage_beside_a_choice_stays_in_the_stream(post: Post, upstream: Upstream, database_url: str) -> None:
+    """Servers that count in a chunk with text: the client loses none of it."""
+    counted = {"choices": [{"index": 0, "delta": {"content": "!"}, "finish_reason": "stop"}], "usage": USAGE}
+    parts = [chunk("hi"), event({"id": "chatcmpl-1", "model": MODEL} | counted), event("[DONE]")]
+    upstream.default = stream(parts)
+    assert post(CHAT, stream=True).data.startswith(b"".join(parts))
+    assert [(row["output_tokens"], row["estimated"]) for row in settled(database_url)] == [(7, False)]
+
+
 @pytest.mark.parametrize("param", ["stream_options", "stream_options.include_usage"])
 def test_a_stream_whose_upstream_knows_no_such_option(post: Post, upstream: Upstream, param: str) -> None:
     """Is asked for once more as it came, and the model's next stream is right at once. What the caller gave itself is
@@ -186,6 +275,7 @@ FAILURES: dict[str, tuple[str, dict[str, Any], Any]] = {
     "an error in a 200": (CHAT, {}, reply(200, {"error": {"message": "x"}, "usage": USAGE})),
     "a failed response": (RESPONSES, {}, reply(200, response_document("", status="failed"))),
     "an error chunk": (CHAT, {"stream": True}, stream([chunk("x"), event({"error": {"code": 1}})])),
+    "an error event": (RESPONSES, {"stream": True}, stream([typed("error", code="server_error", message="x")])),
     "response.failed": (
         RESPONSES,
         {"stream": True},
@@ -240,9 +330,25 @@ def test_a_list_of_models_is_free(
     for _ in range(3):
         answer = client.get("/v1/models", headers=headers)
         assert [model["id"] for model in answer.get_json()["data"]] == listed
+    # llama.cpp lists them twice.
+    upstream.default = reply(200, MODELS | {"models": [{"model": model["id"]} for model in MODELS["data"]] + [{}, "x"]})
+    twice = client.get("/v1/models", headers=headers).get_json()["models"]
+    assert [model["model"] for model in twice[: len(listed)]] == listed
+    assert len(twice) == (1 if limits.models else 4)
     upstream.default = reply(200, MODELS["data"][1])
     assert client.get("/v1/models/o3", headers=headers).status_code == (404 if limits.models else 200)
     assert {row["cost_nano"] for row in settled(database_url)} == {0}
+
+
+def test_lists_of_models_leave_the_rate_to_others(app: Flask, upstream: Upstream) -> None:
+    """A client that has looked at the models may still ask one."""
+    token = service(Accounts, app).add("app", Limits(requests_per_minute=1))
+    headers = {"Authorization": f"Bearer {token}", "X-Free-Mode": "true"}
+    client = app.test_client()
+    upstream.default = reply(200, MODELS)
+    assert [client.get(f"/v1/models{one}", headers=headers).status_code for one in ("", "/o3")] == [200, 200]
+    upstream.default = reply(200, ANSWER)
+    assert [client.post(CHAT, json=HI, headers=headers).status_code for _ in range(2)] == [200, 429]
 
 
 def test_native_pictures_and_schemas_are_reserved_for(post: Post, upstream: Upstream, database_url: str) -> None:

@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 import schemathesis
@@ -30,7 +31,7 @@ def test_every_route_is_in_it(app: Flask) -> None:
         (rule.rule, method.lower())
         for rule in app.url_map.iter_rules()
         for method in rule.methods or ()
-        if method not in {"HEAD", "OPTIONS"} and not rule.rule.startswith(("/docs", "/openapi.json"))
+        if method not in {"HEAD", "OPTIONS"} and not rule.endpoint.startswith(("docs.", "api-docs."))
     }
     described = {(path, method) for path, item in SPEC["paths"].items() for method in item if method != "parameters"}
     assert described == {(re.sub("<(?:path:)?(.*?)>", r"{\1}", path), method) for path, method in routes}
@@ -87,6 +88,22 @@ def test_the_page_works_from_local_files(client: FlaskClient) -> None:
         assert re.match(r"\w", address)
         with client.get(f"/{address}") as answer:
             assert (answer.status_code, answer.mimetype) == (200, types[Path(address).suffix])
+
+
+@pytest.mark.parametrize("path", ["/", "/docs/"])
+@pytest.mark.parametrize("prefix", ["", "/behind/a/proxy"])
+def test_a_browser_finds_the_page(client: FlaskClient, path: str, prefix: str) -> None:
+    """Relative, so that neither a prefix nor https is lost."""
+    answer = client.get(path)
+    assert answer.status_code == 302
+    assert not answer.location.startswith(("/", "http"))
+    assert urljoin(f"https://name{prefix}{path}", answer.location) == f"https://name{prefix}/docs"
+
+
+def test_a_browser_finds_an_icon(client: FlaskClient) -> None:
+    """At the address that it asks for unbidden."""
+    with client.get("/favicon.ico") as answer:
+        assert (answer.status_code, answer.mimetype) == (200, "image/png")
 
 
 def test_the_page_keeps_its_policy(client: FlaskClient) -> None:

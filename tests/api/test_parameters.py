@@ -110,6 +110,20 @@ def test_what_nobody_asked_for_is_left_out(
     assert (name == "max_tokens") == ("max_completion_tokens" in upstream.received[-1].json)
 
 
+def test_what_was_left_out_stays_out_when_the_attempt_is_repeated(client: FlaskClient, upstream: Upstream) -> None:
+    """Upstream fails for a moment behind its refusal: the next attempt is made without what it has refused."""
+    upstream.script(reply(400, openais("temperature")), reply(503), text("ok"))
+    assert ask(client).get_json()["response_text"] == "ok"
+    assert ["temperature" in received.json for received in upstream.received] == [True, False, False]
+
+
+def test_what_was_left_out_stays_out_with_the_next_key(client: FlaskClient, upstream: Upstream) -> None:
+    """The caller's key is refused behind the refusal of a parameter; free mode goes on with the server's."""
+    upstream.script(reply(400, openais("temperature")), reply(401), text("ok"))
+    assert ask(client, openai_api_key=CALLER_KEY).get_json()["response_text"] == "ok"
+    assert ["temperature" in received.json for received in upstream.received] == [True, False, False]
+
+
 def test_several_refusals_after_each_other(make_app: Callable[..., Flask], upstream: Upstream) -> None:
     """Each is learned; other models are asked as before."""
     document = {name: (400, openais(name)) for name in ("temperature", "max_tokens")}
@@ -196,6 +210,22 @@ def test_a_refusal_that_repeats_is_the_answer(make_app: Callable[..., Flask], up
     upstream.default = refusing({})
     ask(client)
     assert "temperature" in upstream.received[-1].json
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "o3"])
+def test_an_upstream_that_takes_no_name_of_the_limit(
+    make_app: Callable[..., Flask], upstream: Upstream, model: str
+) -> None:
+    """It refuses the one and then the other: it is not asked by turns for ever."""
+
+    async def neither(received: Received, writer: Any) -> None:
+        name = "max_tokens" if "max_tokens" in received.json else "max_completion_tokens"
+        await reply(400, openais(name))(received, writer)
+
+    upstream.default = neither
+    client = make_app(upstream_api="chat_completions", request_timeout=5).test_client()
+    assert ask(client, model=model).status_code == 400
+    assert len(upstream.received) == 3
 
 
 def test_a_refused_key_and_a_refused_parameter(client: FlaskClient, upstream: Upstream, database_url: str) -> None:

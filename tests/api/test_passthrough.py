@@ -1,4 +1,4 @@
-"""The OpenAI door: bodies pass as they come, keys and errors are ours, streams are byte-exact."""
+"""OpenAI's routes: bodies pass as they come, keys and errors are ours, streams are byte-exact."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_model_that_upstream_only_lists(client: FlaskClient, upstream: Upstrea
 
 
 @pytest.mark.parametrize(
-    ("headers", "door_free_mode", "status", "keys"),
+    ("headers", "default_free_mode", "status", "keys"),
     [
         (OWN, False, 200, [CALLER_KEY]),
         ({}, False, 401, []),
@@ -132,13 +132,13 @@ def test_whose_key_pays(
     make_app: Callable[..., Flask],
     upstream: Upstream,
     headers: dict[str, str],
-    door_free_mode: bool,
+    default_free_mode: bool,
     status: int,
     keys: list[str],
 ) -> None:
     """The same key rules as on the native route, told by headers."""
     upstream.default = reply(200, {"id": "x"})
-    client = make_app(openai_door_free_mode=door_free_mode).test_client()
+    client = make_app(openai_door_free_mode=default_free_mode).test_client()
     assert client.post(RESPONSES, json={}, headers=headers).status_code == status
     assert [received.key for received in upstream.received] == keys
 
@@ -326,8 +326,8 @@ def test_an_upstream_that_never_closes_a_finished_stream(client: FlaskClient, up
     assert answer.data.count(b"event: error") == 0
 
 
-def test_the_door_takes_slots_and_waits_for_them(make_app: Callable[..., Flask], upstream: Upstream) -> None:
-    """A request of the door is a request like any other."""
+def test_a_passed_request_takes_a_slot_and_waits_for_it(make_app: Callable[..., Flask], upstream: Upstream) -> None:
+    """A request of `/v1` is a request like any other."""
     app = make_app(max_concurrent_requests=1, max_queue_seconds=0)
     upstream.default = delayed(0.1, reply(200, {"id": "x"}))
     with app.app_context():
@@ -387,6 +387,24 @@ def test_a_model_whose_name_has_slashes(
     answer = client.get(f"/v1/models/{asked}", headers=OWN)
     assert (answer.status_code, answer.get_json()) == (200, {"id": name})
     assert upstream.received[0].path == "/v1/models/" + quote(name, safe="")
+
+
+@pytest.mark.parametrize("data", [7, True, "gpt-4o", {"id": "gpt-4o"}, [7, None]])
+def test_a_list_of_models_that_is_none(client: FlaskClient, upstream: Upstream, data: Any) -> None:
+    """A model that is not in it is not known; that is no fault of this server."""
+    upstream.script(reply(404), reply(200, {"object": "list", "data": data}))
+    answer = client.get("/v1/models/gpt-4o", headers=OWN)
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("status", [[], {"code": 0}])
+def test_a_status_of_any_type_passes(client: FlaskClient, upstream: Upstream, status: Any) -> None:
+    """Members that mean nothing to us pass as they came, plain and streamed."""
+    document = {"object": "chat.completion", "status": status, "choices": []}
+    upstream.script(reply(200, document), stream([event(document), event("[DONE]")]))
+    assert client.post(COMPLETIONS, json={}, headers=OWN).get_json() == document
+    streamed = client.post(COMPLETIONS, json={"stream": True}, headers=OWN)
+    assert streamed.data.startswith(event(document) + event("[DONE]"))
 
 
 def test_a_bare_list_of_models(client: FlaskClient, upstream: Upstream) -> None:

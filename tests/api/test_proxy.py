@@ -205,6 +205,7 @@ def test_which_proxy(settings: dict[str, str], base_url: str, used: str) -> None
         ("10.0.0.0/8", "a.test", False),
         ("127.0.0.1:443", "127.0.0.1", True),
         ("::1", "::1", True),
+        ("[::1]", "::1", True),
         ("[::1]:443", "::1", True),
         ("[::1]:80", "::1", False),
         ("fd00::/8", "fd00::1", True),

@@ -71,15 +71,15 @@ def test_who_comes_too_late(app: Flask, client: FlaskClient, upstream: Upstream,
     service(Calls, app).end("shutting_down")
     native = client.post("/api/v1/chat", json={"user_message": "hi", "free_mode": True})
     streamed = client.post("/api/v1/chat", json={"user_message": "hi", "free_mode": True, "stream": True})
-    door = client.post("/v1/responses", json={}, headers={"X-Free-Mode": "true"})
-    assert [answer.status_code for answer in (native, streamed, door)] == [503, 503, 503]
-    codes = [native.get_json()["code"], streamed.get_json()["code"], door.get_json()["error"]["code"]]
+    passed = client.post("/v1/responses", json={}, headers={"X-Free-Mode": "true"})
+    assert [answer.status_code for answer in (native, streamed, passed)] == [503, 503, 503]
+    codes = [native.get_json()["code"], streamed.get_json()["code"], passed.get_json()["error"]["code"]]
     assert codes == ["server_shutting_down"] * 3
     assert not upstream.received
     assert not rows(database_url)
     live = client.get("/livez")
     assert live.status_code == 200
-    for answer in (native, streamed, door, live):
+    for answer in (native, streamed, passed, live):
         answer.close()
     assert len(service(Calls, app)) == 0
 

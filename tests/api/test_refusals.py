@@ -27,8 +27,8 @@ FREE = {"X-Free-Mode": "true"}
 def ask(client: FlaskClient, path: str, headers: dict[str, str], **members: Any) -> TestResponse:
     """One chat turn on either route; in free mode when the headers say so."""
     native: dict[str, Any] = {"user_message": "hi", "free_mode": headers.get("X-Free-Mode") == "true"}
-    door = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
-    return client.post(path, json=(native if path == CHAT else door) | members, headers=headers)
+    passed = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    return client.post(path, json=(native if path == CHAT else passed) | members, headers=headers)
 
 
 def told(answer: TestResponse) -> tuple[Any, Any]:
@@ -238,6 +238,21 @@ def test_whether_to_repeat(client: FlaskClient, upstream: Upstream, path: str, s
     answer = ask(client, path, OWN)
     assert answer.headers["X-Should-Retry"] == str(retryable).lower()
     assert answer.get_json().get("retryable", retryable) is retryable
+
+
+@ROUTES
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        *[(status, status) for status in (400, 401, 403, 404, 413, 422, 429)],
+        *[(status, 400) for status in (405, 406, 408, 409, 410, 415, 418, 423, 424, 425, 431, 451, 499)],
+        *[(402, 429), (407, 502), (421, 502), (426, 502)],
+    ],
+)
+def test_the_status_of_a_refusal(client: FlaskClient, upstream: Upstream, path: str, status: int, told: int) -> None:
+    """A 4xx stays one, and is none that SDKs repeat by its number alone (408, 409)."""
+    upstream.default = reply(status)
+    assert ask(client, path, OWN).status_code == told
 
 
 def test_our_own_refusals_say_it_too(client: FlaskClient) -> None:

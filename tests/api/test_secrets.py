@@ -13,10 +13,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.config import Config
+from app.ledger.accounts import Accounts, Limits
 from app.logging import log_config
 from app.models import ChatRequest
 from app.services.chat import ChatService
-from app.web.services import KEY
+from app.web.services import KEY, service
 from tests.sweep import (
     ANSWER,
     CALLER_KEY,
@@ -27,6 +28,7 @@ from tests.sweep import (
     SERVER_KEY,
     hits,
 )
+from tests.upstream import Upstream, error_document, reply, response_document
 
 
 class FakeBug:
@@ -168,6 +170,36 @@ def test_what_a_script_can_read(make_app: Callable[..., Flask], name: str) -> No
     for path in ("/livez", "/nope", "/v1/nope"):
         exposed = client.get(path, headers={"Origin": ORIGIN}).headers["Access-Control-Expose-Headers"]
         assert name.lower() in exposed.lower().split(", ")
+
+
+FOR_BROWSERS = {
+    *("cache-control", "content-length", "content-type", "vary", "referrer-policy"),
+    *("content-security-policy", "x-content-type-options"),
+}
+"""Headers that every script can read, and those on which the browser acts itself."""
+FIGURES = [f"x-ratelimit-{figure}-{of}" for figure in ("limit", "remaining", "reset") for of in ("requests", "tokens")]
+
+
+def test_whatever_answers_tell_can_be_read(make_app: Callable[..., Flask], upstream: Upstream) -> None:
+    """Every header of real answers, with what upstream tells of its limits, and of refusals."""
+    app = make_app(cors_origins=(ORIGIN,), auth_mode="token")
+    token = service(Accounts, app).add("page", Limits(requests_per_minute=3))
+    told = {**dict.fromkeys(FIGURES, "1"), "x-request-id": "up-1", "openai-version": "1", "openai-processing-ms": "9"}
+    refused = reply(429, error_document(), told | {"retry-after": "60"})
+    upstream.script(reply(200, response_document("x"), told), refused, refused)
+    headers = {"Origin": ORIGIN, "Authorization": f"Bearer {token}", "X-Free-Mode": "true"}
+    client = app.test_client()
+    answers = [
+        *(client.post("/v1/responses", json={"model": "gpt-4o-mini"}, headers=headers) for _ in range(2)),
+        *(client.post(CHAT, json={"user_message": "hi", "free_mode": True}, headers=headers) for _ in range(2)),
+        client.post(CHAT, data=b"x", headers=headers),
+        client.post(CHAT, headers={"Origin": ORIGIN}),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 429, 429, 429, 415, 401]
+    names = {name.lower() for answer in answers for name, _ in answer.headers if not name.startswith("Access-Control-")}
+    exposed = set(answers[0].headers["Access-Control-Expose-Headers"].lower().split(", "))
+    assert {"retry-after", "ratelimit", "www-authenticate", "accept-encoding", "x-cost-usd", *FIGURES} <= names
+    assert names - FOR_BROWSERS - exposed == set()
 
 
 @pytest.mark.parametrize(

@@ -195,9 +195,13 @@ GZIPPED = gzip.compress(BODY)
         [b"HTTP/1.0 200\r\n\r\n" + BODY],
         [b"HTTP/1.1 200 X\r\nContent-Encoding: gzip\r\n\r\n" + zlib.compress(BODY, wbits=31)],
         [b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 X\r\n\r\n" + BODY],
+        [b"HTTP/1.1 103 X\r\nContent-Encoding: br\r\n\r\nHTTP/1.1 200 X\r\n\r\n" + BODY],
         [b"HTTP/1.1 200 X\r\n\r\n", b" " * (MAX_RESPONSE_BYTES - len(BODY)), BODY],
     ],
-    ids=["one-byte chunks", "one-byte writes", "no length", "HTTP/1.0", "gzip", "100 Continue", "as large as we read"],
+    ids=[
+        *("one-byte chunks", "one-byte writes", "no length", "HTTP/1.0", "gzip"),
+        *("100 Continue", "early hints", "as large as we read"),
+    ],
 )
 def test_a_good_answer_in_any_wrapping(make_app: Callable[..., Flask], upstream: Upstream, parts: list[bytes]) -> None:
     """However the bytes of an answer come, its text is exact."""

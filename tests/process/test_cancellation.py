@@ -16,7 +16,7 @@ from tests.streams import chunk, delta, stream
 from tests.upstream import Upstream, echo, pieces, silence
 
 NATIVE = ("/api/v1/chat", {"user_message": "hi", "free_mode": True}, delta("x"))
-DOOR = ("/v1/chat/completions", {"model": "m", "messages": []}, chunk("x"))
+PASSED = ("/v1/chat/completions", {"model": "m", "messages": []}, chunk("x"))
 WITHIN_SECONDS = 1.0
 
 CUT_BODY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
@@ -52,7 +52,7 @@ def server(request: pytest.FixtureRequest, start_server: Callable[..., Server], 
     )
 
 
-@pytest.mark.parametrize("route", [NATIVE, DOOR], ids=["native", "door"])
+@pytest.mark.parametrize("route", [NATIVE, PASSED], ids=["native", "passed"])
 @pytest.mark.parametrize("case", ["plain-before", "plain-after", "stream-before", "stream-after"])
 def test_upstream_is_closed_and_the_slot_is_free(
     server: Server, upstream: Upstream, route: tuple[str, dict[str, Any], bytes], case: str
@@ -66,7 +66,7 @@ def test_upstream_is_closed_and_the_slot_is_free(
         "stream-after": stream([piece, piece], pause=30),
     }[case]
     caller = send(server, path, body | ({"stream": True} if case.startswith("stream") else {}))
-    expected = piece[-20:] if case == "stream-after" and route is DOOR else b""
+    expected = piece[-20:] if case == "stream-after" and route is PASSED else b""
     expected = b"event: delta" if case == "stream-after" and route is NATIVE else expected
     assert leave_after(server, upstream, caller, expected) <= WITHIN_SECONDS
     upstream.default = pieces([CUT_BODY[:-1].replace(b"1000", b"2") + b"{}"])

@@ -46,8 +46,8 @@ def assert_read_only(server: Server, upstream: Upstream, usage: int) -> None:
     """Nobody is served at once or later, but the process lives; upstream is not asked."""
     refused = server.chat("x")
     assert (refused.status, refused.json["code"]) == (503, "store_unavailable")
-    door = server.request("POST", "/v1/responses", {}, {"X-Free-Mode": "true"})
-    assert (door.status, door.json["error"]["code"]) == (503, "store_unavailable")
+    passed = server.request("POST", "/v1/responses", {}, {"X-Free-Mode": "true"})
+    assert (passed.status, passed.json["error"]["code"]) == (503, "store_unavailable")
     assert not upstream.received
     assert [server.status(path) for path in ("/readyz", "/api/v1/usage", "/livez")] == [503, usage, 200]
 

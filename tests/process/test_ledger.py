@@ -11,7 +11,7 @@ from typing import Any
 from tests.api.test_ledger import (
     CHAT,
     COMPLETIONS,
-    DOOR,
+    PASSED,
     TURN,
 )
 from tests.conftest import EVERY_STORE
@@ -37,7 +37,7 @@ def test_a_caller_that_leaves(start_server: Callable[..., Server], upstream: Ups
     """After 0 and 2 chunks, on both routes, in a real worker: cancelled, and estimated."""
     server = start_server()
     want = []
-    for path, body, piece in ((CHAT, TURN, delta("12345678")), (COMPLETIONS, DOOR, chunk("12345678"))):
+    for path, body, piece in ((CHAT, TURN, delta("12345678")), (COMPLETIONS, PASSED, chunk("12345678"))):
         for streamed, pieces in ((False, 0), (True, 0), (True, 2)):
             upstream.default = stream([piece] * pieces, pause=0.05, close=False) if pieces else silence()
             asked = len(upstream.received)

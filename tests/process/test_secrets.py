@@ -24,9 +24,9 @@ from tests.server import Server
 from tests.sweep import (
     CALLER_KEY,
     CHAT,
-    DOOR,
     EXPECTED,
     FAULTS,
+    PASSED_ROUTES,
     PROMPT,
     SERVER_KEY,
     TYPE,
@@ -124,7 +124,7 @@ def test_tokens_and_records(
     typo = {"Authorization": f"Bearer {token[:-1]}{'a' if token[-1] != 'a' else 'b'}"}
     for fault, headers in itertools.product(FAULTS.values(), (bearer, typo)):
         upstream.default = fault
-        for path, streamed in itertools.product((CHAT, *DOOR), (False, True)):
+        for path, streamed in itertools.product((CHAT, *PASSED_ROUTES), (False, True)):
             native = PROMPT | {"free_mode": True, "stream": streamed}
             body = native if path == CHAT else {"model": "m", "stream": streamed, "input": PROMPT}
             server.request("POST", path, body, TYPE | {"X-Free-Mode": "true"} | headers)

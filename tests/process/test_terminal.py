@@ -49,6 +49,14 @@ def test_an_error_in_the_terminal(start_server: Start, upstream: Upstream) -> No
     assert nobody.stderr.startswith("No server answers")
 
 
+def test_a_message_without_an_answer_is_not_said_again(start_server: Start, upstream: Upstream) -> None:
+    """Some upstreams refuse every conversation in which an answer is empty."""
+    server = start_server()
+    upstream.script(reply(400, error_document()), stream(completion_events("ok")))
+    assert command(server, text="one\ntwo\n").stdout.split() == ["ok"]
+    assert [message["content"] for message in upstream.received[-1].json["messages"]] == ["two"]
+
+
 def test_ctrl_c_in_the_terminal(start_server: Start, upstream: Upstream) -> None:
     """The answer stops, and so does the call to the upstream."""
     server = start_server()

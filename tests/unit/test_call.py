@@ -10,7 +10,7 @@ import pytest
 
 from app.calls.call import Call
 from app.calls.receipt import Receipt
-from app.calls.sockets import Connection
+from app.calls.sockets import HeldSocket
 from app.calls.watchdog import Watchdog
 from app.errors import ChatServiceException, OpenAIClientException
 
@@ -55,8 +55,8 @@ def test_an_end_wakes_and_cuts() -> None:
     """Whoever waits for the call goes on, and a read on its connection ends."""
     here, there = socket.socketpair()
     with here, there:
-        call, connection = Call(5), Connection(here)
-        call.hold(connection)
+        call, held = Call(5), HeldSocket(here)
+        call.hold(held)
         reads: list[bytes] = []
         reader = threading.Thread(target=lambda: reads.append(here.recv(1)))
         reader.start()
@@ -69,13 +69,13 @@ def test_an_end_wakes_and_cuts() -> None:
         assert not waiter.is_alive()
 
 
-def test_a_connection_is_cut_for_its_owner_only() -> None:
+def test_a_socket_is_cut_for_its_holder_only() -> None:
     """A call that ends late must not hurt the next one on the same connection, nor one that let go."""
     here, there = socket.socketpair()
     with here, there:
-        connection, first, second = Connection(here), Call(5), Call(5)
-        first.hold(connection)
-        second.hold(connection)
+        held, first, second = HeldSocket(here), Call(5), Call(5)
+        first.hold(held)
+        second.hold(held)
         first.end("caller_gone")
         second.let_go()
         second.end("caller_gone")
@@ -83,12 +83,12 @@ def test_a_connection_is_cut_for_its_owner_only() -> None:
         assert here.recv(100) == b"still open"
 
 
-def test_a_call_that_has_ended_takes_no_connection() -> None:
+def test_a_call_that_has_ended_takes_no_held() -> None:
     """Nothing is sent on behalf of nobody."""
     call = Call(5)
     call.end("caller_gone")
     with socket.socket() as sock, pytest.raises(ChatServiceException):
-        call.hold(Connection(sock))
+        call.hold(HeldSocket(sock))
 
 
 def test_timings_add_up() -> None:

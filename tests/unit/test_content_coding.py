@@ -38,6 +38,15 @@ def test_whole(coding: str, body: bytes, size: int) -> None:
     assert b"".join(decoded(pieces, coding)) in {BODY, BODY * 2}
 
 
+@pytest.mark.parametrize("wbits", [-15, 15, 31])
+def test_a_body_of_about_one_piece(wbits: int) -> None:
+    """The last bytes are given, too, where the decoder has taken in all that came before it has given all."""
+    for size in range(65_536, 65_536 + 300):
+        coder = zlib.compressobj(wbits=wbits)
+        coded = coder.compress(bytes(size)) + coder.flush()
+        assert sum(map(len, decoded(iter([coded]), "gzip" if wbits == 31 else "deflate"))) == size
+
+
 @pytest.mark.parametrize("size", [1, 65536])
 @pytest.mark.parametrize("body", BROKEN.values(), ids=BROKEN)
 def test_broken(body: bytes, size: int) -> None:

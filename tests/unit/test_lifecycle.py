@@ -23,10 +23,12 @@ from app.config import Config
 from app.errors import ConfigurationException
 from app.ledger.pricing import Prices
 from app.models import Usage
-from app.process import lifecycle
+from app.process import signals
 from app.process.address import check_host, check_port, host_and_port
-from app.process.lifecycle import Hooks, MasterState, SharedState, WorkerSignals
+from app.process.lifecycle import Hooks
 from app.process.metrics_files import FILE_BYTES
+from app.process.shared import MasterState, SharedState
+from app.process.signals import WorkerSignals
 from tests.server import ROOT, free_port
 
 SIGNALS = (signal.SIGTERM, signal.SIGALRM, signal.SIGTTIN)
@@ -263,7 +265,7 @@ cfg.child_exit(master, worker)
 cfg.on_exit(master)
 print(json.dumps(sorted(sys.modules)))
 """
-FOR_WORKERS_ONLY = ("flask", "werkzeug", "sqlalchemy", "psycopg", "prometheus_client", "openai", "httptools", "psutil")
+FOR_WORKERS_ONLY = ("flask", "werkzeug", "sqlalchemy", "psycopg", "prometheus_client", "openai", "psutil")
 
 
 def test_the_master_stays_light() -> None:
@@ -283,7 +285,8 @@ WORKER = """
 import gc, signal, socket, sys, threading, time
 from app import create_app
 from app.config import Config
-from app.process.lifecycle import Hooks, Reloads, SharedState
+from app.process.lifecycle import Hooks
+from app.process.shared import Reloads, SharedState
 from app.process.readiness import Readiness
 from app.store.database import Database
 from app.web.services import service
@@ -331,7 +334,7 @@ class TestSignals:
             readiness.drain,
             lambda signum, frame: quick_stops.append(signum),
             drain_seconds=drain_seconds,
-            graceful_timeout=drain_seconds + lifecycle.LAST_SECONDS + 0.3,
+            graceful_timeout=drain_seconds + signals.LAST_SECONDS + 0.3,
         ).take_over()
         return readiness, quick_stops
 
@@ -374,7 +377,7 @@ class TestSignals:
         make_hooks().on_reload(master)
         signal.raise_signal(signal.SIGTERM)
         assert not readiness.draining
-        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= lifecycle.OVERLAP_SECONDS
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= signals.OVERLAP_SECONDS
 
     def test_system_calls_are_not_interrupted(self, worker: FakeWorker) -> None:
         """A library in C that waits for upstream or the database goes on waiting; Python's own calls do so anyway."""
@@ -405,7 +408,8 @@ class TestSignals:
 
 REPLACED = """
 import os, signal
-from app.process.lifecycle import Reloads, SharedState, WorkerSignals
+from app.process.shared import Reloads, SharedState
+from app.process.signals import WorkerSignals
 class FakeWorker:
     alive, ppid, shared = True, os.getppid(), SharedState(Reloads())
 WorkerSignals(FakeWorker(), print, print, drain_seconds=1, graceful_timeout=9).replace()

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from app.config import Config
-from app.logging import REDACTED, LogFile, log_config
+from app.log_output import LogFile
+from app.logging import REDACTED, log_config
 from tests.server import ROOT
 
 Write = Callable[..., str]
@@ -189,7 +190,7 @@ def test_a_line_that_half_fits(tmp_path: Path, whole: list[str]) -> None:
     """A disk that fills up in the middle of a line costs that line, not the next one."""
     script = """
 import logging, resource, sys
-from app.logging import LogFile
+from app.log_output import LogFile
 log = LogFile(sys.argv[1])
 for line in sys.argv[2:]:
     log.emit(logging.makeLogRecord({"msg": line}))

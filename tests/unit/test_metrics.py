@@ -6,10 +6,14 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import prometheus_client as prometheus
+import pytest
 import yaml
 
+from app.process.tally import Seconds, Tally
 from tests.server import ROOT
 
 RULES = ROOT / "deploy" / "alert-rules.yaml"
@@ -24,6 +28,32 @@ def test_the_rules_are_of_prometheus_form() -> None:
             assert rule["labels"]["severity"] in {"page", "ticket"}
             assert set(rule["annotations"]) == {"summary", "description"}
             assert re.fullmatch(r"\d+[smh]", rule["for"])
+
+
+def test_what_was_counted_is_told() -> None:
+    """Once, with the sums of all threads; what is counted meanwhile is told the next time."""
+    registry = prometheus.CollectorRegistry()
+    counter = prometheus.Counter("told", "x", ["label"], registry=registry)
+    plain = prometheus.Counter("plain", "x", registry=registry)
+    seconds, tally = Seconds("seconds", "x", (0.1, 1), registry), Tally()
+
+    def count(_: int) -> None:
+        for _ in range(1000):
+            tally.count(counter, ("a",), 2)
+            tally.observe(seconds, "/", 0.5)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(count, range(4)))
+    tally.count(plain)
+    assert registry.get_sample_value("told_total", {"label": "a"}) is None
+    for more in (0, 3):
+        tally.count(counter, ("a",), more)
+        tally.tell()
+        assert registry.get_sample_value("told_total", {"label": "a"}) == 8000 + more
+    assert registry.get_sample_value("plain_total") == 1
+    for bound, number in (("0.1", 0), ("1.0", 4000), ("+Inf", 4000)):
+        assert registry.get_sample_value("seconds_bucket", {"route": "/", "le": bound}) == number
+    assert registry.get_sample_value("seconds_sum", {"route": "/"}) == pytest.approx(2000)
 
 
 ALONE = """

@@ -65,9 +65,21 @@ def test_every_error_of_chat_is_documented(code: str) -> None:
         assert all(f"`{code}`" not in response.get("description", "") for response in documented.values())
         return
     assert f"`{code}`" in documented[status]["description"]
-    assert documented[status]["content"] == {
-        "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
-    }
+    content = documented[status]["content"]["application/problem+json"]
+    assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+    assert content["examples"][code] == {"$ref": f"#/components/examples/problem_{code}"}
+
+
+@pytest.mark.parametrize("name", SPEC["components"]["examples"])
+def test_every_error_has_an_example_of_its_own(name: str) -> None:
+    """With the code's own status and words, in the shape of its routes."""
+    dialect, _, code = name.partition("_")
+    document = SPEC["components"]["examples"][name]["value"]
+    if dialect == "openai":
+        assert document["error"]["code"] == code
+        return
+    assert (document["code"], document["status"]) == (code, FAILURES[code].status)
+    assert document["error_message"].startswith(FAILURES[code].told)
 
 
 def test_operations_are_explained() -> None:
@@ -78,3 +90,17 @@ def test_operations_are_explained() -> None:
             assert set(operation["responses"]) >= {"200", "default"}
     default = SPEC["components"]["responses"]["DEFAULT_ERROR"]["content"]
     assert list(default) == ["application/problem+json"]
+
+
+def test_the_page_offers_what_can_be_sent() -> None:
+    """Each body has a request to try, which asks for free mode where a body can, and a token can be entered once."""
+    bodies = {
+        path: operation["requestBody"]["content"]["application/json"]["example"]
+        for path, item in SPEC["paths"].items()
+        if (operation := item.get("post"))
+    }
+    assert len(bodies) == 5
+    assert all(body["free_mode"] is True for path, body in bodies.items() if path.startswith(CHAT))
+    assert all(body["model"] for path, body in bodies.items() if path.startswith("/v1/"))
+    assert SPEC["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    assert {} in SPEC["security"]

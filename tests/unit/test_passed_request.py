@@ -98,6 +98,16 @@ def test_media_cost_a_figure_each_and_never_their_base64(part: dict[str, Any], f
     assert 2 * figure + 1000 <= more < 2 * figure + 1200
 
 
+@pytest.mark.parametrize(
+    ("model", "figure"), [("gpt-4o", 2_500), ("gpt-4o-mini", 48_169), ("gpt-4o-mini-2024-07-18", 48_169), ("", 2_500)]
+)
+def test_a_picture_costs_what_its_model_takes(model: str, figure: int) -> None:
+    """docs/api names the figures."""
+    part = {"type": "image_url", "image_url": {"url": PICTURE}}
+    tokens = read(model=model, messages=[{"role": "user", "content": [part]}]).ask.prompt_tokens
+    assert figure <= tokens < figure + 100
+
+
 def test_text_schema_and_tools_count_as_text() -> None:
     """Everything in the body, so that nothing which upstream reads is free."""
     body = json.dumps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from genai_prices.data_snapshot import get_snapshot
 
 from app.ledger.pricing import NANO, Prices
 from app.models import Usage
+from app.units import dollars
 
 MODELS = [model.id for provider in get_snapshot().providers if provider.id == "openai" for model in provider.models]
 SIZES = [(0, 0, 7), (1, 0, 1), (1000, 999, 12_345), (272_000, 1, 3), (272_001, 200_000, 99_999), (1_000_000, 0, 0)]
@@ -33,6 +35,13 @@ def test_sums_are_the_librarys(model: str) -> None:
         else:
             assert ours is not None
             assert abs(ours - listed * NANO) <= 0.5
+
+
+@pytest.mark.parametrize("nano", [0, 1, 10, 999_999_999, 10**9, 1_500_000_000, 123 * 10**9 + 4, -1, -2_500_000_000])
+def test_dollars_are_exact(nano: int) -> None:
+    """As a decimal string without zeros at its end."""
+    assert dollars(nano) == format((Decimal(nano) / NANO).normalize(), "f")
+    assert dollars(None) is None
 
 
 @pytest.mark.parametrize(

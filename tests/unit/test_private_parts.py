@@ -5,6 +5,8 @@ The versions that these tests have passed with are in `setup.cfg`.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import re
 import selectors
@@ -13,6 +15,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +27,11 @@ import gevent.hub
 import gevent.socket
 import gunicorn.config
 import gunicorn.http
+import gunicorn.http.message
+import gunicorn.http.parser
 import gunicorn.http.wsgi
+import gunicorn.workers.base_async
+import prometheus_client
 import pytest
 import sqlalchemy as sa
 from flask.testing import FlaskClient
@@ -34,9 +41,11 @@ from gunicorn.http import errors
 from prometheus_client.mmap_dict import MmapedDict
 
 from app.calls.sockets import peek
+from app.process.answer import Answer
+from app.process.tally import Seconds, Tally
 from app.process.workers import GeventWorker, ThreadWorker
 from app.store.engine import make_engine
-from app.store.statement import PARAMSTYLES, Statement
+from app.store.statement import PARAMSTYLES, RowsStatement, Statement
 from tests.server import ROOT
 
 Make = Callable[..., Any]
@@ -174,13 +183,79 @@ class TestGunicorn:
         assert ended is closes
         assert seen == [here]
 
+    def test_headers_that_gunicorn_acts_upon(self) -> None:
+        """http_head.py: these are all that its HTTP/1 parser and environ know by name. A new one may be unusual."""
+        named = set[str]()
+        for module in (gunicorn.http.message, gunicorn.http.wsgi):
+            named |= set(re.findall(r"[\"']([A-Z][A-Z0-9]+(?:[-_][A-Z0-9]+)*)[\"']", inspect.getsource(module)))
+        of_the_proxy_protocol = {"LOCAL", "TCP4", "TCP6", "UNSPEC", "PROXY_ADDR", "PROXY_PORT", "PROXY_PROTOCOL"}
+        of_the_environ = {
+            *("CONTENT_LENGTH", "CONTENT_TYPE", "PATH_INFO", "QUERY_STRING", "RAW_URI", "REMOTE_ADDR", "REMOTE_PORT"),
+            *("REQUEST_METHOD", "SCRIPT_NAME", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL", "SERVER_SOFTWARE"),
+        }
+        others = {"CONNECT", "HEAD", "OPTIONS", "SS", "UTF-8"}
+        assert named - of_the_proxy_protocol - of_the_environ - others == {
+            # Read by us in the same way, or given to gunicorn.
+            *("CONNECTION", "CONTENT-LENGTH", "CONTENT-TYPE", "HOST"),
+            *("EXPECT", "TRANSFER-ENCODING"),
+            # Refused among trailers.
+            *("AUTHORIZATION", "TE", "TRAILER"),
+        }
+
+    def test_settings_that_decide_how_a_request_is_read(self) -> None:
+        """workers.py: `_base_environ` or the limits respect each of these, or a usual request has no use for it."""
+        modules = (gunicorn.http.message, gunicorn.http.wsgi, gunicorn.http.parser, gunicorn.workers.base_async)
+        named = {name for module in modules for name in re.findall(r"cfg\.([a-z_0-9]+)", inspect.getsource(module))}
+        assert named == {
+            *("is_ssl", "do_handshake_on_connect", "proxy_protocol", "proxy_allow_ips", "proxy_allow_networks"),
+            *("keepalive", "limit_request_field_size", "limit_request_fields", "limit_request_line"),
+            # Asked of gunicorn for each peer.
+            *("forwarded_allow_ips", "forwarded_allow_networks", "secure_scheme_headers"),
+            # For names, methods, versions and lines that are not usual.
+            *("casefold_http_method", "forwarder_headers", "header_map", "permit_obsolete_folding"),
+            *("permit_unconventional_http_method", "permit_unconventional_http_version", "strip_header_spaces"),
+            # Not for what is read. gunicorn.conf.py sets no hook of the two.
+            *("errorlog", "post_request", "pre_request", "sendfile", "worker_connections", "workers"),
+        }
+
+    def test_an_environ_without_a_connection(self) -> None:
+        """workers.py: a parser takes pieces in the place of a socket; `create` gives the environ, and sends nothing."""
+        cfg, peer = gunicorn.config.Config(), ("203.0.113.7", 1)
+        req = next(gunicorn.http.get_parser(cfg, iter([b"GET /a HTTP/1.1\r\n\r\n"]), peer))
+        _, environ = gunicorn.http.wsgi.create(req, None, peer, ("127.0.0.1", 2), cfg)
+        assert (environ["PATH_INFO"], environ["SERVER_PORT"], environ["REMOTE_ADDR"]) == ("/a", "2", peer[0])
+        assert (req.scheme, environ["SCRIPT_NAME"]) == ("http", "")
+        assert "wsgi.early_hints" in environ
+
+    def test_what_is_behind_a_request(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """workers.py: it is in the request's unreader, can be taken out, and put back for the next request."""
+        here, there = pair
+        there.sendall(b"GET /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n")
+        parser = gunicorn.http.get_parser(gunicorn.config.Config(), here, ("127.0.0.1", 1))
+        behind = next(parser).unreader.take_buffered()
+        assert behind == b"GET /b HTTP/1.1\r\n\r\n"
+        parser.unreader.unread(behind.replace(b"/b", b"/c"))
+        assert next(parser).path == "/c"
+
+    def test_what_an_answer_sends(self) -> None:
+        """answer.py: nothing but these methods sends, and what we do not replace is not called."""
+        tree = ast.parse(textwrap.dedent(inspect.getsource(gunicorn.http.wsgi.Response)))
+        methods = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        sending = {method.name for method in methods if "self.sock" in ast.unparse(method)}
+        assert sending - {"__init__"} == {"send_headers", "_emit_body", "close", "sendfile"}
+        calling = {
+            method.name for method in methods if re.search(r"self\.(sendfile|write_file)\(", ast.unparse(method))
+        }
+        assert calling == {"write_file"}
+        assert {"send_headers", "_emit_body", "close", "write", "process_headers"} <= vars(Answer).keys()
+
     def test_what_cannot_be_parsed(self) -> None:
         """workers.py: all that the parser refuses is one kind of exception."""
         refused = {errors.LimitRequestLine, errors.LimitRequestHeaders, errors.ExpectationFailed, errors.InvalidHeader}
         assert all(issubclass(kind, errors.ParseException) for kind in refused)
 
     def test_a_worker(self, make_worker: Make) -> None:
-        """lifecycle.py: number, master and state of a worker; `handle_exit` has it leave; `shared` is free for us."""
+        """shared.py: number, master and state of a worker; `handle_exit` has it leave; `shared` is free for us."""
         worker = make_worker()
         assert (worker.age, worker.ppid, worker.alive) == (7, 4711, True)
         assert not hasattr(worker, "shared")
@@ -217,7 +292,7 @@ class TestGunicorn:
         assert listener.fileno() == -1
 
     def test_the_master(self) -> None:
-        """lifecycle.py: `num_workers` is the number it keeps up, `cfg.workers` the setting; `state` is free for us."""
+        """shared.py: `num_workers` is the number it keeps up, `cfg.workers` the setting; `state` is free for us."""
 
         class FakeApplication(BaseApplication):
             def load_config(self) -> None:
@@ -328,6 +403,26 @@ print(_is_shared(), [name.replace(str(os.getpid()), "PID") for name in before if
         )
         assert printed == "True ['gauge_livesum_PID.db'] True\n"
 
+    def test_many_values_of_a_histogram_at_once(self) -> None:
+        """tally.py: a child's `_sum` and its `_buckets`, one for each bound and one more, are what values change."""
+        registries = [prometheus_client.CollectorRegistry() for _ in range(2)]
+        told, observed = (Seconds("x", "x", (0.1, 0.5), registry) for registry in registries)
+        tally = Tally()
+        for value in (0.05, 0.1, 0.3, 7.0):
+            tally.observe(told, "/", value)
+            observed.histogram.labels("/").observe(value)
+        tally.tell()
+        samples = [
+            {
+                (sample.name, str(sample.labels)): sample.value
+                for metric in registry.collect()
+                for sample in metric.samples
+            }
+            for registry in registries
+        ]
+        assert len(samples[0]) >= 5
+        assert all(samples[0][name] == samples[1][name] for name in samples[0] if not name[0].endswith("_created"))
+
     def test_values_in_memory(self) -> None:
         """metrics.py: without the directory, `values.ValueClass` is the class that keeps them in this process."""
         assert run_patched("from app.process.metrics import _is_shared\nprint(_is_shared())") == "False\n"
@@ -390,8 +485,14 @@ class TestSQLAlchemy:
             assert isinstance(connection.connection.cursor(), sqlite3.Cursor)
             connection.exec_driver_sql("CREATE TABLE t (a)")
             table = sa.table("t", sa.column("a"))
-            Statement(sa.insert(table), ["a"]).many(connection, [{"a": 1}, {"a": 2}])
-            assert Statement(sa.select(table.c.a).order_by(table.c.a)).rows(connection) == [{"a": 1}, {"a": 2}]
+            Statement(sa.insert(table), ["a"]).run(connection, a=1)
+            insert = RowsStatement(
+                lambda given: sa.insert(table).from_select(["a"], given.select()), {"a": sa.Integer()}
+            )
+            insert.run(connection, [{"a": number} for number in range(2, 101)])
+            assert Statement(sa.select(table.c.a).order_by(table.c.a)).rows(connection) == [
+                {"a": number} for number in range(1, 101)
+            ]
             with pytest.raises(sa.exc.OperationalError):
                 Statement(sa.select(sa.table("no_such_table", sa.column("a")))).rows(connection)
         engine.dispose()

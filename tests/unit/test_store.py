@@ -19,8 +19,10 @@ from app.ledger.accounts import Accounts, Limits
 from app.ledger.lease import Owner, look_up, owner_name
 from app.ledger.tokens import digest_key
 from app.store.database import Database
+from app.store.engine import make_engine
 from app.store.fitting import WHOLE_MAX, Fitting
 from app.store.revision import NewerDatabase, check_file
+from app.store.statement import RowsStatement
 from app.store.tables import requests
 
 fitted = Fitting(requests)
@@ -125,3 +127,25 @@ def test_a_digest_key_of_an_odd_size(tmp_path: Path, size: int) -> None:
     (tmp_path / "token_digest.key").write_bytes(b"k" * size)
     with pytest.raises(ConfigurationException, match="must hold 32 bytes"):
         digest_key(Config(database_url=f"sqlite:///{tmp_path}/llm.db"))
+
+
+@pytest.mark.parametrize(("rows", "calls"), [(0, 0), (1, 1), (64, 1), (100, 3), (200, 4)])
+def test_many_rows_are_one_call(rows: int, calls: int) -> None:
+    """One for as many rows as a statement takes, and every row is written with its own values."""
+    table = sa.Table("t", sa.MetaData(), sa.Column("id", sa.Integer), sa.Column("text", sa.String(8)))
+    columns: dict[str, sa.types.TypeEngine[Any]] = {"id": table.c.id.type, "text": table.c.text.type}
+    insert = RowsStatement(lambda given: table.insert().from_select(["id", "text"], given.select()), columns)
+    change = RowsStatement(
+        lambda given: table.update().where(table.c.id == given.c.id).values(text=given.c.text), columns
+    )
+    engine, seen = make_engine(sa.make_url("sqlite://"), 1), list[str]()
+    with engine.begin() as connection:
+        connection.execute(sa.schema.CreateTable(table))
+        driver: Any = connection.connection.driver_connection
+        driver.set_trace_callback(seen.append)
+        insert.run(connection, [{"id": number, "text": None} for number in range(rows)])
+        change.run(connection, [{"text": f"new {number}", "id": number} for number in range(rows)])
+        driver.set_trace_callback(None)
+        found = connection.execute(table.select()).all()
+    assert len(seen) == 2 * calls
+    assert [tuple(row) for row in found] == [(number, f"new {number}") for number in range(rows)]

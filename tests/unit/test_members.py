@@ -1,0 +1,66 @@
+"""Answers in which a member has another type than the API's reference says: read or refused, never a bug of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from app.errors import ServiceException
+from app.upstreams.dialects import DIALECTS
+from app.upstreams.parameters import refused_parameter
+from app.upstreams.refusals import read_refusal
+from tests.upstream import response_document
+
+OTHERS: tuple[Any, ...] = (None, True, -1, 1.5, 10**30, "", "x", [], {}, [1], [[]], [{}], {"type": []}, {"a": {}})
+USAGE = {"input_tokens": 1, "output_tokens_details": {"reasoning_tokens": 1}}
+RESPONSE = response_document("hi", error=None, incomplete_details={"reason": "max_output_tokens"})
+COMPLETION = {
+    "id": "chatcmpl-1",
+    "choices": [{"index": 0, "message": {"content": "hi"}, "delta": {"content": "hi"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": 1}},
+    "x_groq": {"usage": USAGE},
+}
+EVENT = {"type": "response.output_text.delta", "delta": "hi", "response": RESPONSE | {"usage": USAGE}}
+REFUSAL = {
+    "error": {"message": "m", "type": "t", "param": "p", "code": "c", "details": [{"reason": "r", "retryDelay": "3s"}]},
+    "detail": [{"loc": ["body", "x"], "msg": "m"}],
+}
+
+
+def altered(value: Any) -> Iterator[Any]:
+    """The value with each member of it, at any depth, in turn replaced by a value of each other type."""
+    yield from OTHERS
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, member in members:
+        for other in altered(member):
+            copied = copy.copy(value)
+            copied[name] = other
+            yield copied
+
+
+@pytest.mark.parametrize("document", [RESPONSE, COMPLETION, EVENT], ids=["response", "completion", "event"])
+@pytest.mark.parametrize("api", DIALECTS)
+def test_an_answer_is_read_or_refused(api: str, document: dict[str, Any]) -> None:
+    """As a whole, and as the only event of a stream."""
+    dialect = DIALECTS[api]
+    for odd in altered(document):
+        raw = json.dumps(odd).encode()
+        with contextlib.suppress(ServiceException):
+            dialect.parse_completion(raw)
+        with contextlib.suppress(ServiceException):
+            reader = dialect.CompletionReader()
+            reader.add(dialect.read_event(raw))
+            reader.completion()
+
+
+def test_a_refusal_is_read() -> None:
+    """Whatever its shape, something is left to tell."""
+    for odd in altered(REFUSAL):
+        raw = json.dumps(odd).encode()
+        read_refusal(raw).scrubbed("sk-secret-secret")
+        refused_parameter(400, raw)
