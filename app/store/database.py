@@ -43,8 +43,9 @@ class Database:
         self._timeout_seconds = timeout_seconds
         self.engine = make_engine(self._url, timeout_seconds, prepared=prepared)
         self._reading = make_engine(self._url, timeout_seconds, reading=True, prepared=prepared)
-        self._writer = Writer(self._writing_connection, lambda: self._file() == self._opened)
-        self._opened: tuple[int, int] | None = None
+        is_sqlite = self._url.get_backend_name() == "sqlite"
+        self._writer = Writer(self._writing_connection, lambda: self._files() == self._opened, takes_turns=is_sqlite)
+        self._opened: list[tuple[int, int] | None] = []
         self._migrated = False
         self.made: Flag = threading.Event()
         """Whether the tables are there; all workers of a server share one. A worker that takes another's place must
@@ -141,12 +142,12 @@ class Database:
             raise unavailable() from exc
 
     def is_writable(self) -> bool:
-        """Tell whether a transaction can be committed now."""
+        """Tell whether a transaction can be committed now, and the ledger has not met a broken part of the file."""
         try:
             self.write(lambda connection: connection.execute(sa.text("UPDATE clients SET name = name WHERE id = -1")))
         except ServiceException:
             return False
-        return True
+        return not self._writer.is_corrupt
 
     def checkpoint(self) -> None:
         """Move what SQLite has committed from its log into the file, beside the writer; PostgreSQL does it itself."""
@@ -182,7 +183,9 @@ class Database:
         connection = self.engine.connect()
         with connection.begin():
             self.read_clock(connection)
-        self._opened, self._migrated = self._file(), True
+        if self._opened[:1] != [self._file()]:
+            self._writer.is_corrupt = False
+        self._opened, self._migrated = self._files(), True
         return connection
 
     def read_clock(self, connection: sa.Connection) -> None:
@@ -202,12 +205,17 @@ class Database:
         """Whether SQLite's file has been taken away."""
         return self._url.get_backend_name() == "sqlite" and bool(self._url.database) and self._file() is None
 
-    def _file(self) -> tuple[int, int] | None:
+    def _files(self) -> list[tuple[int, int] | None]:
+        """Which files lie at SQLite's path: the database and its log. What is written to a log without a name is lost
+        as surely as what is written to such a database."""
+        return [self._file(), self._file("-wal")]
+
+    def _file(self, suffix: str = "") -> tuple[int, int] | None:
         """Which file lies at SQLite's path; None when there is none, and for PostgreSQL."""
         if self._url.get_backend_name() != "sqlite" or not self._url.database:
             return None
         try:
-            found = os.stat(self._url.database)
+            found = os.stat(self._url.database + suffix)
         except OSError:
             return None
         return found.st_dev, found.st_ino

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import sqlite3
+import time
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
+from app.store.threads import pause
+
+ASK_SECONDS = 0.001
 CHECKPOINT_PAGES = 20_000
 """SQLite's own checkpoint would stop a request's commit for it; housekeeping does it beside them. This is for when
 nobody does."""
@@ -41,7 +46,7 @@ def make_engine(url: sa.URL, timeout_seconds: float, *, reading: bool = False, p
         # The driver's own transaction handling begins too late for us; see "begin" below.
         connection.isolation_level = None
         try:
-            for pragma in PRAGMAS:
+            for pragma in (*PRAGMAS, *(() if reading else ("busy_timeout=1",))):
                 connection.execute(f"PRAGMA {pragma}")
         except Exception:
             # The exception would keep the connection alive, and its locks would hold up every later one.
@@ -51,9 +56,31 @@ def make_engine(url: sa.URL, timeout_seconds: float, *, reading: bool = False, p
     @sa.event.listens_for(engine, "begin")
     def begin_transaction(connection: sa.Connection) -> None:
         # Immediate: a transaction that reads before it writes must not fail when another has written meanwhile.
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+        if reading:
+            connection.exec_driver_sql("BEGIN")
+        else:
+            _begin_writing(connection, timeout_seconds)
 
     return engine
+
+
+def _begin_writing(connection: sa.Connection, seconds: float) -> None:
+    """Begin, asking for SQLite's lock every millisecond until it is free, for so long.
+
+    SQLite itself asks ever more seldom, ten times a second in the end. Beside a worker that writes all the time it
+    never finds the moment in which nobody does: `test_two_workers_write_in_turn`.
+    """
+    driver: Any = connection.connection.driver_connection
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                break
+        pause(ASK_SECONDS)
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _network(prepared: bool) -> dict[str, object]:

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,12 +30,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.errors import ChatServiceException, ServiceException
+from app.store.engine import ASK_SECONDS
 from app.store.threads import Bell, Done, make_done, pause, start_thread, wait_until
 
 logger = logging.getLogger(__name__)
 
 BATCH_MAX = 500
 RETRY_SECONDS = 0.5
+HELD_SECONDS = 0.02
+TURN_SECONDS = 3 * ASK_SECONDS
+"""After so long at the database a writer of SQLite leaves it to the other workers for this moment."""
 DEADLOCK_TRIES = 5
 LATER_MAX = 100_000
 COMPANY_SECONDS = 0.05
@@ -65,9 +71,16 @@ class _Job:
 
 
 class Writer:
-    """`connect` gives the connection to write on, anew after a failure; it raises while there is no database."""
+    """`connect` gives the connection to write on, anew after a failure; it raises while there is no database.
 
-    def __init__(self, connect: Callable[[], sa.Connection], is_ours: Callable[[], bool]) -> None:
+    `takes_turns`: only one of several writers can write at a time, as with SQLite.
+    """
+
+    def __init__(
+        self, connect: Callable[[], sa.Connection], is_ours: Callable[[], bool], *, takes_turns: bool = False
+    ) -> None:
+        self._takes_turns = takes_turns
+        self._held_seconds = 0.0
         self._connect = connect
         self._is_ours = is_ours
         self._awaited: deque[_Job] = deque()
@@ -82,6 +95,8 @@ class Writer:
         self._flushing = False
         self._closed = False
         self.deadlocks = 0
+        self.is_corrupt = False
+        """Whether a part of SQLite's file that the ledger needs was found broken; work of other kinds may still do."""
         self.set_aside = 0
         """Writes that nobody waited for and that were given up, since they fail whenever they are tried."""
 
@@ -166,8 +181,10 @@ class Writer:
                 self._wait()
                 # Settlements first: they make room for the next admissions.
                 jobs = [*_first(self._later), *_first(self._awaited)]
+                began = time.monotonic()
                 if jobs and not self._commit(jobs):
                     pause(RETRY_SECONDS)
+                self._leave_a_turn(time.monotonic() - began)
         finally:
             self._is_running = False
 
@@ -182,6 +199,12 @@ class Writer:
                 if not self._later:
                     self._bell.wait()
                 self._idle = False
+
+    def _leave_a_turn(self, seconds: float) -> None:
+        self._held_seconds += seconds
+        if self._takes_turns and self._held_seconds > HELD_SECONDS:
+            self._held_seconds = 0.0
+            pause(TURN_SECONDS)
 
     def _queue(self, job: _Job) -> deque[_Job]:
         return self._later if job.lasting else self._awaited
@@ -234,6 +257,8 @@ class Writer:
             outcomes = wanted[0].batch(self._connection, [job.item for job in wanted])
             for job, outcome in zip(wanted, outcomes, strict=True):
                 job.outcome = outcome
+        if wanted[0].batch is not each:
+            self.is_corrupt = False
 
     def _isolate(self, jobs: list[_Job], exc: Exception) -> bool:
         """Halve jobs of which one fails by its own fault; a single one is set aside, and its caller is told."""
@@ -256,6 +281,7 @@ class Writer:
     def _away(self, exc: Exception) -> bool:
         """The database fails: what nobody waits for is tried later."""
         self._reason = exc if isinstance(exc, ServiceException) else unavailable()
+        self.is_corrupt |= _is_corruption(exc)
         if not self._failing:
             self._failing = True
             what = exc.message if isinstance(exc, ServiceException) else "the database fails"
@@ -296,6 +322,11 @@ def _is_the_jobs_fault(exc: Exception) -> bool:
 
 def _is_deadlock(exc: Exception) -> bool:
     return getattr(getattr(exc, "orig", None), "sqlstate", None) in DEADLOCK_STATES
+
+
+def _is_corruption(exc: Exception) -> bool:
+    code = getattr(getattr(exc, "orig", None), "sqlite_errorcode", 0)
+    return code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def _first(jobs: deque[_Job]) -> list[_Job]:

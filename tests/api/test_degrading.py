@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -168,6 +169,28 @@ def test_at_start(make_app: Make, tmp_path: Path, why: str) -> None:
         assert file.read_bytes() == b"not a database, " * 1000
     for path in [*directory.glob("x.db-*"), file] if directory.is_dir() else [directory]:
         path.rmdir() if path.is_dir() else path.unlink()
+    assert_back(app)
+
+
+def test_corrupt_pages(make_app: Make, database_url: str) -> None:
+    """Where the ledger cannot be written the probe says so, though its own write would do; until the file is
+    replaced."""
+    file = file_of(database_url)
+    good = file.with_suffix(".backup")
+    with sqlite3.connect(file) as connection:
+        ((page,),) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'requests'").fetchall()
+        ((size,),) = connection.execute("PRAGMA page_size").fetchall()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    good.write_bytes(file.read_bytes())
+    with open(file, "r+b") as raw:
+        raw.seek((page - 1) * size)
+        raw.write(b"\xff" * size)
+    app = make_app(database_timeout=TIMEOUT)
+    assert chat(app).get_json()["code"] == "store_unavailable"
+    for _ in range(3):
+        assert_away(app)
+    good.rename(file)
     assert_back(app)
 
 

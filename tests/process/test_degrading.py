@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from app.ledger.accounts import Limits
-from tests.records import add_client, file_of, locked, settled
+from tests.records import add_client, file_of, locked, rows, settled
 from tests.server import GUNICORN, Server
 from tests.upstream import Upstream
 
@@ -113,3 +113,18 @@ def test_a_new_worker_makes_no_new_database(start_server: Callable[..., Server],
     aside.rename(directory)
     server.wait_for(lambda: server.chat("x", headers=headers).status == 200)
     server.wait_for(lambda: {server.chat("x", headers=headers).status for _ in range(10)} == {200})
+
+
+def test_the_log_of_the_database_is_taken_away(start_server: Callable[..., Server], database_url: str) -> None:
+    """Both workers notice it and go on with a new one; every answer from then on has its row."""
+    server = start_server(DATABASE_TIMEOUT=1, WEB_CONCURRENCY=2)
+    assert {server.chat("x").status for _ in range(20)} == {200}
+    settled(database_url)
+    file_of(database_url).with_name("llm_server.db-wal").unlink()
+    answers = [server.chat("x") for _ in range(40)]
+    server.wait_for(lambda: {server.chat("x").status for _ in range(10)} == {200})
+    answers += [server.chat("x") for _ in range(20)]
+    assert {answer.status for answer in answers} <= {200, 503}
+    told = {answer.headers["X-Request-ID"] for answer in answers if answer.status == 200}
+    assert len(told) >= 20
+    server.wait_for(lambda: told <= {row["request_id"] for row in rows(database_url)})

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.errors import ChatServiceException
+from app.store.database import Database
 from app.store.engine import make_engine
 from app.store.threads import wait_until
 from app.store.writer import Writer
@@ -209,3 +210,25 @@ def test_a_missing_table_is_no_fault_of_a_write(numbers: Numbers) -> None:
     wait_until(lambda: numbers.found() == {1}, 5)
     assert numbers.found() == {1}
     assert numbers.writer.set_aside == 0
+
+
+@pytest.mark.parametrize("seconds", [0.005, 0.05])
+def test_two_workers_write_in_turn(sqlite_url: str, seconds: float) -> None:
+    """However slow the disk is: else one of them would wait until its callers are told 503."""
+    workers = [Database(sqlite_url, timeout_seconds=3) for _ in range(2)]
+    written, end = [0, 0], time.monotonic() + 3
+
+    def slow(connection: sa.Connection) -> None:
+        time.sleep(seconds)
+
+    def call(number: int) -> None:
+        while time.monotonic() < end:
+            workers[number].write(slow)
+            written[number] += 1
+
+    with ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(call, number % 2) for number in range(8)]:
+            done.result()
+    for worker in workers:
+        worker.close()
+    assert min(written) > max(written) / 4
