@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import random
 from typing import NamedTuple
+
+MUTATED_HEADS = int(os.environ.get("MUTATED_HEADS", "3000"))
+"""So many mutated requests are read by both readers, and a tenth as many are answered on both ways."""
 
 
 class Raw(NamedTuple):
@@ -159,3 +164,57 @@ TABLE = (
     Raw("half a head", get(HOST)[:-2], False),
     Raw("half a line", b"GET /li", False),
 )
+
+ODD = [
+    *(b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" ", b"\t", b":", b"\0", b"\x0b", b"\x0c", b"\x7f", b"\x80", b"\xff"),
+    *(b"%", b"%2", b"%2f", b"?", b"#", b"/", b"//", b"_", b"-", b",", b";", b'"', b"\\", b"0", b"1", b"2", b"+", b"a"),
+    *(b"close", b"keep-alive", b"chunked", b"https", b"HTTP/1.1", b"HTTP/1.0", b"GET /", b"POST /", b"*", b"://"),
+]
+"""Pieces that a mutation puts in."""
+USUAL = [raw for raw in TABLE if raw.usual]
+LINES = sorted({line for raw in TABLE for line in raw.data.split(b"\r\n") if len(line) < 100})
+
+
+def mutated(rng: random.Random) -> bytes:
+    """A request of the table, more often a usual one, changed in one to three places."""
+    data = rng.choice(USUAL if rng.random() < 0.8 else TABLE).data
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
+        data = rng.choice([_insert, _cut, _replace, _insert_line, _repeat_line, _drop_line])(data, rng)
+    return data
+
+
+def _place(data: bytes, rng: random.Random) -> int:
+    return rng.randint(0, min(len(data), 400))
+
+
+def _insert(data: bytes, rng: random.Random) -> bytes:
+    at = _place(data, rng)
+    return data[:at] + rng.choice(ODD) + data[at:]
+
+
+def _cut(data: bytes, rng: random.Random) -> bytes:
+    at = _place(data, rng)
+    return data[:at] + data[at + rng.randint(1, 4) :]
+
+
+def _replace(data: bytes, rng: random.Random) -> bytes:
+    at = _place(data, rng)
+    return data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :]
+
+
+def _insert_line(data: bytes, rng: random.Random) -> bytes:
+    lines = data.split(b"\r\n")
+    lines.insert(rng.randint(0, len(lines)), rng.choice(LINES))
+    return b"\r\n".join(lines)
+
+
+def _repeat_line(data: bytes, rng: random.Random) -> bytes:
+    lines = data.split(b"\r\n")
+    lines.insert(rng.randint(0, len(lines)), rng.choice(lines))
+    return b"\r\n".join(lines)
+
+
+def _drop_line(data: bytes, rng: random.Random) -> bytes:
+    lines = data.split(b"\r\n")
+    del lines[rng.randrange(len(lines))]
+    return b"\r\n".join(lines)

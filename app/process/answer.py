@@ -1,7 +1,7 @@
 """Answers a usual request: the head and the first piece of the body go out with one system call.
 
 gunicorn sends them one after the other, each with a timer of its own, and looks at the name of each header anew: that
-took longer than everything else that it does for a request. Here its own class makes the answer, so that status,
+was the largest part of what it does for a request. Here its own class makes the answer, so that status,
 framing, what is cut and what is refused stay gunicorn's; only the head waits for what comes behind it.
 `test_both_answer_the_same` compares what is sent. This class relies on the inside of gunicorn's: `send_headers`,
 `write`, `close` and `_emit_body` are all that send, and `headers` is what `process_headers` keeps (test_private_parts).

@@ -77,7 +77,7 @@ def send_all(client: socket.socket, data: bytes, seconds: float) -> None:
         sent = 0
     client.settimeout(seconds)
     if sent < len(data):
-        client.sendall(data[sent:])
+        client.sendall(memoryview(data)[sent:])
 
 
 def close_gently(client: socket.socket, *, max_bytes: float = LINGER_BYTES) -> None:

@@ -1,4 +1,4 @@
-"""Reads the head of a usual request with llhttp (httptools), in a tenth of the time of gunicorn's parser in Python.
+"""Reads the head of a usual request with llhttp (httptools), in a tenth of the time that gunicorn takes in Python.
 
 Two readers are dangerous where they disagree: if one of them sees the end of a request a byte earlier than the other,
 or trusts a header that the other drops, somebody can hide a request inside a request, or pretend to be somebody else

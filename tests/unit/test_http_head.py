@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 from collections.abc import Iterator
@@ -16,10 +15,9 @@ import pytest
 from app.process.http_head import UNUSUAL, Limits, read_head
 from app.process.workers import SCHEME_HEADERS, GeventWorker
 from tests.gevent_workers import make_worker
-from tests.raw_requests import TABLE, Raw, get
+from tests.raw_requests import MUTATED_HEADS, TABLE, Raw, get, mutated
 from tests.server import ROOT
 
-MUTATED_HEADS = int(os.environ.get("MUTATED_HEADS", "3000"))
 PROXY, STRANGER = ("127.0.0.1", 4711), ("203.0.113.7", 4711)
 """gunicorn believes what a proxy on this machine says of the scheme, and nobody else."""
 OWN = ("wsgi.input", "wsgi.errors", "wsgi.early_hints")
@@ -76,61 +74,6 @@ def test_both_read_the_same(readers: Readers, raw: Raw) -> None:
     assert (ours is not None) is raw.usual
     if ours is not None:
         assert ours == readers.gunicorns(raw.data)
-
-
-ODD = [
-    *(b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" ", b"\t", b":", b"\0", b"\x0b", b"\x0c", b"\x7f", b"\x80", b"\xff"),
-    *(b"%", b"%2", b"%2f", b"?", b"#", b"/", b"//", b"_", b"-", b",", b";", b'"', b"\\", b"0", b"1", b"2", b"+", b"a"),
-    *(b"close", b"keep-alive", b"chunked", b"https", b"HTTP/1.1", b"HTTP/1.0", b"GET /", b"POST /", b"*", b"://"),
-]
-"""Pieces that a mutation puts in."""
-USUAL = [raw for raw in TABLE if raw.usual]
-LINES = sorted({line for raw in TABLE for line in raw.data.split(b"\r\n") if len(line) < 100})
-
-
-def mutated(rng: random.Random) -> bytes:
-    """A request of the table, more often a usual one, changed in one to three places."""
-    data = rng.choice(USUAL if rng.random() < 0.8 else TABLE).data
-    for _ in range(rng.choice([1, 1, 1, 2, 3])):
-        data = rng.choice([_insert, _cut, _replace, _insert_line, _repeat_line, _drop_line])(data, rng)
-    return data
-
-
-def _place(data: bytes, rng: random.Random) -> int:
-    return rng.randint(0, min(len(data), 400))
-
-
-def _insert(data: bytes, rng: random.Random) -> bytes:
-    at = _place(data, rng)
-    return data[:at] + rng.choice(ODD) + data[at:]
-
-
-def _cut(data: bytes, rng: random.Random) -> bytes:
-    at = _place(data, rng)
-    return data[:at] + data[at + rng.randint(1, 4) :]
-
-
-def _replace(data: bytes, rng: random.Random) -> bytes:
-    at = _place(data, rng)
-    return data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :]
-
-
-def _insert_line(data: bytes, rng: random.Random) -> bytes:
-    lines = data.split(b"\r\n")
-    lines.insert(rng.randint(0, len(lines)), rng.choice(LINES))
-    return b"\r\n".join(lines)
-
-
-def _repeat_line(data: bytes, rng: random.Random) -> bytes:
-    lines = data.split(b"\r\n")
-    lines.insert(rng.randint(0, len(lines)), rng.choice(lines))
-    return b"\r\n".join(lines)
-
-
-def _drop_line(data: bytes, rng: random.Random) -> bytes:
-    lines = data.split(b"\r\n")
-    del lines[rng.randrange(len(lines))]
-    return b"\r\n".join(lines)
 
 
 def test_mutated_heads(readers: Readers) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 
 from app.process.workers import KEPT_BYTES, GeventWorker
 from tests.gevent_workers import GunicornsWay, make_worker
-from tests.raw_requests import CHUNKED, HOST, NGINX, SDK, TABLE, Raw, get, post
+from tests.raw_requests import CHUNKED, HOST, MUTATED_HEADS, NGINX, SDK, TABLE, Raw, get, mutated, post
 
 PEER = ("127.0.0.1", 4711)
 STATES = re.compile(rb"Date: [^\r]+|X-Request-ID: \w+|\"request_id\": \"\w+\"")
@@ -184,6 +186,31 @@ def test_both_answer_the_same(ways: Ways, raw: Raw) -> None:
         ours, gunicorns = ways.served(echo, *pieces)
         assert ours == gunicorns
     assert b"HTTP/1.1 200 OK" in ours[0]
+
+
+def test_mutated_requests(ways: Ways) -> None:
+    """Whatever is done to a request: its answer and that of the one behind it are the same, a refusal as well."""
+    rng, answers = random.Random(14), Counter[bytes]()
+    for _ in range(MUTATED_HEADS // 10):
+        data = mutated(rng) + get(HOST, b"Connection: close")
+        ours, gunicorns = ways.served(echo, data)
+        assert ours == gunicorns, data
+        answers[ours[0][9:12]] += 1
+    # Of each kind there were some.
+    assert {b"200", b"400"} < answers.keys()
+
+
+def test_the_callers_socket(ways: Ways) -> None:
+    """The application finds it in the environ, the socket itself, whoever has read the request."""
+    found = list[object]()
+
+    def app(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        found.append(environ["gunicorn.socket"])
+        return echo(environ, start)
+
+    ways.served(app, post(*SDK) + post(HOST, CHUNKED, body=b"0\r\n\r\n", length=False) + get(HOST))
+    assert [type(one) for one in found] == [gevent.socket.socket] * 6
+    assert len(set(map(id, found))) == 2
 
 
 @pytest.mark.parametrize("name", APPS)
