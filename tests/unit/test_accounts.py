@@ -5,14 +5,22 @@ from __future__ import annotations
 import re
 import stat
 import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from app.config import Config
-from app.errors import ConfigurationException, ValidationException
+from app.errors import ConfigurationException, ServiceException, ValidationException
+from app.ledger.accounts import KNOWN_SECONDS, Accounts, Limits
 from app.ledger.budgets import parse_budget, period_end, period_start
 from app.ledger.tokens import digest_key, is_token, new_token
+from app.store.database import Database
+from app.store.writer import unavailable
 from tests.conftest import SERVER_KEY
 
 
@@ -86,3 +94,40 @@ def test_periods(period: str, now: int, start: int, end: int | None) -> None:
     """Days and months of UTC: the last second of 29 February 2024 and of the year."""
     assert period_start(period, now * 1_000_000) == start * 1_000_000
     assert period_end(period, now * 1_000_000) == (None if end is None else end * 1_000_000)
+
+
+class SlowDatabase(Database):
+    """Counts its reads, each of which takes a moment; `fault` is raised instead."""
+
+    reads = 0
+    fault: Exception | None = None
+
+    def read(self, work: Callable[[sa.Connection], Any]) -> Any:
+        self.reads += 1
+        time.sleep(0.3)
+        if self.fault is not None:
+            raise self.fault
+        return super().read(work)
+
+
+def test_a_crowd_is_looked_up_once(tmp_path: Path) -> None:
+    """Its answer, or failure, is everybody's; who may not be told of the past looks itself."""
+    database = SlowDatabase(f"sqlite:///{tmp_path}/llm_server.db")
+    accounts = Accounts(database, b"k" * 32)
+    token = accounts.add("web", Limits())
+
+    def ask(number: int) -> str:
+        try:
+            return str(accounts.principal(token, remembered=True).account)
+        except ServiceException as exc:
+            return exc.error_code
+
+    with ThreadPoolExecutor(20) as threads:
+        assert len({*threads.map(ask, range(20))}) == database.reads == 1
+        database.reads, database.fault = 0, unavailable()
+        time.sleep(2 * KNOWN_SECONDS)
+        assert {*threads.map(ask, range(20))} == {"store_unavailable"}
+        assert database.reads == 1
+        database.reads, database.fault = 0, None
+        list(threads.map(lambda _: accounts.principal(token), range(5)))
+        assert database.reads == 5
