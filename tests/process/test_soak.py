@@ -35,7 +35,7 @@ pytestmark = pytest.mark.alone
 SECONDS = float(os.environ.get("SOAK_SECONDS") or 30)
 REQUESTS = int(os.environ.get("SOAK_REQUESTS") or 0) or None
 IS_LONG = REQUESTS is not None or SECONDS > 60
-WARM_UP_REQUESTS = 16_000
+WARM_UP_REQUESTS = 30_000
 """Until SQLite's page cache, the response cache, the pools and the allocator's arenas have their size."""
 SLOTS = 50
 MB_PER_10_000 = 1.0
