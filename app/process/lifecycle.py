@@ -92,6 +92,7 @@ class Hooks:
         is_demo = self._settings.local_model == DEMO
         model = server.state.local_model = LocalModel(
             self._local_model_file,
+            self._environ,
             max_tokens=DEMO_MAX_TOKENS if is_demo else MAX_TOKENS,
             api_key=self._environ.get("OPENAI_API_KEY", "").strip(),
         )

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -63,15 +64,19 @@ class LocalModel:
     """Starts and stops the supervisor; used by gunicorn's master.
 
     The model answers requests with `api_key` only, which by default nobody else knows: any program of this machine, and
-    any web page that finds the port, could use it otherwise.
+    any web page that finds the port, could use it otherwise. `environ` is the master's environment; SECRETS are left out
+    of what the model's process gets.
     """
 
-    def __init__(self, path: Path, *, max_tokens: int = MAX_TOKENS, api_key: str = "") -> None:
+    def __init__(
+        self, path: Path, environ: Mapping[str, str], *, max_tokens: int = MAX_TOKENS, api_key: str = ""
+    ) -> None:
         self._port = _free_port()
         self.base_url = f"http://127.0.0.1:{self._port}/v1"
         self.api_key = api_key or secrets.token_urlsafe(32)
         command = [sys.executable, "-m", "app.upstreams.local_model", "supervise", str(path), str(self._port)]
-        self._process = subprocess.Popen([*command, str(max_tokens)], stdin=subprocess.PIPE, env=_environment())
+        shown = {name: value for name, value in environ.items() if name not in SECRETS}
+        self._process = subprocess.Popen([*command, str(max_tokens)], stdin=subprocess.PIPE, env=shown)
         _tell_key(self._process, self.api_key)
 
     def stop(self) -> None:
@@ -151,11 +156,6 @@ def serve(path: str, port: str, max_tokens: str) -> None:
     _wait_for_end_of_input(ended)
     del server
     os._exit(0)
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment without SECRETS."""
-    return {name: value for name, value in os.environ.items() if name not in SECRETS}
 
 
 def _tell_key(process: subprocess.Popen[bytes], api_key: str) -> None:
