@@ -88,8 +88,8 @@ coverage: install-test install-model install-clients ## Run every test and show 
 
 # These wait for each other less.
 test-fast: WORKERS = 6
-test-fast: install-test ## Run the tests that need no process, model or Node (a minute and a half)
-	$(PYTEST) -n $(WORKERS) --dist worksteal tests/unit tests/api
+test-fast: install-test ## Run the tests that need no process, PostgreSQL, model or Node (80 seconds)
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not postgresql" tests/unit tests/api
 
 bench: install-bench ## Measure this server beside its peers (half an hour); QUICK=1 ends within 3 minutes
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)

@@ -39,9 +39,11 @@ class Directory:
     def __init__(self) -> None:
         for left in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
             _remove_if_unused(left)
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
-        self._lock = (self.path / IN_USE).open("wb")
-        fcntl.flock(self._lock, fcntl.LOCK_SH)
+        self.path, self._lock = _made()
+        while not (self.path / IN_USE).exists():
+            # Another server that starts at this moment took it for a left one before it was locked.
+            self._lock.close()
+            self.path, self._lock = _made()
 
     def ensure(self) -> None:
         """Make it again if something has removed it."""
@@ -89,6 +91,14 @@ def locked(directory: Path, *, shared: bool) -> Iterator[None]:
             lock: IO[bytes] = stack.enter_context((directory / FOLDING).open("wb"))
             fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
+
+
+def _made() -> tuple[Path, IO[bytes]]:
+    """A new directory, and its lock, which is held from here on."""
+    path = Path(tempfile.mkdtemp(prefix=PREFIX))
+    lock = (path / IN_USE).open("wb")
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    return path, lock
 
 
 def _remove_if_unused(directory: Path) -> None:

@@ -64,8 +64,8 @@ class LocalModel:
     """Starts and stops the supervisor; used by gunicorn's master.
 
     The model answers requests with `api_key` only, which by default nobody else knows: any program of this machine, and
-    any web page that finds the port, could use it otherwise. `environ` is the master's environment; SECRETS are left out
-    of what the model's process gets.
+    any web page that finds the port, could use it otherwise. `environ` is the master's environment, which the model's
+    process gets without SECRETS.
     """
 
     def __init__(

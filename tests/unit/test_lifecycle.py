@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ from app.models import Usage
 from app.process import signals
 from app.process.address import check_host, check_port, host_and_port
 from app.process.lifecycle import Hooks
-from app.process.metrics_files import FILE_BYTES
+from app.process.metrics_files import FILE_BYTES, Directory
 from app.process.shared import MasterState, SharedState
 from app.process.signals import WorkerSignals
 from tests.server import ROOT, free_port
@@ -110,6 +111,17 @@ class TestMaster:
         assert environ.keys() == {"PROMETHEUS_MULTIPROC_DIR"}
         hooks.on_exit(arbiter)
         assert not directory.exists()
+
+    def test_masters_that_start_at_once(self, threads: ThreadPoolExecutor) -> None:
+        """None takes the directory of another, which is not locked yet, for one that was left."""
+
+        def start_and_stop(_: int) -> bool:
+            directory = Directory()
+            is_there = directory.path.is_dir()
+            directory.remove()
+            return is_there
+
+        assert all(threads.map(start_and_stop, range(200)))
 
     def test_a_port_that_is_taken(self, capsys: pytest.CaptureFixture[str]) -> None:
         """The start ends with status 2 and one line that names the setting."""
