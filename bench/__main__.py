@@ -166,7 +166,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     either = part.add_mutually_exclusive_group()
     either.add_argument("--only", nargs="+", default=[], choices=[*of_ours, *gateways.PEERS], help="these gateways")
     either.add_argument(
-        "--against", type=Path, metavar="DIR", help="this server and, in turn, the one in DIR: an earlier commit"
+        "--against", type=_tree, metavar="DIR", help="this server and, in turn, the one in DIR: an earlier commit"
     )
     part.add_argument("--phase", nargs="+", default=[], choices=list(PHASES), help="these phases")
     part.add_argument("--route", nargs="+", default=[], help="these routes, as /api/v1/chat")
@@ -175,6 +175,14 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--seconds", type=int, help="each measurement this long, for a profiler to look at; upstream alone is left out"
     )
     return parser.parse_args(words)
+
+
+def _tree(text: str) -> Path:
+    """A directory that holds a server."""
+    tree = Path(text).resolve()
+    if not (tree / "wsgi.py").exists():
+        raise argparse.ArgumentTypeError("there is no wsgi.py in this directory")
+    return tree
 
 
 def _say(line: str) -> None:

@@ -128,7 +128,11 @@ def _on_store(stage: Stage, gateway: Gateway, store: postgresql.Running) -> Row:
         row = measured(stage, running, wire.NATIVE, STORES_CALLERS, phase=STORES, seconds=seconds)
         used = store.cpu_seconds - before
     each = used / row.figures["requests"] if row.figures["requests"] else 0.0
-    seen = {"postgresql_cpu_us": round(1e6 * each), "deadlocks": store.deadlocks()}
+    seen = {
+        "postgresql_cpu_us": round(1e6 * each),
+        "postgresql_version": store.version(),
+        "deadlocks": store.deadlocks(),
+    }
     return replace(row, figures={**row.figures, **seen})
 
 

@@ -35,7 +35,13 @@ class Running:
 
     def deadlocks(self) -> int:
         """How many deadlocks this database has seen; ask when nobody is connected, for only then all are counted."""
-        statement = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        return self._asked("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+
+    def version(self) -> int:
+        """The number that PostgreSQL gives itself: 180004 is 18.4."""
+        return self._asked("SELECT current_setting('server_version_num')")
+
+    def _asked(self, statement: str) -> int:
         engine = sa.create_engine(self.url, poolclass=sa.NullPool)
         with engine.connect() as connection:
             return int(connection.execute(sa.text(statement)).scalar_one())

@@ -166,13 +166,15 @@ def _own(rows: Rows) -> str:
 
 
 def _store(rows: Rows) -> str:
-    used, deadlocks = (
+    used, deadlocks, version = (
         rows.figure(Key("postgresql", STORES, name, wire.NATIVE, STORES_CALLERS))
-        for name in ("postgresql_cpu_us", "deadlocks")
+        for name in ("postgresql_cpu_us", "deadlocks", "postgresql_version")
     )
-    if not used or not deadlocks:
+    if not used or not deadlocks or not version:
         return ""
-    return f"PostgreSQL itself used {used.median:,.0f} µs of CPU a request and saw {deadlocks.most:.0f} deadlocks."
+    major, minor = divmod(int(version.most), 10_000)
+    cost = f"PostgreSQL {major}.{minor} itself used {used.median:,.0f} µs of CPU a request"
+    return f"{cost} and saw {deadlocks.most:.0f} deadlocks."
 
 
 def _shares(rows: Rows) -> str:

@@ -64,12 +64,19 @@ def test_only_a_peer_leaves_the_stores_out() -> None:
     assert "stores" not in dict(asked("--only", "portkey"))
 
 
-def test_two_trees_take_turns(tmp_path: Path) -> None:
+def test_two_trees_take_turns() -> None:
     """Upstream first; then ours and the one before, in the next round the other way round; nothing else."""
-    chosen = arguments(["--against", str(tmp_path), "--phase", "at-once", "--rounds", "2"])
+    chosen = arguments(["--against", str(ROOT), "--phase", "at-once", "--rounds", "2"])
     names = [step.gateway.name for step in steps(chosen, plan_of(chosen))]
     assert names == ["direct", "ours", "before", "direct", "before", "ours"]
-    assert {phase for phase, _ in asked("--against", str(tmp_path))} == {"at-once", "in-flight", "streams"}
+    assert {phase for phase, _ in asked("--against", str(ROOT))} == {"at-once", "in-flight", "streams"}
+
+
+def test_a_directory_without_a_server_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is measured."""
+    with pytest.raises(SystemExit):
+        arguments(["--against", str(tmp_path)])
+    assert "there is no wsgi.py" in capsys.readouterr().err
 
 
 def test_two_trees_are_compared_round_by_round() -> None:
@@ -82,12 +89,13 @@ def test_two_trees_are_compared_round_by_round() -> None:
 
 def test_the_tables_of_one_round_name_both_stores() -> None:
     """Requests per second and what one costs the worker; what it costs PostgreSQL stands below."""
-    sqlite = row("sqlite", per_second=1000.0, cpu_us=500.0, deadlocks=0, postgresql_cpu_us=0.0)
-    postgresql = row("postgresql", per_second=700.0, cpu_us=600.0, deadlocks=0, postgresql_cpu_us=150.0)
+    seen = {"deadlocks": 0, "postgresql_version": 180004}
+    sqlite = row("sqlite", per_second=1000.0, cpu_us=500.0, postgresql_cpu_us=0.0, **seen)
+    postgresql = row("postgresql", per_second=700.0, cpu_us=600.0, postgresql_cpu_us=150.0, **seen)
     lines = report.tables(Rows([sqlite, postgresql]), [], ABOUT).splitlines()
     assert "| SQLite, a client with a budget, 16 callers | 1,000 | 500 |" in lines
     assert "| PostgreSQL, the same client, 16 callers | 700 | 600 |" in lines
-    assert "PostgreSQL itself used 150 µs of CPU a request and saw 0 deadlocks." in lines
+    assert "PostgreSQL 18.4 itself used 150 µs of CPU a request and saw 0 deadlocks." in lines
 
 
 def test_the_plot_shows_this_server_the_floor_and_every_peer() -> None:
