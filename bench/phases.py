@@ -108,19 +108,24 @@ def workers(stage: Stage, _: Gateway) -> Iterator[Row]:
 
 
 def stores(stage: Stage, _: Gateway) -> Iterator[Row]:
-    """Our server with one worker on SQLite and on a PostgreSQL of this machine, and a client that has a budget."""
+    """Our server on SQLite and on a PostgreSQL of this machine, and a client that has a budget.
+
+    With two workers, too: only transactions of different workers can wait for each other.
+    """
+    # A token of an earlier round names a client of a database that is gone.
+    for file in (*RUN.glob("sqlite.*"), *RUN.glob("postgresql.*")):
+        file.unlink()
     with postgresql.started() as store:
         shared = {"DATABASE_URL": store.url, "TOKEN_DIGEST_KEY": KEY}
-        both = [ours("sqlite", limits=BUDGET), ours("postgresql", limits=BUDGET, **shared)]
-        for gateway in both if stage.round % 2 else reversed(both):
+        two_workers = ours("postgresql", limits=BUDGET, WEB_CONCURRENCY=2, **shared)
+        turns = [ours("sqlite", limits=BUDGET), ours("postgresql", limits=BUDGET, **shared)]
+        turns.append(replace(two_workers, name="postgresql-2"))
+        for gateway in turns if stage.round % 2 else reversed(turns):
             yield _on_store(stage, gateway, store)
 
 
 def _on_store(stage: Stage, gateway: Gateway, store: postgresql.Running) -> Row:
     """One load; the row says, too, what PostgreSQL used for a request, and what it saw until its server stopped."""
-    # A token of an earlier round names a client of a database that is gone.
-    for file in RUN.glob(f"{gateway.name}.*"):
-        file.unlink()
     with started(stage, gateway, upstream.AT_ONCE) as running:
         requests(running, wire.NATIVE, callers=STORES_CALLERS, seconds=stage.plan.rewarm_seconds)
         before = store.cpu_seconds

@@ -156,6 +156,7 @@ def _own(rows: Rows) -> str:
         f"two workers, {WORKERS_CALLERS} callers": ("workers-2", WORKERS, WORKERS_CALLERS),
         f"SQLite, a client with a budget, {STORES_CALLERS} callers": ("sqlite", STORES, STORES_CALLERS),
         f"PostgreSQL, the same client, {STORES_CALLERS} callers": ("postgresql", STORES, STORES_CALLERS),
+        f"PostgreSQL, two workers, {STORES_CALLERS} callers": ("postgresql-2", STORES, STORES_CALLERS),
     }
     cells = []
     for title, (name, phase, callers) in places.items():
@@ -166,15 +167,14 @@ def _own(rows: Rows) -> str:
 
 
 def _store(rows: Rows) -> str:
-    used, deadlocks, version = (
+    used, version = (
         rows.figure(Key("postgresql", STORES, name, wire.NATIVE, STORES_CALLERS))
-        for name in ("postgresql_cpu_us", "deadlocks", "postgresql_version")
+        for name in ("postgresql_cpu_us", "postgresql_version")
     )
-    if not used or not deadlocks or not version:
+    if not used or not version:
         return ""
     major, minor = divmod(int(version.most), 10_000)
-    cost = f"PostgreSQL {major}.{minor} itself used {used.median:,.0f} µs of CPU a request"
-    return f"{cost} and saw {deadlocks.most:.0f} deadlocks."
+    return f"PostgreSQL {major}.{minor} itself used {used.median:,.0f} µs of CPU a request."
 
 
 def _shares(rows: Rows) -> str:
