@@ -79,7 +79,7 @@ def streams(stage: Stage, gateway: Gateway) -> Iterator[Row]:
 
 
 def cache(stage: Stage, _: Gateway) -> Iterator[Row]:
-    """One answer again and again from our response cache, and a bare Flask route in the same server."""
+    """One answer again and again from our response cache, and a bare Flask route in gunicorn's own worker."""
     seconds = stage.plan.seconds[CACHE_CALLERS]
     for gateway in (replace(ours(CACHE_ENABLED="true"), name="cache"), bare()):
         with started(stage, gateway, upstream.AT_ONCE) as running:
