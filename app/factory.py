@@ -54,6 +54,7 @@ def make_app(config: Config) -> Flask:
         config.database_url,
         timeout_seconds=config.database_timeout,
         prepared=config.database_prepared_statements,
+        alone=config.web_concurrency == 1,
     )
     secret = digest_key(config)
     accounts = Accounts(database, secret, old_digest_key=old_digest_key(config), clock=database.clock)

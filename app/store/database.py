@@ -35,16 +35,16 @@ class Flag(Protocol):
 class Database:
     """`timeout_seconds` bounds how long a caller waits for a write or a read.
 
-    `prepared`: whether PostgreSQL may prepare statements that repeat.
+    `prepared`: whether PostgreSQL may prepare statements that repeat. `alone`: no other worker writes all the time.
     """
 
-    def __init__(self, url: str, *, timeout_seconds: float = 3.0, prepared: bool = True) -> None:
+    def __init__(self, url: str, *, timeout_seconds: float = 3.0, prepared: bool = True, alone: bool = False) -> None:
         self._url = sa.make_url(url)
         self._timeout_seconds = timeout_seconds
         self.engine = make_engine(self._url, timeout_seconds, prepared=prepared)
         self._reading = make_engine(self._url, timeout_seconds, reading=True, prepared=prepared)
-        is_sqlite = self._url.get_backend_name() == "sqlite"
-        self._writer = Writer(self._writing_connection, lambda: self._files() == self._opened, takes_turns=is_sqlite)
+        takes_turns = not alone and self._url.get_backend_name() == "sqlite"
+        self._writer = Writer(self._writing_connection, lambda: self._files() == self._opened, takes_turns=takes_turns)
         self._opened: list[tuple[int, int] | None] = []
         self._migrated = False
         self.made: Flag = threading.Event()

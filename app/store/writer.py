@@ -73,7 +73,7 @@ class _Job:
 class Writer:
     """`connect` gives the connection to write on, anew after a failure; it raises while there is no database.
 
-    `takes_turns`: only one of several writers can write at a time, as with SQLite.
+    `takes_turns`: other workers write as often as this one, and only one can write at a time, as with SQLite.
     """
 
     def __init__(

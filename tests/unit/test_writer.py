@@ -17,7 +17,7 @@ from app.errors import ChatServiceException
 from app.store.database import Database
 from app.store.engine import make_engine
 from app.store.threads import wait_until
-from app.store.writer import Writer
+from app.store.writer import HELD_SECONDS, TURN_SECONDS, Writer
 from tests.server import ROOT
 
 
@@ -232,3 +232,14 @@ def test_two_workers_write_in_turn(sqlite_url: str, seconds: float) -> None:
     for worker in workers:
         worker.close()
     assert min(written) > max(written) / 4
+
+
+def test_a_worker_that_is_alone_leaves_no_turn(sqlite_url: str) -> None:
+    """Nobody else waits for the lock that it would leave, and its own callers would wait."""
+    database, seconds = Database(sqlite_url, alone=True), []
+    for _ in range(20):
+        began = time.monotonic()
+        database.write(lambda _: time.sleep(HELD_SECONDS))
+        seconds.append(time.monotonic() - began - HELD_SECONDS)
+    database.close()
+    assert min(seconds[1:]) < TURN_SECONDS * 0.8
