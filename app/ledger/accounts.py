@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import hmac
 import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +18,10 @@ from cachetools import TTLCache
 
 from app.errors import ChatServiceException, ValidationException
 from app.ledger.budgets import period_start
+from app.ledger.client_rows import by_digest
 from app.ledger.tokens import is_token, new_token
 from app.models import TOKEN_PREFIX
 from app.store.database import Database
-from app.store.statement import Statement
 from app.store.tables import MODELS_LENGTH, clients, spending
 from app.store.writer import unavailable
 from app.units import MICROSECONDS
@@ -34,10 +33,6 @@ KNOWN_MAX = 10_000
 KNOWN_SECONDS = 0.25
 """How long a client that was found is remembered for requests whose admission confirms it. Each admission finds it
 anew, so one that calls often is looked up once a request."""
-
-_BY_DIGEST = clients.select().where(clients.c.token_digest == sa.bindparam("digest"))
-_FIND = Statement(_BY_DIGEST)
-_FIND_AND_LOCK = Statement(_BY_DIGEST.with_for_update())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +186,8 @@ class Accounts:
         return Principal(account, digest)
 
     def _look_up(self, digest: str) -> Account | None:
-        return self._database.read(lambda connection: self.active(connection, [digest])).get(digest)
+        rows = self._database.read(lambda connection: by_digest(connection, digest))
+        return self.active(rows, [digest]).get(digest)
 
     def _look_up_together(self, digest: str) -> Account | None:
         """The same; who asks while another is being told has its answer.
@@ -217,17 +213,14 @@ class Accounts:
                 del self._looking_up[digest]
         return answer.result()
 
-    def active(self, connection: sa.Connection, digests: Collection[str], *, lock: bool = False) -> dict[str, Account]:
-        """The active clients by the digests of their tokens; they are remembered, and the others are not any more.
+    def active(self, rows: Iterable[Mapping[str, Any]], digests: Collection[str]) -> dict[str, Account]:
+        """Of clients' rows those of active clients with one of these digests of tokens, by digest.
 
-        `lock`: until the transaction ends, no other transaction admits for them.
+        They are remembered, and what other clients these digests stood for is not any more.
         """
-        now, found, find = self._now(), {}, _FIND_AND_LOCK if lock else _FIND
-        for digest in sorted(digests):
-            for row in find.rows(connection, digest=digest):
-                client = account(row)
-                if hmac.compare_digest(row["token_digest"], digest) and client.is_active(now):
-                    found[digest] = client
+        now = self._now()
+        named = {row["token_digest"]: account(row) for row in rows if row["token_digest"] in digests}
+        found = {digest: client for digest, client in named.items() if client.is_active(now)}
         with self._lock:
             for digest in digests:
                 self._known.pop(digest, None)
@@ -243,11 +236,11 @@ class Accounts:
         if self._old_digest_key is None:
             return None
         old, new = _digest(token, self._old_digest_key), self.digest(token)
-        if old not in self._database.read(lambda connection: self.active(connection, [old])):
+        if self._look_up(old) is None:
             return None
         update = clients.update().where(clients.c.token_digest == old).values(token_digest=new)
         self._database.write(lambda connection: connection.execute(update))
-        return self._database.read(lambda connection: self.active(connection, [new])).get(new)
+        return self._look_up(new)
 
     def _tell_of_keys(self) -> None:
         """Say once why a token that has its checksum may be unknown: `clients list` shows its client as active."""

@@ -13,17 +13,48 @@ from app.errors import ServiceException
 from app.ledger.accounts import Account, Accounts, unauthorized
 from app.ledger.lease import LEASE_SECONDS
 from app.ledger.limits import Opening, Reservation, Standing
-from app.store.fitting import Fitting
-from app.store.statement import RowsStatement, Statement
+from app.store.statement import PLACE, RowsStatement
 from app.store.tables import requests
 from app.units import MICROSECONDS
 
 LEASE_GRACE_SECONDS = 5.0
 MAX_OUTPUT_TOKENS = 16_384
 
-_LAST_ID = Statement(sa.select(sa.func.max(requests.c.id).label("last")))
-_NEXT_IDS = Statement(
-    sa.text("SELECT nextval(pg_get_serial_sequence('requests', 'id')) AS id FROM generate_series(1, :wanted)")
+_NOTHING_USED: dict[str, sa.ColumnElement[Any]] = {
+    "status": sa.literal_column("'pending'"),
+    "cached": sa.false(),
+    "estimated": sa.false(),
+    "input_tokens": sa.literal_column("0"),
+    "cached_tokens": sa.literal_column("0"),
+    "output_tokens": sa.literal_column("0"),
+    "reasoning_tokens": sa.literal_column("0"),
+}
+_COLUMNS = (
+    "request_id",
+    "client_id",
+    "client_name",
+    "created_at",
+    "route",
+    "session_id",
+    "model",
+    "streamed",
+    "owner",
+    "lease_until",
+    "reserved_nano",
+    "period_start",
+)
+_INSERT = RowsStatement(
+    lambda given: (
+        requests.insert()
+        .from_select(
+            [*_COLUMNS, *_NOTHING_USED],
+            # In the order of the rows: the ids are given in this order, and come back in any.
+            sa.select(*(given.c[name] for name in _COLUMNS), *_NOTHING_USED.values()).order_by(given.c[PLACE]),
+            include_defaults=False,
+        )
+        .returning(requests.c.id)
+    ),
+    {name: requests.c[name].type for name in _COLUMNS},
 )
 
 
@@ -40,16 +71,15 @@ class Admitted:
 
 @dataclass(frozen=True)
 class Decision:
-    """A request that is admitted: its row, which gets its id last, and what is reserved for it."""
+    """A request that is admitted: its row, still without its id, and what is reserved for it."""
 
-    row: dict[str, Any]
+    row: Mapping[str, Any]
     reserved: Reservation
 
-    def admitted(self) -> Admitted:
+    def admitted(self, row_id: int) -> Admitted:
         """What the ledger has to remember of it."""
         reserved = self.reserved
-        row_id, client_id = self.row["id"], self.row["client_id"]
-        return Admitted(row_id, client_id, reserved.nano, reserved.period_start, reserved.output_limit)
+        return Admitted(row_id, self.row["client_id"], reserved.nano, reserved.period_start, reserved.output_limit)
 
 
 class Admission:
@@ -70,25 +100,24 @@ class Admission:
         self._max_output_tokens = max_output_tokens
         self._clock = clock
 
-    def admit_all(self, connection: sa.Connection, openings: Sequence[Opening]) -> list[Admitted | ServiceException]:
+    def admit_all(
+        self, connection: sa.Connection, openings: Sequence[Opening], held: Sequence[Mapping[str, Any]]
+    ) -> list[Admitted | ServiceException]:
         """For each its open row, or why it is refused: 401 `unauthorized`, or what Standing.admit raises.
 
-        A batch for Writer. No two admissions of a client run at once, in any worker or machine: SQLite's transaction
-        excludes others, PostgreSQL locks the clients' rows.
+        `held`: the rows of their clients, which the transaction holds. So no two admissions of a client run at once, in
+        any worker or machine.
         """
         now = int(self._clock() * MICROSECONDS)
         digests = {digest for opening in openings if (digest := opening.principal.token_digest)}
-        accounts = self._accounts.active(connection, digests, lock=True) if digests else {}
+        accounts = self._accounts.active(held, digests) if digests else {}
         standings: dict[int, Standing] = {}
         decisions = [self._decide(connection, opening, accounts, standings, now) for opening in openings]
         rows = [decision.row for decision in decisions if isinstance(decision, Decision)]
-        for row, row_id in zip(rows, _next_ids(connection, len(rows)), strict=True):
-            row["id"] = row_id
-        if rows:
-            _INSERT.run(connection, rows)
+        ids = iter(sorted(row["id"] for row in _INSERT.rows(connection, rows)))
         for _, standing in sorted(standings.items()):
             standing.save()
-        return [decision.admitted() if isinstance(decision, Decision) else decision for decision in decisions]
+        return [decision.admitted(next(ids)) if isinstance(decision, Decision) else decision for decision in decisions]
 
     def _decide(
         self,
@@ -130,54 +159,4 @@ class Admission:
             "reserved_nano": reserved.nano,
             "period_start": reserved.period_start,
         }
-        return Decision(_NOTHING_USED | _fitted(row), reserved)
-
-
-_fitted = Fitting(requests)
-_NOTHING_USED = {
-    "id": 0,
-    "status": "pending",
-    "cached": False,
-    "estimated": False,
-    "input_tokens": 0,
-    "cached_tokens": 0,
-    "output_tokens": 0,
-    "reasoning_tokens": 0,
-}
-_COLUMNS = (
-    "id",
-    "request_id",
-    "client_id",
-    "client_name",
-    "created_at",
-    "route",
-    "session_id",
-    "model",
-    "status",
-    "streamed",
-    "cached",
-    "estimated",
-    "input_tokens",
-    "cached_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "owner",
-    "lease_until",
-    "reserved_nano",
-    "period_start",
-)
-_INSERT = RowsStatement(
-    lambda given: requests.insert().from_select(_COLUMNS, sa.select(given), include_defaults=False),
-    {name: requests.c[name].type for name in _COLUMNS},
-)
-
-
-def _next_ids(connection: sa.Connection, wanted: int) -> Sequence[int]:
-    if not wanted:
-        return ()
-    if connection.dialect.name == "postgresql":
-        return [row["id"] for row in _NEXT_IDS.rows(connection, wanted=wanted)]
-    # No other transaction inserts before this one ends.
-    (found,) = _LAST_ID.rows(connection)
-    first = (found["last"] or 0) + 1
-    return range(first, first + wanted)
+        return Decision(row, reserved)

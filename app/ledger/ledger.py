@@ -22,6 +22,7 @@ from app.errors import ServiceException
 from app.ledger import settlement
 from app.ledger.accounts import Accounts, Principal
 from app.ledger.admission import MAX_OUTPUT_TOKENS, Admission, Admitted
+from app.ledger.client_rows import hold
 from app.ledger.entry import Entry, unrecorded
 from app.ledger.lease import LEASE_SECONDS, Owner, look_up, owner_name
 from app.ledger.limits import Ask, Opening
@@ -163,6 +164,7 @@ class Ledger:
             self._booked(usage, cost_nano, receipt.key_source)
         spent, key, first_token = entry.call.spent(), receipt.key, receipt.first_token_seconds
         row = {
+            "row_id": admitted.row_id,
             "model_answered": receipt.model,
             "api_key_source": key.source if key else None,
             "api_key_fingerprint": self.fingerprint(key) if key else None,
@@ -198,11 +200,15 @@ class Ledger:
         """
         settled = [item for item in items if isinstance(item, settlement.Settlement)]
         openings = [item for item in items if isinstance(item, Opening)]
-        digests = {digest for opening in openings if (digest := opening.principal.token_digest)}
-        settlement.lock_clients(connection, settled, digests)
-        if settled:
-            settlement.settle_all(connection, settled)
-        decisions = iter(self._admission.admit_all(connection, openings) if openings else ())
+        held = hold(
+            connection,
+            {
+                *(item.admitted.client_id for item in settled if item.admitted.period_start is not None),
+                *(opening.principal.account.id for opening in openings if opening.principal.account is not None),
+            },
+        )
+        settlement.settle_all(connection, settled)
+        decisions = iter(self._admission.admit_all(connection, openings, held))
         return [next(decisions) if isinstance(item, Opening) else None for item in items]
 
     def _now(self) -> int:

@@ -10,9 +10,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.ledger.admission import Admitted
-from app.store.fitting import WHOLE_MAX, Fitting, whole
-from app.store.statement import RowsStatement
-from app.store.tables import clients, requests, spending
+from app.ledger.client_rows import hold
+from app.store.fitting import WHOLE_MAX, whole
+from app.store.statement import RowsStatement, Statement
+from app.store.tables import requests, spending
 
 SWEEP_MAX = 500
 COLUMNS = (
@@ -46,13 +47,9 @@ _SETTLE = RowsStatement(
         requests.update()
         .where(requests.c.id == given.c.row_id, _STILL_OPEN)
         .values({name: given.c[name] for name in COLUMNS})
+        .returning(requests.c.id)
     ),
     {"row_id": requests.c.id.type, **_KINDS},
-)
-_STILL_PENDING = (
-    sa.select(requests.c.id)
-    .where(requests.c.id.in_(sa.bindparam("ids", expanding=True)), requests.c.status == "pending")
-    .with_for_update()
 )
 _RENEW = RowsStatement(
     lambda given: (
@@ -60,23 +57,13 @@ _RENEW = RowsStatement(
     ),
     {"row_id": requests.c.id.type, "until": requests.c.lease_until.type},
 )
-_LOCK_CLIENTS = (
-    sa.select(clients.c.id)
-    .where(
-        clients.c.id.in_(sa.bindparam("ids", expanding=True))
-        | clients.c.token_digest.in_(sa.bindparam("digests", expanding=True))
-    )
-    .order_by(clients.c.token_digest)
-    .with_for_update()
-)
-_fitted = Fitting(requests)
-_SPEND = (
+_SPEND = Statement(
     spending.update()
     .where(spending.c.client_id == sa.bindparam("of_client"), spending.c.period_start == sa.bindparam("of_period"))
     .values(
         # Sums stay within 64 bits, whatever upstream says that it has used.
         spent_nano=sa.case(
-            (spending.c.spent_nano > WHOLE_MAX, spending.c.spent_nano),
+            (spending.c.spent_nano > sa.literal_column(str(WHOLE_MAX)), spending.c.spent_nano),
             else_=spending.c.spent_nano + sa.bindparam("spent", type_=sa.BigInteger),
         ),
         reserved_nano=spending.c.reserved_nano - sa.bindparam("reserved"),
@@ -86,15 +73,12 @@ _SPEND = (
 
 @dataclass(frozen=True)
 class Settlement:
-    """How one request ended. `charged_nano`: what its client's budget pays for it; `row`: the values of COLUMNS."""
+    """How one request ended. `charged_nano`: what its client's budget pays for it; `row`: `row_id`, which says which
+    row it is, and the values of COLUMNS."""
 
     admitted: Admitted
     charged_nano: int
     row: Mapping[str, Any]
-
-    def values(self) -> dict[str, Any]:
-        """What the statement that closes the row is given."""
-        return _fitted(self.row) | {"row_id": self.admitted.row_id}
 
 
 @dataclass(frozen=True)
@@ -109,32 +93,15 @@ class Spent:
 
 def settle_all(connection: sa.Connection, settlements: Sequence[Settlement]) -> list[None]:
     """Close the rows that are open; a row that a sweep has closed stays as it is."""
-    reserved = [item for item in settlements if item.admitted.period_start is not None]
-    if reserved:
-        # Asked before the rows are closed: a row that is not open has been spent for already.
-        ids = [item.admitted.row_id for item in reserved]
-        still = set(connection.execute(_STILL_PENDING, {"ids": ids}).scalars())
-        reserved = [item for item in reserved if item.admitted.row_id in still]
-    _SETTLE.run(connection, [item.values() for item in settlements])
-    spend(connection, (_spent(item.admitted, item.charged_nano) for item in reserved))
+    closed = {row["id"] for row in _SETTLE.rows(connection, [item.row for item in settlements])}
+    ours = [item for item in settlements if item.admitted.row_id in closed]
+    spend(connection, (_spent(item.admitted, item.charged_nano) for item in ours))
     return [None] * len(settlements)
-
-
-def lock_clients(
-    connection: sa.Connection, settlements: Sequence[Settlement], token_digests: Collection[str] = ()
-) -> None:
-    """Lock the rows of all clients that a transaction settles or admits for, in one order.
-
-    Whoever changes a client's spending holds the client's row before, so no two transactions wait for each other.
-    SQLite's transaction excludes others anyway.
-    """
-    budgeted = {item.admitted.client_id for item in settlements if item.admitted.period_start is not None}
-    _lock_ids(connection, budgeted, token_digests)
 
 
 def take_back(connection: sa.Connection, admitted: Admitted) -> None:
     """Remove the row of a request that was refused because its admission took too long."""
-    _lock_ids(connection, {admitted.client_id})
+    hold(connection, [admitted.client_id])
     connection.execute(requests.delete().where(requests.c.id == admitted.row_id))
     spend(connection, [_spent(admitted, 0)])
 
@@ -145,7 +112,7 @@ def abandon(connection: sa.Connection, ids: Collection[int], now: int) -> int:
     What their calls have cost is not known; the reservations are charged, so no budget is exceeded.
     """
     of_these = requests.c.id.in_(ids)
-    _lock_ids(connection, connection.execute(sa.select(requests.c.client_id).where(of_these)).scalars())
+    hold(connection, connection.execute(sa.select(requests.c.client_id).where(of_these)).scalars())
     open_rows = requests.select().where(of_these, requests.c.status == "pending").with_for_update(skip_locked=True)
     rows = connection.execute(open_rows).all()
     values = {"status": "abandoned", "code": "worker_lost", "estimated": True, "settled_at": now}
@@ -190,13 +157,7 @@ def spend(connection: sa.Connection, items: Iterable[Spent]) -> None:
             total[1] += item.reserved_nano
     for (client_id, period_start), (spent, reserved) in sorted(sums.items()):
         values = {"of_client": client_id, "of_period": period_start, "spent": whole(spent), "reserved": reserved}
-        connection.execute(_SPEND, values)
-
-
-def _lock_ids(connection: sa.Connection, ids: Iterable[int | None], token_digests: Collection[str] = ()) -> None:
-    wanted = {client_id for client_id in ids if client_id is not None}
-    if wanted and connection.dialect.name == "postgresql":
-        connection.execute(_LOCK_CLIENTS, {"ids": list(wanted), "digests": list(token_digests)})
+        _SPEND.run(connection, **values)
 
 
 def _spent(admitted: Admitted, charged_nano: int) -> Spent:

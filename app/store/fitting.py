@@ -7,7 +7,7 @@ number above 64 bits, and both a half surrogate. The write would fail, and its r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,31 +18,21 @@ WHOLE_MAX = 2**53 - 1
 Fit = Callable[[Any], Any]
 
 
-class Fitting:
-    """Makes the values of rows fit the columns of one table."""
-
-    def __init__(self, table: sa.Table) -> None:
-        self._fits: dict[str, Fit] = {column.name: _fit_for(column.type) for column in table.columns}
-
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The same values, by column: texts cut and without NUL, numbers within bounds; None stays None."""
-        fits = self._fits
-        return {name: value if value is None else fits[name](value) for name, value in row.items()}
-
-
 def whole(value: int) -> int:
     """A whole number within the bounds of what is stored."""
     return value if -WHOLE_MAX <= value <= WHOLE_MAX else min(max(value, -WHOLE_MAX), WHOLE_MAX)
 
 
-def _fit_for(kind: Any) -> Fit:
+def fit_for(kind: Any) -> Fit | None:
+    """How a value that is not None is made to fit a column of this type: texts cut and without NUL, numbers within
+    bounds. None where every value fits."""
     if isinstance(kind, sa.String):
         return _text(kind.length)
     if isinstance(kind, sa.Float):
         return _real
     if isinstance(kind, sa.BigInteger | sa.Integer):
         return whole
-    return lambda value: value
+    return None
 
 
 def _text(length: int | None) -> Fit:

@@ -20,9 +20,10 @@ from flask.testing import FlaskClient
 from app.calls.call import Call, Calls
 from app.calls.receipt import Receipt
 from app.ledger.accounts import NOBODY, Accounts, Limits
+from app.ledger.admission import Admission, Admitted
 from app.ledger.entry import Entry
 from app.ledger.ledger import Ledger, owner_name
-from app.ledger.limits import Ask
+from app.ledger.limits import Ask, Opening
 from app.ledger.reports import Period, UsageReports
 from app.models import ApiKey, Usage
 from app.store.database import Database
@@ -30,7 +31,7 @@ from app.store.tables import requests
 from app.upstreams.usage import TOKENS_MAX
 from app.web.services import service
 from tests.conftest import CALLER_KEY, EVERY_STORE, SERVER_KEY
-from tests.records import connected, rows, settled, spent
+from tests.records import accounts_of, connected, rows, settled, spent
 from tests.streams import chunk, completion_events, delta, read_events, response_events, stream
 from tests.upstream import Answer, Received, Upstream, error_document, reply, reset, silence, text
 
@@ -498,6 +499,21 @@ def test_budgets_without_deadlocks(
     assert spent(database_url)[1] == 0
     for app in apps:
         assert service(Database, app).deadlocks == 0
+
+
+def test_each_admission_has_its_own_row(database_url: str) -> None:
+    """However many are admitted at once: the database gives the ids of all rows together."""
+    accounts, database = accounts_of(database_url)
+    admission = Admission(accounts, "owner", token_required=False)
+    calls = [Call(30, request_id=f"request-{number}") for number in range(100)]
+    openings = [
+        Opening(call=call, principal=NOBODY, ask=Ask(route=CHAT), server_pays=True, worst_nano=lambda _: None)
+        for call in calls
+    ]
+    admitted = database.write(lambda connection: admission.admit_all(connection, openings, []))
+    written = {row["id"]: row["request_id"] for row in rows(database_url)}
+    assert [written[one.row_id] for one in admitted if isinstance(one, Admitted)] == [one.request_id for one in calls]
+    database.close()
 
 
 def test_retention(make_app: Callable[..., Flask], database_url: str) -> None:

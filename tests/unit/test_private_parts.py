@@ -45,7 +45,7 @@ from app.process.answer import Answer
 from app.process.tally import Seconds, Tally
 from app.process.workers import GeventWorker, ThreadWorker
 from app.store.engine import make_engine
-from app.store.statement import PARAMSTYLES, RowsStatement, Statement
+from app.store.statement import ANY, PARAMSTYLES, RowsStatement, Statement
 from tests.server import ROOT
 
 Make = Callable[..., Any]
@@ -475,6 +475,14 @@ class TestSQLAlchemy:
         assert re.findall(r":\w+|%\(\w+\)s", str(clause.compile(dialect=dialect))) == names
         engine.dispose()
 
+    def test_rows_in_json(self) -> None:
+        """statement.py: PostgreSQL takes rows as one JSON text with a column for each value."""
+        engine = make_engine(sa.make_url("postgresql+psycopg://nobody@localhost/none"), 1)
+        written = RowsStatement(lambda given: sa.select(given.c.a), {"a": sa.BigInteger()})
+        text = written._text(engine.dialect, ANY)
+        assert "FROM json_to_recordset(CAST(%(given)s AS JSON)) AS given(a BIGINT, place INTEGER)" in text
+        engine.dispose()
+
     def test_the_driver_below(self) -> None:
         """statement.py: `connection.connection.cursor()` is the driver's cursor, in SQLAlchemy's transaction; errors
         of `dialect.loaded_dbapi` are translated.
@@ -487,7 +495,7 @@ class TestSQLAlchemy:
             table = sa.table("t", sa.column("a"))
             Statement(sa.insert(table), ["a"]).run(connection, a=1)
             insert = RowsStatement(
-                lambda given: sa.insert(table).from_select(["a"], given.select()), {"a": sa.Integer()}
+                lambda given: sa.insert(table).from_select(["a"], sa.select(given.c.a)), {"a": sa.Integer()}
             )
             insert.run(connection, [{"a": number} for number in range(2, 101)])
             assert Statement(sa.select(table.c.a).order_by(table.c.a)).rows(connection) == [

@@ -20,12 +20,11 @@ from app.ledger.lease import Owner, look_up, owner_name
 from app.ledger.tokens import digest_key
 from app.store.database import Database
 from app.store.engine import make_engine
-from app.store.fitting import WHOLE_MAX, Fitting
+from app.store.fitting import WHOLE_MAX
 from app.store.revision import NewerDatabase, check_file
-from app.store.statement import RowsStatement
+from app.store.statement import PLACE, RowsStatement
 from app.store.tables import requests
-
-fitted = Fitting(requests)
+from tests.conftest import EVERY_STORE
 
 
 @pytest.mark.parametrize(
@@ -52,7 +51,12 @@ fitted = Fitting(requests)
 )
 def test_values_fit_their_columns(column: str, value: Any, stored: Any) -> None:
     """Texts are cut, NUL and half surrogates go, numbers stay within bounds."""
-    assert fitted({column: value}) == {column: stored}
+    written = RowsStatement(sa.select, {column: requests.c[column].type})
+    engine = make_engine(sa.make_url("sqlite://"), 1)
+    with engine.begin() as connection:
+        (found,) = written.rows(connection, [{column: value}])
+    engine.dispose()
+    assert found[column] == stored
 
 
 def test_a_name_is_this_process_and_no_other() -> None:
@@ -129,12 +133,35 @@ def test_a_digest_key_of_an_odd_size(tmp_path: Path, size: int) -> None:
         digest_key(Config(database_url=f"sqlite:///{tmp_path}/llm.db"))
 
 
+@EVERY_STORE
+def test_rows_are_written_as_they_are(database_url: str) -> None:
+    """Whatever is in them and however many they are, and in their order."""
+    texts = ['"', "\\", "\\u0000", "'", "%s", ":a", "?", "a\nb", "모델 🙂", "", None]
+    rows = [
+        {
+            "text": texts[number % len(texts)],
+            "number": (-1) ** number * (WHOLE_MAX - number),
+            "yes": not number % 2,
+            "real": number / 7,
+        }
+        for number in range(70)
+    ]
+    kinds = {"text": sa.String(64), "number": sa.BigInteger(), "yes": sa.Boolean(), "real": sa.Float()}
+    told = RowsStatement(lambda given: sa.select(*(given.c[name] for name in kinds)).order_by(given.c[PLACE]), kinds)
+    database = Database(database_url)
+    assert database.read(lambda connection: told.rows(connection, rows)) == rows
+    assert database.read(lambda connection: told.rows(connection, [])) == []
+    database.close()
+
+
 @pytest.mark.parametrize(("rows", "calls"), [(0, 0), (1, 1), (64, 1), (100, 3), (200, 4)])
 def test_many_rows_are_one_call(rows: int, calls: int) -> None:
     """One for as many rows as a statement takes, and every row is written with its own values."""
     table = sa.Table("t", sa.MetaData(), sa.Column("id", sa.Integer), sa.Column("text", sa.String(8)))
     columns: dict[str, sa.types.TypeEngine[Any]] = {"id": table.c.id.type, "text": table.c.text.type}
-    insert = RowsStatement(lambda given: table.insert().from_select(["id", "text"], given.select()), columns)
+    insert = RowsStatement(
+        lambda given: table.insert().from_select(["id", "text"], sa.select(given.c.id, given.c.text)), columns
+    )
     change = RowsStatement(
         lambda given: table.update().where(table.c.id == given.c.id).values(text=given.c.text), columns
     )
