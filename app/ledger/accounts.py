@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hashlib
 import logging
 import re
@@ -223,7 +224,8 @@ class Accounts:
         found = {digest: client for digest, client in named.items() if client.is_active(now)}
         with self._lock:
             for digest in digests:
-                self._known.pop(digest, None)
+                if digest not in found:
+                    self._known.pop(digest, None)
             self._known.update(found)
         return found
 
@@ -281,4 +283,10 @@ def unauthorized() -> ChatServiceException:
 
 def account(row: Any) -> Account:
     """An account from its row, a mapping."""
-    return Account(**{name: value for name, value in row.items() if name != "token_digest"})
+    return _account(tuple(row.items()))
+
+
+@functools.lru_cache(KNOWN_MAX)
+def _account(row: tuple[tuple[str, Any], ...]) -> Account:
+    """Each admission reads its client's row anew, and nearly always it is as it was."""
+    return Account(**{name: value for name, value in row if name != "token_digest"})
