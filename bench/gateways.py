@@ -93,18 +93,21 @@ def portkey_on_newer_node() -> Gateway:
     return portkey("portkey-24", node=node)
 
 
-def bare() -> Gateway:
-    """One bare Flask route in gunicorn's own gevent worker, without a log: what Flask users have without us."""
+OUR_WORKER = "app.process.workers.GeventWorker"
+
+
+def bare(name: str = "bare", worker: str = OUR_WORKER) -> Gateway:
+    """One bare Flask route in a worker of gunicorn's, as a rule the same as ours, without a log."""
 
     def start(base_url: str) -> Program:
         port = free_port()
-        options = ["-b", f"127.0.0.1:{port}", "-w", "1", "-k", "gevent", "--no-control-socket"]
+        options = ["-b", f"127.0.0.1:{port}", "-w", "1", "-k", worker, "--no-control-socket"]
         command = [sys.executable, "-m", "gunicorn", *options, "bench.bare:app"]
         # Not in the project's directory, where gunicorn would read our settings.
         env = environment(PYTHONPATH=ROOT)
-        return Program("bare", command, port=port, ready="/ready", env=env, cwd=RUN)
+        return Program(name, command, port=port, ready="/ready", env=env, cwd=RUN)
 
-    return Gateway("bare", (wire.NATIVE,), start, lambda base_url: JSON)
+    return Gateway(name, (wire.NATIVE,), start, lambda base_url: JSON)
 
 
 def direct() -> Gateway:

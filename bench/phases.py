@@ -79,9 +79,9 @@ def streams(stage: Stage, gateway: Gateway) -> Iterator[Row]:
 
 
 def cache(stage: Stage, _: Gateway) -> Iterator[Row]:
-    """One answer again and again from our response cache, and a bare Flask route in gunicorn's own worker."""
+    """One answer again and again from our response cache, and a bare Flask route in ours and in gunicorn's worker."""
     seconds = stage.plan.seconds[CACHE_CALLERS]
-    for gateway in (replace(ours(CACHE_ENABLED="true"), name="cache"), bare()):
+    for gateway in (replace(ours(CACHE_ENABLED="true"), name="cache"), bare(), bare("bare-gunicorn", "gevent")):
         with started(stage, gateway, upstream.AT_ONCE) as running:
             requests(running, wire.NATIVE, callers=CACHE_CALLERS, seconds=stage.plan.rewarm_seconds)
             if problem := refusal(running, wire.NATIVE, wire.CACHED if gateway.name == "cache" else wire.ANSWER):

@@ -152,6 +152,7 @@ def _own(rows: Rows) -> str:
     places = {
         f"cache hit, {CACHE_CALLERS} callers": ("cache", CACHE, CACHE_CALLERS),
         f"bare Flask route, {CACHE_CALLERS} callers": ("bare", CACHE, CACHE_CALLERS),
+        f"the same in gunicorn's own worker, {CACHE_CALLERS} callers": ("bare-gunicorn", CACHE, CACHE_CALLERS),
         f"one worker, {WORKERS_CALLERS} callers": ("workers-1", WORKERS, WORKERS_CALLERS),
         f"two workers, {WORKERS_CALLERS} callers": ("workers-2", WORKERS, WORKERS_CALLERS),
         f"SQLite, a client with a budget, {STORES_CALLERS} callers": ("sqlite", STORES, STORES_CALLERS),

@@ -143,7 +143,7 @@ def _each(key: Key, factor: float = 1.0) -> Callable[[Rows], list[float]]:
 
 def _cache(rows: Rows) -> list[float]:
     hit = Key("cache", CACHE, "per_second", wire.NATIVE, CACHE_CALLERS)
-    return rows.ratios(hit, Key("bare", CACHE, "per_second", wire.NATIVE, CACHE_CALLERS))
+    return rows.ratios(hit, Key("bare-gunicorn", CACHE, "per_second", wire.NATIVE, CACHE_CALLERS))
 
 
 def _to_sqlite(postgresql: Key) -> Callable[[Rows], list[float]]:
