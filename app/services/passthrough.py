@@ -26,7 +26,7 @@ from app.units import dollars
 from app.upstreams import chat_completions, embeddings, responses
 from app.upstreams.answer_headers import passed_headers
 from app.upstreams.errors import bad_response
-from app.upstreams.json import load_json, string_or_none
+from app.upstreams.json import load_json, read_json, string_or_none
 from app.upstreams.llama_events import LlamaEvents, response_format
 from app.upstreams.parameters import AdaptedBody
 from app.upstreams.sse import StreamEvent
@@ -249,10 +249,10 @@ def _unheld(head: bytes, pieces: Iterator[bytes], exchange: OpenExchange) -> Ite
 def _whole(raw: bytes, response: HeldResponse, exchange: OpenExchange, *, is_list: bool = False) -> PassedResponse:
     """The answer as it came, if it is a JSON object; its usage is noted. `is_list`: one without OpenAI's object around
     it is one, too."""
-    document = load_json(raw)
+    document = read_json(raw)
     if is_list and isinstance(document, list):
         # Some servers give their models without OpenAI's object around them.
-        document = {"object": "list", "data": document}
+        document = {"object": "list", "data": load_json(raw)}
         raw = dump_json(document)
     if not isinstance(document, dict):
         raise bad_response()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from app.models import Usage
+from app.upstreams.json import read_json
 from app.upstreams.usage import TOKENS_MAX, read_usage
 from app.upstreams.written import in_chunk, in_event
 
@@ -69,6 +70,25 @@ def test_a_count_is_a_count(count: Any) -> None:
     found = read_usage({"usage": {"prompt_tokens": 1, "completion_tokens": count}})
     assert found is not None
     assert found.output_tokens == (TOKENS_MAX if type(count) is int and count > 0 else 0)
+
+
+def test_a_count_beyond_64_bits_is_cut_too() -> None:
+    """It comes as a float where orjson has read it."""
+    document = read_json(b'{"usage": {"prompt_tokens": 1, "completion_tokens": 1180591620717411303424}}')
+    found = read_usage(document)
+    assert found is not None
+    assert found.output_tokens == TOKENS_MAX
+
+
+def test_a_deep_delta_is_read_to_its_ground() -> None:
+    """However deep: no sender may end a stream by it."""
+    delta: Any = "ab"
+    for _ in range(100_000):
+        delta = [{"content": delta}]
+    assert in_chunk({"choices": [{"index": 0, "delta": ["cd", delta, "ef"]}]}) == "cdabef"
+    # Taken apart here, level by level: Python would do it by recursion.
+    while isinstance(delta, list):
+        delta = delta.pop().popitem()[1]
 
 
 @pytest.mark.parametrize(
