@@ -23,7 +23,8 @@ class Watchdog:
     def add(self, call: Call) -> None:
         """Watch over `call` until it is discarded. The thread starts here, so after any fork."""
         self._calls.add(call)
-        self._busy.set()
+        if not self._busy.is_set():
+            self._busy.set()
         if self._thread is None:
             with self._lock:
                 if self._thread is None:

@@ -74,7 +74,10 @@ class UpstreamConnection:
 
     def _send(self, request: bytes) -> None:
         try:
-            self._socket.sendall(request)
+            # The kernel nearly always takes all of it. sendall() would first ask how much it takes.
+            sent = self._socket.send(request)
+            if sent < len(request):
+                self._socket.sendall(memoryview(request)[sent:])
         except (BrokenPipeError, ConnectionResetError):
             raise
         except (OSError, ValueError) as exc:
