@@ -45,6 +45,8 @@ class Watchdog:
                     call.end("deadline")
                 elif call.caller_is_gone():
                     call.end("caller_gone")
+                elif call.each_look is not None:
+                    call.each_look(now + self._interval_seconds)
             if not self._calls:
                 self._busy.clear()
                 if self._calls:

@@ -112,6 +112,8 @@ class TextJoiner:
 
     def add(self, piece: str) -> str:
         """Give what can be passed on; a first half of a pair waits for its second."""
+        if not self._held and piece.isascii():
+            return piece
         text = self._held + piece
         self._held = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
         return well_formed(text[: len(text) - len(self._held)])
