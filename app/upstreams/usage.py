@@ -66,7 +66,7 @@ def usage_in_tail(tail: bytes) -> Usage | None:
 def token_count(value: Any) -> int:
     """A number of tokens; 0 for anything else. A float beyond 64 bits was written as a whole number: see read_json."""
     if type(value) is int:
-        return min(max(value, 0), TOKENS_MAX)
+        return max(value, 0) if value < TOKENS_MAX else TOKENS_MAX
     return TOKENS_MAX if type(value) is float and value >= 2**63 else 0
 
 
@@ -88,7 +88,7 @@ def _cached(counts: Mapping[str, Any], details: Mapping[str, Any]) -> int:
 
 def _first(counts: Mapping[str, Any], *names: str) -> int:
     for name in names:
-        if found := token_count(counts.get(name)):
+        if name in counts and (found := token_count(counts[name])):
             return found
     return 0
 
