@@ -170,12 +170,14 @@ def _events(
     `hides_usage`: usage was asked for on the client's behalf, and its chunk is taken out again.
     """
     for event, meaning in exchange.events(response, dialect.read_event, only_whole=False):
-        exchange.note_response(_response_id(meaning.document))
-        if _tells_failure(meaning.document):
-            exchange.settle("error", "upstream_failed")
-        is_usage_alone = meaning.usage is not None and not event.tail and not meaning.document.get("choices")
-        if hides_usage and is_usage_alone:
-            continue
+        if not meaning.written or meaning.is_end:
+            # What carries the answer's text, as nearly every event does, tells nothing of these.
+            exchange.note_response(_response_id(meaning.document))
+            if _tells_failure(meaning.document):
+                exchange.settle("error", "upstream_failed")
+            is_usage_alone = meaning.usage is not None and not event.tail and not meaning.document.get("choices")
+            if hides_usage and is_usage_alone:
+                continue
         yield llama.complete(event) if llama else event.raw
         if meaning.is_end:
             # What follows the end is passed on too, as long as it comes at once.

@@ -61,7 +61,11 @@ def read_event(data: bytes) -> StreamEvent:
     event = read_document(data)
     if event is None:
         return END
-    kind, delta, response = string_or_none(event.get("type")), event.get("delta"), event.get("response")
+    kind, delta = string_or_none(event.get("type")), event.get("delta")
+    if kind in TEXT_EVENTS and isinstance(delta, str) and "usage" not in event:
+        # So is nearly every event of a stream.
+        return StreamEvent(text=delta, written=delta, document=event)
+    response = event.get("response")
     told = response if isinstance(response, dict) else event
     return StreamEvent(
         text=delta if isinstance(delta, str) and kind in TEXT_EVENTS else "",

@@ -8,6 +8,7 @@ import pytest
 
 from app.models import Usage
 from app.upstreams.json import read_json
+from app.upstreams.responses import read_event
 from app.upstreams.usage import TOKENS_MAX, read_usage
 from app.upstreams.written import in_chunk, in_event
 
@@ -114,6 +115,12 @@ def test_everything_written_counts(delta: Any, text: str) -> None:
     """Reasoning, tool arguments and transcripts, of every choice; sound itself is no text."""
     assert in_chunk({"choices": [{"index": 0, "delta": delta}]}) == text
     assert in_chunk({"choices": [{"index": 0, "delta": delta}, {"index": 1, "delta": delta}]}) == text * 2
+
+
+def test_a_delta_may_tell_the_usage() -> None:
+    """Of the Responses API, too."""
+    event = read_event(b'{"type": "response.output_text.delta", "delta": "a", "usage": {"input_tokens": 1}}')
+    assert (event.text, event.usage) == ("a", Usage(1, 0, 1))
 
 
 def test_events_of_the_responses_api() -> None:
