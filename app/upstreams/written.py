@@ -26,15 +26,15 @@ def in_event(event: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    """All texts in a delta, in order; without recursion, for a delta may be as deep as its sender likes."""
+    """All texts in a delta, level by level; without recursion, for it may be as deep as its sender likes."""
     texts: list[str] = []
-    left = [value]
-    while left:
-        value = left.pop()
+    found = [value]
+    for value in found:
+        # The list grows while it is read.
         if isinstance(value, str):
             texts.append(value)
         elif isinstance(value, dict):
-            left += [inner for name, inner in reversed(value.items()) if name not in SILENT]
+            found += [inner for name, inner in value.items() if name not in SILENT]
         elif isinstance(value, list):
-            left += reversed(value)
+            found += value
     return "".join(texts)

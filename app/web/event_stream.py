@@ -41,7 +41,7 @@ def stream_turn(request: ChatRequest, run: Callable[[Listener], ChatResponse], c
         raise first
     session_id, in_english = request.session_id or "", prefers_english()
 
-    encoded = (_encoded(event, call, session_id, in_english) for event in itertools.chain([first], events))
+    encoded = (_encode(event, call, session_id, in_english) for event in itertools.chain([first], events))
     response = Response(encoded, mimetype="text/event-stream", headers=HEADERS)
     if isinstance(first, Started) and first.cached:
         response.headers["X-Cache"] = "hit"
@@ -81,7 +81,7 @@ def stream_answer(passed: PassedResponse, body: Iterator[bytes]) -> Response:
     return response
 
 
-def _encoded(event: TurnEvent, call: Call, session_id: str, in_english: bool) -> bytes:
+def _encode(event: TurnEvent, call: Call, session_id: str, in_english: bool) -> bytes:
     """An event as it is written; nothing for a caller who has left."""
     if isinstance(event, str):
         return _event("delta", {"text": event})

@@ -86,7 +86,7 @@ def test_a_deep_delta_is_read_to_its_ground() -> None:
     delta: Any = "ab"
     for _ in range(100_000):
         delta = [{"content": delta}]
-    assert in_chunk({"choices": [{"index": 0, "delta": ["cd", delta, "ef"]}]}) == "cdabef"
+    assert in_chunk({"choices": [{"index": 0, "delta": ["cd", delta, "ef"]}]}) == "cdefab"
     # Taken apart here, level by level: Python would do it by recursion.
     while isinstance(delta, list):
         delta = delta.pop().popitem()[1]
