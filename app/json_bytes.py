@@ -1,7 +1,7 @@
-"""JSON as it is sent: compact and in UTF-8, written by orjson, which takes a fifth of the standard library's time.
+"""JSON by orjson, which takes a third to a fifth of the standard library's time, for what we send and what we look at.
 
-What orjson refuses (lone surrogates, whole numbers beyond 64 bits) the standard library writes. Nothing is read by
-orjson: it would make a float of a number beyond 64 bits.
+What orjson refuses (lone surrogates, NaN; in writing also whole numbers beyond 64 bits) the standard library does. When
+it reads, orjson makes a float of such a number, so requests, and what is written again, are not read by it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,19 @@ import json
 from typing import Any
 
 import orjson
+
+GLANCED_MAX_BYTES = 65_536
+"""orjson takes 13 times the length of a text as memory while it reads, the standard library 2 times."""
+
+
+def glance_json(raw: bytes) -> Any:
+    """Parse JSON that is looked at and not written again. Raises ValueError or RecursionError as `json.loads` does."""
+    if len(raw) <= GLANCED_MAX_BYTES:
+        try:
+            return orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            pass
+    return json.loads(raw.decode())
 
 
 def dump_json(value: Any) -> bytes:

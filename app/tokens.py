@@ -14,9 +14,8 @@ def estimate_tokens(text: str) -> int:
     Errs on the high side: OpenAI's guide gives four characters per token for English, and its tokenizers take less
     than one token per Korean syllable. Source: OpenAI help center, "What are tokens and how to count them?".
     """
-    count = TextCount()
-    count.add(text)
-    return count.tokens
+    ascii_characters = _ascii_characters(text)
+    return _tokens(ascii_characters, len(text) - ascii_characters)
 
 
 class TextCount:
@@ -29,15 +28,22 @@ class TextCount:
 
     def add(self, text: str) -> None:
         """The next piece."""
-        ascii_characters = len(text) if text.isascii() else len(text.encode("ascii", "ignore"))
+        ascii_characters = _ascii_characters(text)
         self._ascii_characters += ascii_characters
         self._others += len(text) - ascii_characters
 
     @property
     def tokens(self) -> int:
         """The tokens of all pieces together."""
-        ascii_tokens = self._ascii_characters / ASCII_CHARACTERS_PER_TOKEN
-        return math.ceil(ascii_tokens + self._others / OTHER_CHARACTERS_PER_TOKEN)
+        return _tokens(self._ascii_characters, self._others)
+
+
+def _ascii_characters(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("ascii", "ignore"))
+
+
+def _tokens(ascii_characters: int, others: int) -> int:
+    return math.ceil(ascii_characters / ASCII_CHARACTERS_PER_TOKEN + others / OTHER_CHARACTERS_PER_TOKEN)
 
 
 IMAGE_TOKENS = 2_500

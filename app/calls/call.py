@@ -13,6 +13,7 @@ import math
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from app.calls.receipt import Receipt
@@ -45,7 +46,9 @@ class Call:
 
     `timeout` is in seconds from now. A stream that has begun may go on, up to `stream_max` seconds from now, as long as
     upstream is not silent for `stream_idle` seconds. `front_seconds` is how long the request waited in front of this
-    server. `receipt` is put there by the exchange: what happened on the way to upstream.
+    server. `receipt` is put there by the exchange: what happened on the way to upstream. `each_look` is called
+    whenever the watchdog has looked at the call, with the time of its next look (`time.monotonic()`); it must not wait
+    or raise.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Call:
         self._idle_seconds: float | None = min(stream_idle, timeout)
         self.ended: EndReason | None = None
         self.receipt: Receipt | None = None
+        self.each_look: Callable[[float], None] | None = None
         self._event = threading.Event()
         self._held: HeldSocket | None = None
 

@@ -6,7 +6,8 @@ import _socket
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+
+PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 class HeldSocket:
@@ -27,8 +28,12 @@ class HeldSocket:
         with self._lock:
             if self._holder is not call:
                 return
-            with contextlib.suppress(OSError, ValueError), _handle(self._socket) as handle:
-                handle.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError, ValueError):
+                handle = _handle(self._socket)
+                try:
+                    handle.shutdown(socket.SHUT_RDWR)
+                finally:
+                    handle.detach()
 
 
 class Interrupt(HeldSocket):
@@ -52,19 +57,21 @@ class Interrupt(HeldSocket):
 def peek(sock: socket.socket) -> bytes | None:
     """What can be read at once and stays unread: None when nothing, `b""` when the other end is closed or lost."""
     try:
-        with _handle(sock) as handle:
-            return handle.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        handle = _handle(sock)
+        try:
+            return handle.recv(1, PEEK)
+        finally:
+            handle.detach()
     except BlockingIOError:
         return None
     except (OSError, ValueError):
         return b""
 
 
-@contextlib.contextmanager
-def _handle(original: socket.socket) -> Iterator[_socket.socket]:
-    """The plain system socket behind `original`, below TLS and below gevent, whose own recv would wait."""
-    handle = _socket.socket(original.family, original.type, 0, original.fileno())
-    try:
-        yield handle
-    finally:
-        handle.detach()
+def _handle(original: socket.socket) -> _socket.socket:
+    """The plain system socket behind `original`, below TLS and below gevent, whose own recv would wait.
+
+    It has to be detached. Its family and type are named, or Python would ask the system for each; what is done with it
+    works with any.
+    """
+    return _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, 0, original.fileno())

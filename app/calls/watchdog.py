@@ -23,7 +23,8 @@ class Watchdog:
     def add(self, call: Call) -> None:
         """Watch over `call` until it is discarded. The thread starts here, so after any fork."""
         self._calls.add(call)
-        self._busy.set()
+        if not self._busy.is_set():
+            self._busy.set()
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
@@ -44,6 +45,8 @@ class Watchdog:
                     call.end("deadline")
                 elif call.caller_is_gone():
                     call.end("caller_gone")
+                elif call.each_look is not None:
+                    call.each_look(now + self._interval_seconds)
             if not self._calls:
                 self._busy.clear()
                 if self._calls:

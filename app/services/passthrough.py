@@ -26,7 +26,7 @@ from app.units import dollars
 from app.upstreams import chat_completions, embeddings, responses
 from app.upstreams.answer_headers import passed_headers
 from app.upstreams.errors import bad_response
-from app.upstreams.json import load_json, string_or_none
+from app.upstreams.json import load_json, read_json, string_or_none
 from app.upstreams.llama_events import LlamaEvents, response_format
 from app.upstreams.parameters import AdaptedBody
 from app.upstreams.sse import StreamEvent
@@ -170,12 +170,14 @@ def _events(
     `hides_usage`: usage was asked for on the client's behalf, and its chunk is taken out again.
     """
     for event, meaning in exchange.events(response, dialect.read_event, only_whole=False):
-        exchange.note_response(_response_id(meaning.document))
-        if _tells_failure(meaning.document):
-            exchange.settle("error", "upstream_failed")
-        is_usage_alone = meaning.usage is not None and not event.tail and not meaning.document.get("choices")
-        if hides_usage and is_usage_alone:
-            continue
+        if not meaning.written or meaning.is_end:
+            # What carries the answer's text, as nearly every event does, tells nothing of these.
+            exchange.note_response(_response_id(meaning.document))
+            if _tells_failure(meaning.document):
+                exchange.settle("error", "upstream_failed")
+            is_usage_alone = meaning.usage is not None and not event.tail and not meaning.document.get("choices")
+            if hides_usage and is_usage_alone:
+                continue
         yield llama.complete(event) if llama else event.raw
         if meaning.is_end:
             # What follows the end is passed on too, as long as it comes at once.
@@ -249,10 +251,10 @@ def _unheld(head: bytes, pieces: Iterator[bytes], exchange: OpenExchange) -> Ite
 def _whole(raw: bytes, response: HeldResponse, exchange: OpenExchange, *, is_list: bool = False) -> PassedResponse:
     """The answer as it came, if it is a JSON object; its usage is noted. `is_list`: one without OpenAI's object around
     it is one, too."""
-    document = load_json(raw)
+    document = read_json(raw)
     if is_list and isinstance(document, list):
         # Some servers give their models without OpenAI's object around them.
-        document = {"object": "list", "data": document}
+        document = {"object": "list", "data": load_json(raw)}
         raw = dump_json(document)
     if not isinstance(document, dict):
         raise bad_response()

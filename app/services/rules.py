@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from app.errors import ERRORS_MAX
@@ -100,11 +99,12 @@ def _broken(request: ChatRequest) -> Iterator[tuple[str, str]]:
             yield name, f"must be from {least} to {most}"
     if request.openai_api_key and not is_well_formed(request.openai_api_key):
         yield "openai_api_key", MALFORMED_KEY
-    if (broken := _what_is_wrong_with_schema(request.response_schema)) is not None:
+    schema = request.response_schema
+    if schema is not None and (broken := _what_is_wrong_with_schema(schema)) is not None:
         yield "response_schema", broken
-    for item in fields(request):
-        if not is_writable(getattr(request, item.name)):
-            yield item.name, UNWRITABLE
+    for name, value in vars(request).items():
+        if not is_writable(value):
+            yield name, UNWRITABLE
 
 
 def _named(broken: Iterator[tuple[str, list[str]]]) -> Errors:
@@ -171,6 +171,8 @@ def is_writable(value: Any) -> bool:
     """False for text that UTF-8 logs and databases cannot hold."""
     if not isinstance(value, str):
         return True
+    if value.isascii():
+        return "\x00" not in value
     try:
         value.encode()
     except UnicodeEncodeError:

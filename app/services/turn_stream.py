@@ -3,13 +3,19 @@
 One of them alone could not write a keepalive while upstream says nothing, and a proxy would close the connection
 (test_stream.py). So the turn runs in a thread of its own, under gevent a greenlet, and puts what happens into a bounded
 queue: a caller that reads slowly slows down the turn, and through it upstream, not the worker's memory.
+
+Each wait for the first event has a timer. From then on the watchdog, which looks at the call anyway, puts the
+keepalives into the queue: a timer for each event would take a twentieth of what a stream costs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -34,18 +40,13 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Text:
-    """The next piece of text."""
-
-    piece: str
-
-
-@dataclass(frozen=True)
 class Keepalive:
     """Nothing happened for a while."""
 
 
-TurnEvent = Started | Text | Keepalive | ChatResponse | ServiceException
+TurnEvent = Started | str | Keepalive | ChatResponse | ServiceException
+"""A `str` is the next piece of text; a ChatResponse or a ServiceException is the last event."""
+LAST = (ChatResponse, ServiceException)
 
 
 class TurnStream:
@@ -56,6 +57,7 @@ class TurnStream:
         self._call = call
         self._keepalive_seconds = keepalive_seconds
         self._events: queue.Queue[TurnEvent] = queue.Queue(MAX_WAITING_EVENTS)
+        self._waited_since = math.inf
         self._closed = False
         self._finished = False
         threading.Thread(target=self._work, name="chat-turn", daemon=True).start()
@@ -63,27 +65,40 @@ class TurnStream:
     def started(self, model: str, api_key_source: str, *, cached: bool) -> None:
         """See Listener."""
         self._put(Started(model, api_key_source, cached))
+        self._waited_since = time.monotonic()
+        self._call.each_look = self._keep_alive
 
     def text(self, piece: str) -> None:
         """See Listener."""
-        self._put(Text(piece))
+        self._put(piece)
 
     def __iter__(self) -> Iterator[TurnEvent]:
         while True:
-            try:
-                event = self._events.get(timeout=self._keepalive_seconds)
-            except queue.Empty:
-                event = Keepalive()
-            self._finished = isinstance(event, ChatResponse | ServiceException)
+            event = self._next()
+            self._finished = isinstance(event, LAST)
             yield event
             if self._finished:
                 return
+            self._waited_since = time.monotonic()
 
     def close(self) -> None:
         """The caller does not read any more: end the call, and with it the upstream connection, unless it is over."""
         self._closed = True
         if not self._finished:
             self._call.end("caller_gone")
+
+    def _next(self) -> TurnEvent:
+        is_watched = self._call.each_look is not None
+        try:
+            return self._events.get(timeout=None if is_watched else self._keepalive_seconds)
+        except queue.Empty:
+            return Keepalive()
+
+    def _keep_alive(self, next_look: float) -> None:
+        """The watchdog has looked at the call: a keepalive now, if its next look would come too late for it."""
+        if next_look > self._waited_since + self._keepalive_seconds and self._events.empty():
+            with contextlib.suppress(queue.Full):
+                self._events.put_nowait(Keepalive())
 
     def _work(self) -> None:
         try:

@@ -16,8 +16,8 @@ from app.upstreams.errors import bad_response, failed_response, no_text
 from app.upstreams.json import (
     content_text,
     finish_reason,
-    load_json,
     number_or_none,
+    read_json,
     string_or_none,
     well_formed,
 )
@@ -50,7 +50,7 @@ def request_body(generation: Generation, *, stream: bool = False, without: froze
 
 def parse_completion(raw: bytes) -> Completion:
     """Read a finished answer; raises `upstream_bad_response` for one without usable text."""
-    document = load_json(raw)
+    document = read_json(raw)
     if not isinstance(document, dict):
         raise bad_response()
     if (error := _error(document, _choices(document))) is not None:
@@ -75,7 +75,7 @@ def read_event(data: bytes) -> StreamEvent:
         model=string_or_none(chunk.get("model")),
         document=chunk,
         is_end=_error(chunk, choices) is not None,
-        choices=tuple((_index(choice), _finish_reason(choice) is not None) for choice in choices),
+        choices=tuple([(_index(choice), _finish_reason(choice) is not None) for choice in choices]),
         service_tier=told_tier(chunk),
     )
 
@@ -152,7 +152,8 @@ def _error(document: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) ->
     if document.get("error") or document.get("type") == "error":
         return document.get("error") or document
     for choice in choices:
-        if choice.get("error") or (_finish_reason(choice) or "").lower() in FAILURES:
+        reason = _finish_reason(choice)
+        if choice.get("error") or (reason is not None and reason.lower() in FAILURES):
             return choice.get("error") or {}
     return None
 

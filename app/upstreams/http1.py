@@ -59,13 +59,13 @@ class UpstreamConnection:
 
     def next_piece(self) -> bytes:
         """The next piece of the body as it came; empty at its end. Raises ConnectionLost."""
-        before = self._received
-        while not self._message.pieces and not self._message.is_complete:
+        message, before = self._message, self._received
+        while not message.pieces and not message.is_complete:
             self._receive()
-            if self._received - before > HEAD_MAX_BYTES and not self._message.pieces:
+            if self._received - before > HEAD_MAX_BYTES and not message.pieces:
                 # Trailers or chunk extensions without end.
                 raise ConnectionLost
-        return self._message.take()
+        return message.take()
 
     def close(self) -> None:
         """Close the socket; from now on no call cuts it."""
@@ -74,7 +74,10 @@ class UpstreamConnection:
 
     def _send(self, request: bytes) -> None:
         try:
-            self._socket.sendall(request)
+            # The kernel nearly always takes all of it. sendall() would first ask how much it takes.
+            sent = self._socket.send(request)
+            if sent < len(request):
+                self._socket.sendall(memoryview(request)[sent:])
         except (BrokenPipeError, ConnectionResetError):
             raise
         except (OSError, ValueError) as exc:
@@ -94,7 +97,7 @@ class UpstreamConnection:
 
 
 class _Message:
-    """One answer while it is parsed. The methods `on_…` are called by the parser."""
+    """One answer while it is parsed. `feed` takes what came; the methods `on_…` are called by the parser."""
 
     def __init__(self) -> None:
         self.headers: dict[str, str] = {}
@@ -104,15 +107,12 @@ class _Message:
         self.has_headers = self.is_complete = self.keeps_alive = False
         self._has_more = False
         self._parser = httptools.HttpResponseParser(self)
+        self.feed = self._parser.feed_data
 
     @property
     def is_last_of_its_bytes(self) -> bool:
         """Whether it is complete and nothing came behind it."""
         return self.is_complete and not self._has_more
-
-    def feed(self, data: bytes) -> None:
-        """Parse what came."""
-        self._parser.feed_data(data)
 
     def end(self) -> None:
         """Upstream has closed the connection: the end of a body without a stated length, else a loss."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.errors import OpenAIClientException
+from app.json_bytes import glance_json
 from app.upstreams.errors import bad_response
 
 BOM = b"\xef\xbb\xbf"
@@ -32,8 +33,19 @@ FINISH_REASONS: Mapping[str, str] = {
 """What servers call the ends that are none of the model's own: OpenAI, Gemini, Mistral, Anthropic, llama.cpp."""
 
 
+def read_json(raw: bytes) -> Any:
+    """Parse JSON from upstream that is only looked at: a whole number beyond 64 bits is a float.
+
+    Whatever makes Python's parser fail is `upstream_bad_response`.
+    """
+    try:
+        return glance_json(raw.removeprefix(BOM))
+    except (ValueError, RecursionError):
+        raise bad_response() from None
+
+
 def load_json(raw: bytes) -> Any:
-    """Parse JSON from upstream; whatever makes Python's parser fail is `upstream_bad_response`."""
+    """Parse JSON from upstream that is written again: every number as it is. Raises as read_json does."""
     try:
         return json.loads(raw.removeprefix(BOM).decode())
     except (ValueError, RecursionError):
@@ -71,7 +83,7 @@ def _without_wrapping(text: str) -> str:
 
 def well_formed(text: str) -> str:
     """Join surrogate pairs and replace lone surrogates, which no UTF-8 log, socket or database can carry."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def content_text(content: Any) -> str:
@@ -100,6 +112,8 @@ class TextJoiner:
 
     def add(self, piece: str) -> str:
         """Give what can be passed on; a first half of a pair waits for its second."""
+        if not self._held and piece.isascii():
+            return piece
         text = self._held + piece
         self._held = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
         return well_formed(text[: len(text) - len(self._held)])

@@ -14,8 +14,8 @@ from app.upstreams import written
 from app.upstreams.errors import bad_response, failed_response, no_text
 from app.upstreams.json import (
     finish_reason,
-    load_json,
     number_or_none,
+    read_json,
     string_or_none,
     well_formed,
 )
@@ -53,7 +53,7 @@ def parse_completion(raw: bytes) -> Completion:
     Raises OpenAIClientException: `upstream_failed` for status `failed`, `upstream_bad_response` for anything that is
     not an answer with usable text.
     """
-    return _completion(load_json(raw))
+    return _completion(read_json(raw))
 
 
 def read_event(data: bytes) -> StreamEvent:
@@ -61,7 +61,11 @@ def read_event(data: bytes) -> StreamEvent:
     event = read_document(data)
     if event is None:
         return END
-    kind, delta, response = string_or_none(event.get("type")), event.get("delta"), event.get("response")
+    kind, delta = string_or_none(event.get("type")), event.get("delta")
+    if kind in TEXT_EVENTS and isinstance(delta, str) and "usage" not in event:
+        # So is nearly every event of a stream.
+        return StreamEvent(text=delta, written=delta, document=event)
+    response = event.get("response")
     told = response if isinstance(response, dict) else event
     return StreamEvent(
         text=delta if isinstance(delta, str) and kind in TEXT_EVENTS else "",

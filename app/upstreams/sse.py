@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from app.models import Usage
 from app.upstreams.errors import bad_response
-from app.upstreams.json import BOM, load_json
+from app.upstreams.json import BOM, read_json
 from app.upstreams.usage import TAIL_BYTES
 
 EVENT_MAX_BYTES = 8 * 1024 * 1024
@@ -49,8 +49,7 @@ class Event(NamedTuple):
     @property
     def is_foreign(self) -> bool:
         """True for what no event stream holds: a body of another kind, split where it has blank lines."""
-        lines = [line for line in LINE_END.split(self.raw.removeprefix(BOM)) if line]
-        return not all(line.partition(b":")[0] in FIELDS for line in lines)
+        return not all(line.partition(b":")[0] in FIELDS for line in _lines(self.raw) if line)
 
 
 class StreamEvent(NamedTuple):
@@ -77,7 +76,7 @@ def read_document(data: bytes) -> dict[str, Any] | None:
     """The JSON object of an event; None for `[DONE]`. Raises `upstream_bad_response` for anything else."""
     if data.strip() == b"[DONE]":
         return None
-    document = load_json(data)
+    document = read_json(data)
     if not isinstance(document, dict):
         raise bad_response()
     return document
@@ -91,6 +90,13 @@ def split_events(pieces: Iterable[bytes], *, only_whole: bool = True) -> Iterato
     """
     buffer, pieces = bytearray(), iter(pieces)
     for piece in pieces:
+        if not buffer and b"\r" not in piece:
+            # So nearly every server sends them, and this takes a fifth of the time of the search.
+            *whole, piece = piece.split(b"\n\n")
+            for raw in whole:
+                yield parse_event(raw + b"\n\n")
+            if not piece:
+                continue
         searched = max(0, len(buffer) - BLANK_LINE_BYTES)
         buffer += piece
         while True:
@@ -124,10 +130,17 @@ def _parts(buffer: bytearray, pieces: Iterator[bytes]) -> Iterator[Event]:
         buffer += piece
 
 
+def _lines(raw: bytes) -> list[bytes]:
+    text = raw.removeprefix(BOM)
+    return LINE_END.split(text) if b"\r" in text else text.split(b"\n")
+
+
 def parse_event(raw: bytes) -> Event:
     """Read the fields of one event."""
     name, data = "", []
-    for line in LINE_END.split(raw.removeprefix(BOM)):
+    for line in _lines(raw):
+        if not line:
+            continue
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"event":

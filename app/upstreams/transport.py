@@ -149,16 +149,16 @@ class Response:
         Raises OpenAIClientException `upstream_connection_error` or `upstream_bad_response`, or what ended the call.
         """
         coding = self.headers.get("content-encoding")
-        try:
-            yield from self._pieces() if coding is None else decoded(self._pieces(), coding)
-        except ConnectionLost as exc:
-            # A connection that the end of its call cut is lost, too.
-            self._call.remaining_seconds()
-            raise connection_error() from exc
+        return self._pieces() if coding is None else decoded(self._pieces(), coding)
 
     def _pieces(self) -> Iterator[bytes]:
         while self._connection is not None:
-            piece = self._connection.next_piece()
+            try:
+                piece = self._connection.next_piece()
+            except ConnectionLost as exc:
+                # A connection that the end of its call cut is lost, too.
+                self._call.remaining_seconds()
+                raise connection_error() from exc
             # A connection that the end of its call cut looks like the end of a body without length.
             self._call.check()
             if not piece:

@@ -64,15 +64,19 @@ def usage_in_tail(tail: bytes) -> Usage | None:
 
 
 def token_count(value: Any) -> int:
-    """A number of tokens; 0 for anything else."""
-    return min(value, TOKENS_MAX) if type(value) is int and value >= 0 else 0
+    """A number of tokens; 0 for anything else. A float beyond 64 bits was written as a whole number: see read_json."""
+    if type(value) is int:
+        return max(value, 0) if value < TOKENS_MAX else TOKENS_MAX
+    return TOKENS_MAX if type(value) is float and value >= 2**63 else 0
 
 
 def _elsewhere(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    if found := _mapping(_mapping(document.get("x_groq")).get("usage")):
-        return found
     choices = document.get("choices")
-    return _mapping(_mapping(choices[0]).get("usage")) if isinstance(choices, list) and choices else {}
+    first = choices[0] if isinstance(choices, list) and choices else None
+    for place in (document.get("x_groq"), first):
+        if isinstance(place, dict) and (found := _mapping(place.get("usage"))):
+            return found
+    return {}
 
 
 def _cached(counts: Mapping[str, Any], details: Mapping[str, Any]) -> int:
@@ -84,7 +88,7 @@ def _cached(counts: Mapping[str, Any], details: Mapping[str, Any]) -> int:
 
 def _first(counts: Mapping[str, Any], *names: str) -> int:
     for name in names:
-        if found := token_count(counts.get(name)):
+        if name in counts and (found := token_count(counts[name])):
             return found
     return 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 SILENT = frozenset({"role", "id", "type", "index", "object", "data"})
@@ -16,7 +16,7 @@ def in_chunk(chunk: Mapping[str, Any]) -> str:
     choices = chunk.get("choices")
     if not isinstance(choices, list):
         return ""
-    return "".join(text for choice in choices if isinstance(choice, dict) for text in _texts(choice.get("delta")))
+    return "".join([_text(choice.get("delta")) for choice in choices if isinstance(choice, dict)])
 
 
 def in_event(event: Mapping[str, Any]) -> str:
@@ -25,13 +25,16 @@ def in_event(event: Mapping[str, Any]) -> str:
     return delta if isinstance(delta, str) and event.get("type") not in SOUND else ""
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            if name not in SILENT:
-                yield from _texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)
+def _text(value: Any) -> str:
+    """All texts in a delta, level by level; without recursion, for it may be as deep as its sender likes."""
+    texts: list[str] = []
+    found = [value]
+    for value in found:
+        # The list grows while it is read.
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, dict):
+            found += [inner for name, inner in value.items() if name not in SILENT]
+        elif isinstance(value, list):
+            found += value
+    return "".join(texts)

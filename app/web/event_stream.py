@@ -7,19 +7,19 @@ sent it, one error event where the stream breaks off, and timings and cost in co
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from flask import Response, current_app
+from flask import Response
 
 from app.calls.call import Call
 from app.config import Config
 from app.errors import ServiceException
+from app.json_bytes import dump_json
 from app.models import ChatRequest, ChatResponse
 from app.services.chat import Listener
 from app.services.passthrough import PassedResponse
-from app.services.turn_stream import Keepalive, Started, Text, TurnEvent, TurnStream
+from app.services.turn_stream import Keepalive, Started, TurnEvent, TurnStream
 from app.web.problems import openai_error, prefers_english, problem
 from app.web.services import service
 from schemas.chat import ChatResponseSchema
@@ -39,14 +39,10 @@ def stream_turn(request: ChatRequest, run: Callable[[Listener], ChatResponse], c
     first = next(events)
     if isinstance(first, ServiceException):
         raise first
-    dumps = current_app.json.dumps
     session_id, in_english = request.session_id or "", prefers_english()
 
-    def encoded() -> Iterator[bytes]:
-        for event in itertools.chain([first], events):
-            yield from _encode(event, call, session_id, dumps, in_english)
-
-    response = Response(encoded(), mimetype="text/event-stream", headers=HEADERS)
+    encoded = (_encode(event, call, session_id, in_english) for event in itertools.chain([first], events))
+    response = Response(encoded, mimetype="text/event-stream", headers=HEADERS)
     if isinstance(first, Started) and first.cached:
         response.headers["X-Cache"] = "hit"
     response.call_on_close(turn.close)
@@ -64,7 +60,7 @@ def stream_passed(passed: PassedResponse, events: Iterator[bytes], call: Call) -
         except ServiceException as exc:
             error = openai_error(exc)
             members = {"sequence_number": 0} | error["error"] | {"type": "error"} | error
-            event = _event("error", json.dumps(members, ensure_ascii=False, separators=(",", ":")))
+            event = _event("error", members)
             # An event that upstream did not end would take the lines of ours for its own.
             yield event if last.endswith(BLANK_LINES) else b"\n\n" + event
             last = event
@@ -85,20 +81,22 @@ def stream_answer(passed: PassedResponse, body: Iterator[bytes]) -> Response:
     return response
 
 
-def _encode(event: TurnEvent, call: Call, session_id: str, dumps: Any, in_english: bool) -> Iterator[bytes]:
+def _encode(event: TurnEvent, call: Call, session_id: str, in_english: bool) -> bytes:
+    """An event as it is written; nothing for a caller who has left."""
+    if isinstance(event, str):
+        return _event("delta", {"text": event})
     if isinstance(event, Keepalive):
-        yield b": keepalive\n"
-    elif isinstance(event, Text):
-        yield _event("delta", dumps({"text": event.piece}))
-    elif isinstance(event, Started):
+        return b": keepalive\n"
+    if isinstance(event, Started):
         ids = {"request_id": call.request_id, "session_id": session_id}
-        yield _event("start", dumps(ids | {"model": event.model, "api_key_source": event.api_key_source}))
-    elif isinstance(event, ChatResponse):
-        yield _event("done", dumps(CHAT_RESPONSE.dump(event) | {"server_timing": call.timings()}))
-        yield _comment("server-timing", call.server_timing())
-    elif event.error_code != "client_closed_request":
-        yield _event("error", dumps(problem(event, session_id, call.request_id, in_english=in_english)))
-        yield _comment("server-timing", call.server_timing())
+        return _event("start", ids | {"model": event.model, "api_key_source": event.api_key_source})
+    if isinstance(event, ChatResponse):
+        last = _event("done", CHAT_RESPONSE.dump(event) | {"server_timing": call.timings()})
+    elif event.error_code == "client_closed_request":
+        return b""
+    else:
+        last = _event("error", problem(event, session_id, call.request_id, in_english=in_english))
+    return last + _comment("server-timing", call.server_timing())
 
 
 def _comment(name: str, value: str) -> bytes:
@@ -107,5 +105,5 @@ def _comment(name: str, value: str) -> bytes:
     return f": {name} {value}\n".encode()
 
 
-def _event(name: str, data: str) -> bytes:
-    return f"event: {name}\ndata: {data}\n\n".encode()
+def _event(name: str, data: Mapping[str, Any]) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), dump_json(data))

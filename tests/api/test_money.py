@@ -275,6 +275,11 @@ FAILURES: dict[str, tuple[str, dict[str, Any], Any]] = {
     "an error in a 200": (CHAT, {}, reply(200, {"error": {"message": "x"}, "usage": USAGE})),
     "a failed response": (RESPONSES, {}, reply(200, response_document("", status="failed"))),
     "an error chunk": (CHAT, {"stream": True}, stream([chunk("x"), event({"error": {"code": 1}})])),
+    "an error behind text": (
+        CHAT,
+        {"stream": True},
+        stream([event({"error": {"code": 1}, "choices": [{"index": 0, "delta": {"content": "x"}}]})]),
+    ),
     "an error event": (RESPONSES, {"stream": True}, stream([typed("error", code="server_error", message="x")])),
     "response.failed": (
         RESPONSES,

@@ -408,9 +408,10 @@ def test_a_status_of_any_type_passes(client: FlaskClient, upstream: Upstream, st
 
 
 def test_a_bare_list_of_models(client: FlaskClient, upstream: Upstream) -> None:
-    """Clients read `data`."""
-    upstream.script(reply(200, b'[{"id": "a"}]'))
-    assert client.get("/v1/models", headers=OWN).get_json() == {"object": "list", "data": [{"id": "a"}]}
+    """Clients read `data`, whose numbers stay as they are, beyond 64 bits too."""
+    upstream.script(reply(200, b'[{"id": "a", "n": 18446744073709551616}]'))
+    listing = client.get("/v1/models", headers=OWN).data
+    assert listing == b'{"object":"list","data":[{"id":"a","n":18446744073709551616}]}'
 
 
 @pytest.mark.parametrize("name", ["..", ".", "%2e%2e", "a/../b", "..%2fembeddings", "a/..", "./a"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from app.calls.call import Call
@@ -9,7 +10,7 @@ from app.errors import ServiceException
 from app.models import ChatResponse
 from app.process.readiness import Readiness
 from app.services.chat import Listener
-from app.services.turn_stream import MAX_WAITING_EVENTS, Keepalive, Text, TurnStream
+from app.services.turn_stream import MAX_WAITING_EVENTS, Keepalive, Started, TurnStream
 
 
 def test_a_bug_is_an_internal_error() -> None:
@@ -35,7 +36,7 @@ def test_a_reader_that_leaves_ends_a_turn_that_says_too_much() -> None:
 
     turn = TurnStream(run, call, 5.0)
     events = iter(turn)
-    assert isinstance(next(events), Text)
+    assert isinstance(next(events), str)
     turn.close()
     give_up = time.monotonic() + 5
     while len(said) < 2 * MAX_WAITING_EVENTS and time.monotonic() < give_up:
@@ -54,6 +55,28 @@ def test_silence_is_a_keepalive() -> None:
     assert waiting
     assert all(isinstance(event, Keepalive) for event in waiting)
     assert isinstance(last, ServiceException)
+
+
+def test_a_stream_gets_its_keepalives_where_the_watchdog_looks() -> None:
+    """In time: when its next look would be too late. Waiting events are output enough."""
+    call, over = Call(60), threading.Event()
+
+    def run(listener: Listener) -> ChatResponse:
+        listener.started("m", "default", cached=False)
+        over.wait(5)
+        listener.text("a")
+        raise ServiceException("over", "internal_error")
+
+    events = iter(TurnStream(run, call, 30.0))
+    assert isinstance(next(events), Started)
+    while call.each_look is None:
+        time.sleep(0.001)
+    for seconds in (29.0, 30.1, 30.1):
+        call.each_look(time.monotonic() + seconds)
+    assert isinstance(next(events), Keepalive)
+    over.set()
+    assert next(events) == "a"
+    assert isinstance(next(events), ServiceException)
 
 
 def test_readiness() -> None:

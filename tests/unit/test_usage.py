@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from app.models import Usage
+from app.upstreams.json import read_json
+from app.upstreams.responses import read_event
 from app.upstreams.usage import TOKENS_MAX, read_usage
 from app.upstreams.written import in_chunk, in_event
 
@@ -71,6 +73,25 @@ def test_a_count_is_a_count(count: Any) -> None:
     assert found.output_tokens == (TOKENS_MAX if type(count) is int and count > 0 else 0)
 
 
+def test_a_count_beyond_64_bits_is_cut_too() -> None:
+    """It comes as a float where orjson has read it."""
+    document = read_json(b'{"usage": {"prompt_tokens": 1, "completion_tokens": 1180591620717411303424}}')
+    found = read_usage(document)
+    assert found is not None
+    assert found.output_tokens == TOKENS_MAX
+
+
+def test_a_deep_delta_is_read_to_its_ground() -> None:
+    """However deep: no sender may end a stream by it."""
+    delta: Any = "ab"
+    for _ in range(100_000):
+        delta = [{"content": delta}]
+    assert in_chunk({"choices": [{"index": 0, "delta": ["cd", delta, "ef"]}]}) == "cdefab"
+    # Taken apart here, level by level: Python would do it by recursion.
+    while isinstance(delta, list):
+        delta = delta.pop().popitem()[1]
+
+
 @pytest.mark.parametrize(
     ("delta", "text"),
     [
@@ -94,6 +115,12 @@ def test_everything_written_counts(delta: Any, text: str) -> None:
     """Reasoning, tool arguments and transcripts, of every choice; sound itself is no text."""
     assert in_chunk({"choices": [{"index": 0, "delta": delta}]}) == text
     assert in_chunk({"choices": [{"index": 0, "delta": delta}, {"index": 1, "delta": delta}]}) == text * 2
+
+
+def test_a_delta_may_tell_the_usage() -> None:
+    """Of the Responses API, too."""
+    event = read_event(b'{"type": "response.output_text.delta", "delta": "a", "usage": {"input_tokens": 1}}')
+    assert (event.text, event.usage) == ("a", Usage(1, 0, 1))
 
 
 def test_events_of_the_responses_api() -> None:
