@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from typing import Any
@@ -45,9 +46,15 @@ def _body(asked: flask.Request, schema: marshmallow.Schema) -> Any:
 
 def _headers(asked: flask.Request, schema: marshmallow.Schema) -> dict[str, str]:
     """The headers that the schema names; there may be any other."""
-    given = asked.headers
-    names = (field.data_key or name for name, field in schema.fields.items())
-    return {name: value for name in names if (value := given.get(name)) is not None}
+    environ = asked.environ
+    return {name: environ[key] for name, key in _names(schema) if key in environ}
+
+
+@functools.cache
+def _names(schema: marshmallow.Schema) -> list[tuple[str, str]]:
+    """The headers of a schema, each with its name in the WSGI environment."""
+    names = [field.data_key or name for name, field in schema.fields.items()]
+    return [(name, "HTTP_" + name.upper().replace("-", "_")) for name in names]
 
 
 def _query(asked: flask.Request, schema: marshmallow.Schema) -> dict[str, str]:
