@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flask import Response, current_app
+from flask import current_app
 
 from app.calls.call import Call
 from app.config import Config
@@ -20,6 +20,7 @@ from app.models import ChatRequest, ChatResponse
 from app.services.chat import Listener
 from app.services.passthrough import PassedResponse
 from app.services.turn_stream import Keepalive, Started, Text, TurnEvent, TurnStream
+from app.web.flask_app import Response
 from app.web.problems import openai_error, prefers_english, problem
 from app.web.services import service
 from schemas.chat import ChatResponseSchema

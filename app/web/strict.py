@@ -7,15 +7,15 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import flask
 import marshmallow
+import werkzeug
 from flask_smorest import Blueprint
-from werkzeug import Response
 
 from app.failures import FAILURES
 from app.json_bytes import dump_json
 from app.web.access import Access
 from app.web.arguments import read_argument
+from app.web.flask_app import Response
 from app.web.middleware import this_request
 from app.web.problems import PROBLEM, ErrorDialect
 
@@ -89,11 +89,11 @@ class ServedView:
     def __call__(self, **of_the_address: Any) -> Any:
         asked = this_request()
         answer = self._view(*[read_argument(asked, *argument) for argument in self.arguments], **of_the_address)
-        if self.schema is None or isinstance(answer, Response):
+        if self.schema is None or isinstance(answer, werkzeug.Response):
             return answer
         value, status, headers = answer if isinstance(answer, tuple) else (answer, self.status, None)
         body = dump_json(self.schema.dump(value)) + b"\n"
-        return flask.Response(body, status, headers, mimetype="application/json")
+        return Response(body, status, headers, mimetype="application/json")
 
 
 Decorator = Callable[[Callable[..., Any]], ServedView]
