@@ -31,14 +31,15 @@ class LogFile(logging.handlers.WatchedFileHandler):
         if self._pid != os.getpid():
             # What the master dropped before the fork is the master's to report.
             self._pid, self.dropped = os.getpid(), 0
-        before = self.dropped
         try:
-            super().emit(record)
+            self.reopenIfNeeded()
+            if self.stream is None:
+                self.stream = self._open()
+            self.stream.write(self.format(record) + "\n")
         except Exception:
-            # The standard library looks after the rotation outside of its own `try`.
             self.handleError(record)
-        if self.dropped == before:
-            self._report()
+            return
+        self._report()
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Count a line that could not be written."""

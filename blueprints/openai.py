@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Any, cast
 from urllib.parse import quote
 
-from flask import Response, request
-
 from app.errors import ValidationException
 from app.models import MALFORMED_KEY, Credentials, is_well_formed
 from app.services.passthrough import PassedResponse, Passthrough
 from app.web.access import Access, bearer, principal
 from app.web.bodies import require_json, whole_body
 from app.web.event_stream import stream_answer, stream_passed
+from app.web.flask_app import Response
 from app.web.middleware import call, this_request
 from app.web.problems import OPENAI
 from app.web.services import service
@@ -119,13 +118,13 @@ def _create(path: str, headers: dict[str, str]) -> Response:
 
 def _query() -> str:
     """The request's query for upstream, as it came; empty, or with its `?`."""
-    query = quote(request.query_string, safe="!$%&'()*+,-./:;=?@_~")
+    query = quote(this_request().query_string, safe="!$%&'()*+,-./:;=?@_~")
     return f"?{query}" if query else ""
 
 
 def _credentials(headers: dict[str, str]) -> Credentials:
     """Whose key is to pay: the caller's own by its header, else by a bearer credential that is no token of ours."""
-    _, own_key = bearer(request.environ.get("HTTP_AUTHORIZATION", ""))
+    _, own_key = bearer(this_request().environ.get("HTTP_AUTHORIZATION", ""))
     if own_key and not is_well_formed(own_key):
         raise ValidationException(f"Authorization {MALFORMED_KEY}", "Authorization", location="headers")
     free_mode = headers.get("free_mode")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from typing import cast
 
-from flask import Flask, Request, g
+from flask import Flask, Request
 from werkzeug.exceptions import NotFound
 
 from app.config import Config
@@ -18,7 +18,7 @@ from app.errors import ChatServiceException
 from app.ledger.accounts import NOBODY, Accounts, Principal, unauthorized
 from app.models import TOKEN_PREFIX
 from app.web.addresses import not_found
-from app.web.middleware import this_request
+from app.web.middleware import kept, this_request
 from app.web.peer import check_host, check_proxy, is_loopback
 from app.web.services import service
 
@@ -55,7 +55,7 @@ def register_access(app: Flask, config: Config) -> None:
             return
         if access is not Access.ADMIN:
             check_proxy(asked, config)
-        found = g.principal = _find_principal(asked, config, remembered=access is Access.ADMITTED)
+        found = kept().principal = _find_principal(asked, config, remembered=access is Access.ADMITTED)
         if access is Access.ADMIN:
             _check_admin(asked, config, found)
 
@@ -69,7 +69,7 @@ def declared_access(app: Flask, endpoint: str) -> Access | None:
 
 def principal() -> Principal:
     """Who calls, in a view that is not public."""
-    return cast(Principal, g.principal)
+    return cast(Principal, kept().principal)
 
 
 def bearer(authorization: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
 import zlib
@@ -34,9 +35,10 @@ section 15.5.16)."""
 
 def require_json(request: flask.Request) -> None:
     """Raise 415 unless the body is said to be `application/json` in UTF-8, in a content coding that can be decoded."""
-    charset = request.mimetype_params.get("charset", "utf-8").lower()
-    if request.mimetype != "application/json" or charset not in {"utf-8", "utf8"}:
-        raise _unsupported("The body must be application/json in UTF-8")
+    if request.environ.get("CONTENT_TYPE") != "application/json":
+        charset = request.mimetype_params.get("charset", "utf-8").lower()
+        if request.mimetype != "application/json" or charset not in {"utf-8", "utf8"}:
+            raise _unsupported("The body must be application/json in UTF-8")
     if _coding(request) not in CODINGS:
         raise _unsupported("The content coding of the body must be one of " + ", ".join(CODINGS))
 
@@ -48,6 +50,10 @@ def whole_body(request: flask.Request) -> bytes:
     """
     length, is_coded = request.content_length, _coding(request) != "identity"
     if length is not None and length <= SMALL_BYTES and not is_coded:
+        stream = request.environ["wsgi.input"]
+        # A body that is there already cannot break off, so werkzeug need not watch over it.
+        if isinstance(stream, io.BytesIO) and length <= (request.max_content_length or length):
+            return stream.read(length)
         return request.get_data()
     held = HeldBody(service(BodyRoom), _owner(request))
     flask.after_this_request(lambda response: _give_back_with(response, held))
@@ -63,7 +69,7 @@ def whole_body(request: flask.Request) -> bytes:
 
 
 def _coding(request: flask.Request) -> str:
-    coding = request.headers.get("Content-Encoding", "").strip().lower()
+    coding: str = request.environ.get("HTTP_CONTENT_ENCODING", "").strip().lower()
     return {"": "identity", "x-gzip": "gzip"}.get(coding, coding)
 
 

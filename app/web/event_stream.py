@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from flask import Response
 
 from app.calls.call import Call
 from app.config import Config
@@ -20,6 +19,7 @@ from app.models import ChatRequest, ChatResponse
 from app.services.chat import Listener
 from app.services.passthrough import PassedResponse
 from app.services.turn_stream import Keepalive, Started, TurnEvent, TurnStream
+from app.web.flask_app import Response
 from app.web.problems import openai_error, prefers_english, problem
 from app.web.services import service
 from schemas.chat import ChatResponseSchema

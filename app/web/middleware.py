@@ -44,9 +44,9 @@ def register_middleware(app: Flask, config: Config, counter: Counter, calls: Cal
 
     @app.before_request
     def open_call() -> None:
-        environ = request.environ
+        environ = this_request().environ
         given = environ.get("HTTP_X_REQUEST_ID", "")
-        g.call = opened = Call(
+        kept().call = opened = Call(
             config.request_timeout,
             stream_idle=config.stream_idle_seconds,
             stream_max=config.stream_max_seconds,
@@ -78,12 +78,17 @@ def register_middleware(app: Flask, config: Config, counter: Counter, calls: Cal
 
 def call() -> Call:
     """The call of the request that is being handled."""
-    return cast(Call, g.call)
+    return cast(Call, kept().call)
 
 
 def this_request() -> Request:
     """The request that is being handled itself: each look at `flask.request` finds it anew."""
     return cast(Request, request._get_current_object())  # type: ignore[attr-defined]
+
+
+def kept() -> Any:
+    """What is kept of this request, `flask.g` itself."""
+    return g._get_current_object()
 
 
 def new_request_id() -> str:
@@ -125,7 +130,7 @@ class LogLine:
         self._calls = calls
         self._route, self._status, self._timed = str(asked.url_rule or "-"), status, timed
         self._peer, self._method = asked.remote_addr or "-", asked.method
-        self._code: str | None = g.get("error_code")
+        self._code: str | None = kept().get("error_code")
 
     def __call__(self) -> None:
         code = self._code or _code_of_a_stream(self._call)

@@ -188,7 +188,7 @@ def _declared_dialect() -> ErrorDialect:
 
 
 def _translated(error: HTTPException) -> ServiceException:
-    """What Flask, flask-smorest or webargs refused; their text is not passed on."""
+    """What Flask or werkzeug refused; their text is not passed on."""
     status = error.code or 500
     code, message = HTTP_ERRORS.get(status, ("bad_request", "The request cannot be handled"))
     if status >= 500:

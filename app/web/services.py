@@ -18,4 +18,5 @@ def provide(app: Flask, *services: object) -> None:
 
 def service(kind: type[Service], app: Flask | None = None) -> Service:
     """The service of this type, of the app that handles the request or of the one that is given."""
-    return cast(Service, (app or current_app).extensions[KEY][kind])
+    app = app or current_app._get_current_object()  # type: ignore[attr-defined]
+    return cast(Service, app.extensions[KEY][kind])

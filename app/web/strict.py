@@ -1,26 +1,23 @@
-"""StrictBlueprint: flask-smorest's blueprint with declared access and errors, and a parser that takes only what the API
-says it takes."""
+"""StrictBlueprint: flask-smorest's blueprint with declared access and errors, whose views take only what the API says
+they take."""
 
 from __future__ import annotations
 
-import itertools
-import json
+import functools
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar
 
-import flask
 import marshmallow
+import werkzeug
 from flask_smorest import Blueprint
-from webargs.flaskparser import FlaskParser
 
-from app.errors import ValidationException
 from app.failures import FAILURES
-from app.models import SESSION_ID_MAX_LENGTH
-from app.services.rules import is_writable
+from app.json_bytes import dump_json
 from app.web.access import Access
-from app.web.bodies import require_json, whole_body
+from app.web.arguments import read_argument
+from app.web.flask_app import Response
 from app.web.middleware import this_request
-from app.web.problems import PROBLEM, ErrorDialect, named
+from app.web.problems import PROBLEM, ErrorDialect
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -31,9 +28,6 @@ EVENT: dict[str, Any] = {
 }
 EVENT_STREAM: dict[str, Any] = {"schema": EVENT, "content_type": "text/event-stream", "success": True}
 """What is documented beside the JSON answer of a route that can stream."""
-
-MEMBERS_MAX = 1000
-"""Of so many members of a body those that the schema does not have are named."""
 
 CHAT_PROBLEMS = (
     "invalid_json",
@@ -76,49 +70,33 @@ CHAT_PROBLEMS = (
 ADMIN_PROBLEMS = ("unauthorized", "forbidden", "system_routes_private", "store_unavailable", "internal_error")
 
 
-class StrictParser(FlaskParser):
-    """Reads what a view's `arguments` ask for, or says clearly what is wrong with it.
+class ServedView:
+    """A view as the server calls it, and beside it, `documented`, what flask-smorest made of it.
 
-    A JSON body has to be UTF-8 `application/json`, and holds nothing unknown.
+    Each decorator of flask-smorest puts a function around the view, also those that only document, and most of these
+    look for request and application anew. Here they are made for the documentation alone. What they would do with a
+    request is done here, once: the arguments are read, the view is called, and what it gives is written.
     """
 
-    # A name that a report does not know would silently widen it to everything.
-    DEFAULT_UNKNOWN_BY_LOCATION = FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION | {"query": marshmallow.RAISE}
+    def __init__(self, view: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, view)
+        self._view = self.documented = view
+        self.arguments: list[tuple[str, marshmallow.Schema]] = []
+        """Where each is found and what reads it, in the order in which the view takes them."""
+        self.status = 200
+        self.schema: marshmallow.Schema | None = None
 
-    def load_json(self, req: flask.Request, schema: marshmallow.Schema) -> Any:
-        """The body; 415 and 400 tell what is wrong with it, before its fields are looked at."""
+    def __call__(self, **of_the_address: Any) -> Any:
         asked = this_request()
-        require_json(asked)
-        try:
-            body = json.loads(whole_body(asked).decode())
-        except (ValueError, RecursionError):
-            raise ValidationException("The body is not JSON that can be read", error_code="invalid_json") from None
-        _remember_session_id(body)
-        # More members than the schema has are refused for the first of those that it does not have.
-        return body if not isinstance(body, dict) else dict(itertools.islice(body.items(), MEMBERS_MAX))
-
-    def load_headers(self, req: flask.Request, schema: marshmallow.Schema) -> dict[str, str]:
-        """The headers that the schema names."""
-        given = req.headers
-        names = (field.data_key or name for name, field in schema.fields.items())
-        return {name: value for name in names if (value := given.get(name)) is not None}
-
-    def load_querystring(self, req: flask.Request, schema: marshmallow.Schema) -> dict[str, str]:
-        """The query; of a name that is given twice the first value."""
-        return req.args.to_dict()
-
-    def handle_error(self, error: marshmallow.ValidationError, req: flask.Request, *_: Any, **__: Any) -> NoReturn:
-        """Name the broken rules by location and field."""
-        ((location, errors),) = error.normalized_messages().items()  # type: ignore[no-untyped-call]
-        raise _broken_rules(errors, location) from None
+        answer = self._view(*[read_argument(asked, *argument) for argument in self.arguments], **of_the_address)
+        if self.schema is None or isinstance(answer, werkzeug.Response):
+            return answer
+        value, status, headers = answer if isinstance(answer, tuple) else (answer, self.status, None)
+        body = dump_json(self.schema.dump(value)) + b"\n"
+        return Response(body, status, headers, mimetype="application/json")
 
 
-def _broken_rules(errors: dict[str, Any], location: str) -> ValidationException:
-    if marshmallow.exceptions.SCHEMA not in errors:
-        return ValidationException(f"These fields break a rule: {named(errors)}", errors=errors, location=location)
-    error = ValidationException("The request breaks a rule", errors=errors, location=location)
-    error.explain("The body must be a JSON object", "본문은 JSON 객체여야 합니다.")
-    return error
+Decorator = Callable[[Callable[..., Any]], ServedView]
 
 
 class StrictBlueprint(Blueprint):
@@ -127,8 +105,6 @@ class StrictBlueprint(Blueprint):
     `access` holds for all its routes; a route that names its own, `@blp.get("/x", access=…)`, has that. Views are
     documented with every problem they can answer.
     """
-
-    ARGUMENTS_PARSER = StrictParser()
 
     def __init__(
         self,
@@ -146,37 +122,66 @@ class StrictBlueprint(Blueprint):
 
     def route(self, rule: str, *, access: Access | None = None, **options: Any) -> Callable[[View], View]:
         """As flask-smorest's, with the access to this route where it is not the blueprint's."""
-        decorator = super().route(rule, **options)
+        document = super().route(rule, **options)
         declared = access or self._access
 
         def declare(view: View) -> View:
+            endpoint = f"{self.name}.{view.__name__}"
             if declared is not None:
-                self.access[f"{self.name}.{view.__name__}"] = declared
-            return cast(View, decorator(view))
+                self.access[endpoint] = declared
+            document(getattr(view, "documented", view))
+            self.record(lambda state: state.app.view_functions.update({endpoint: view}))
+            return view
 
         return declare
 
-    def arguments(self, schema: type[marshmallow.Schema], **options: Any) -> Callable[[View], View]:
-        """As flask-smorest's, with one schema object for all requests: making one takes longer than using it."""
-        return cast(Callable[[View], View], super().arguments(schema(), **options))
+    def arguments(self, schema: type[marshmallow.Schema], *, location: str = "json", **options: Any) -> Decorator:
+        """As flask-smorest's; `location` is "json", "headers" or "query"."""
+        # One schema object for all requests: making one takes longer than using it.
+        one = schema()
+        document = super().arguments(one, location=location, **options)
+        # Decorators are applied from the last to the first.
+        return _documented(document, lambda served: served.arguments.insert(0, (location, one)))
 
-    def problems(self, *codes: str) -> Callable[[View], View]:
+    def response(self, status_code: int, schema: Any = None, **options: Any) -> Decorator:
+        """As flask-smorest's: what the view gives is written by the schema, unless it is a Response."""
+        one = schema() if isinstance(schema, type) else schema
+
+        def serve(served: ServedView) -> None:
+            served.status = status_code
+            served.schema = one if isinstance(one, marshmallow.Schema) else None
+
+        return _documented(super().response(status_code, one, **options), serve)
+
+    def alt_response(self, status_code: int, *args: Any, **options: Any) -> Decorator:
+        """As flask-smorest's, which only documents."""
+        return _documented(super().alt_response(status_code, *args, **options))
+
+    def doc(self, **members: Any) -> Decorator:
+        """As flask-smorest's, which only documents."""
+        return _documented(super().doc(**members))
+
+    def problems(self, *codes: str) -> Decorator:
         """Document the error codes of a view, grouped by status."""
         by_status: dict[int, list[str]] = {}
         for code in codes:
             by_status.setdefault(FAILURES[code].status, []).append(code)
-        responses = {str(status): self._documented(found) for status, found in by_status.items()}
-        return cast(Callable[[View], View], self.doc(responses=responses))
+        return self.doc(responses={str(status): self._problem(found) for status, found in by_status.items()})
 
-    def _documented(self, codes: list[str]) -> dict[str, Any]:
+    def _problem(self, codes: list[str]) -> dict[str, Any]:
         """The response of one status, with an example of each code."""
         examples = {code: f"{self.errors.name}_{code}" for code in codes}
         content = {self.errors.media_type: {"schema": self.errors.schema, "examples": examples}}
         return {"description": " or ".join(f"`{code}`" for code in codes), "content": content}
 
 
-def _remember_session_id(body: Any) -> None:
-    """Problems echo the session id, if it is one that a good request could have."""
-    given = body.get("session_id") if isinstance(body, dict) else None
-    if isinstance(given, str) and len(given) <= SESSION_ID_MAX_LENGTH and is_writable(given):
-        flask.g.session_id = given
+def _documented(document: Callable[..., Any], serve: Callable[[ServedView], None] = lambda served: None) -> Decorator:
+    """The decorator that has flask-smorest document a view by `document`, and the server know by `serve` of it."""
+
+    def decorate(view: Callable[..., Any]) -> ServedView:
+        served = view if isinstance(view, ServedView) else ServedView(view)
+        served.documented = document(served.documented)
+        serve(served)
+        return served
+
+    return decorate

@@ -385,6 +385,24 @@ def test_a_body_over_the_limit(make_app: Any, upstream: Upstream) -> None:
     assert len(upstream.received) == 2
 
 
+class BrokenStream(io.RawIOBase):
+    """A body that breaks off: its caller is gone."""
+
+    def readinto(self, buffer: Any) -> int:
+        raise ConnectionResetError
+
+    def read(self, size: int = -1) -> bytes:
+        raise ConnectionResetError
+
+
+@pytest.mark.parametrize("route", [CHAT, "/v1/chat/completions"])
+def test_a_body_that_breaks_off(client: FlaskClient, route: str) -> None:
+    """It is the caller's fault and no bug of ours."""
+    environ = {"wsgi.input": BrokenStream(), "wsgi.input_terminated": True, "CONTENT_LENGTH": "20"}
+    answer = client.post(route, content_type="application/json", environ_overrides=environ)
+    assert answer.status_code == 400
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -66,7 +66,6 @@ LIBRARIES = {
     "flask": WEB,
     "flask_cors": WEB,
     "flask_smorest": WEB,
-    "webargs": WEB,
     "werkzeug": WEB,
     "marshmallow": {"app.web", "schemas"},
     "gevent": {"app.process.workers", "app.store.threads"},

@@ -71,10 +71,12 @@ def only_line(text: str) -> str:
     [
         ("key sk-abcdefgh12345678 refused", "abcdefgh"),
         ("key sk-proj-Abc_12-xyz9 refused", "Abc_12"),
+        ("key sk_live_abcdefgh refused", "abcdefgh"),
         ("token llms_0123456789abcdef", "0123456789"),
         ("Authorization: Bearer abcdefgh.ijkl-mnop", "abcdefgh"),
         ("authorization: bearer   abcdefgh", "abcdefgh"),
         ("BEARER abcdefgh", "abcdefgh"),
+        ("bEaReR abcdefgh", "abcdefgh"),
         (f"url=http://x/?k={QUOTED_KEY}&b=1", "quotes"),
     ],
 )

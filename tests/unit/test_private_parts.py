@@ -453,13 +453,6 @@ class TestFlaskSmorest:
         with client.get("/no/such/address") as answer:
             assert (answer.status_code, answer.content_type) == (404, PROBLEM)
 
-    def test_the_parser_of_arguments(self, client: FlaskClient) -> None:
-        """strict.py: a blueprint parses with its `ARGUMENTS_PARSER`, whose `use_args` gets schema and location."""
-        assert flask_smorest.Blueprint.ARGUMENTS_PARSER.DEFAULT_VALIDATION_STATUS == 422
-        with client.post("/api/v1/chat", json={"user_message": "hi", "no_such_field": 1}) as answer:
-            assert answer.status_code == 422
-            assert "no_such_field" in answer.get_json()["errors"]["json"]
-
 
 class TestSQLAlchemy:
     @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from marshmallow import EXCLUDE, Schema, ValidationError, fields
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
 from app.models import ChatRequest, ChatResponse
 from schemas.chat import ChatHeadersSchema, ChatRequestSchema, ChatResponseSchema
@@ -67,6 +69,35 @@ def test_both_ways_write_the_same(member: Any) -> None:
     )
     schema = ChatResponseSchema()
     assert schema.dump(answer) == Schema.dump(schema, answer)
+    for name, value in itertools.product(schema.dump_fields, VALUES):
+        odd = dataclasses.replace(answer, **{name: value})
+        assert repr(written(schema.dump, odd)) == repr(written(Schema.dump, schema, odd))
+
+
+def written(write: Any, *args: Any) -> Any:
+    """What is written, or of which kind the failure is."""
+    try:
+        return write(*args)
+    except Exception as error:
+        return type(error)
+
+
+class OptionsSchema(QuickSchema):
+    """Fields that do more than their class does."""
+
+    short = fields.String(validate=validate.Length(max=1))
+    shouted = fields.String(pre_load=str.upper)
+    doubled = fields.String(post_load=lambda text: text * 2)
+    number = fields.Integer(as_string=True)
+
+
+def test_options_of_a_field_hold() -> None:
+    """A value of the field's own type goes through the field, too."""
+    schema = OptionsSchema()
+    for body in ({"short": "ab"}, {"shouted": "a"}, {"doubled": "a"}, {"number": 5}):
+        assert outcome(schema.load, body) == outcome(Schema.load, schema, body)
+    value = SimpleNamespace(short="ab", shouted="a", doubled="a", number=5)
+    assert schema.dump(value) == Schema.dump(schema, value) | {"number": "5"}
 
 
 def test_defaults_are_refused() -> None:
