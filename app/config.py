@@ -19,13 +19,13 @@ from app.errors import ConfigurationException
 from app.parsers import (
     Parse,
     api_key,
+    base_url,
     choice,
     database_url,
     digest_key,
     flag,
     header,
     hosts,
-    http_url,
     integer,
     networks,
     number,
@@ -141,7 +141,7 @@ class Config:
     )
     openai_base_url: str = setting(
         "https://api.openai.com/v1",
-        http_url,
+        base_url,
         "The base URL of the upstream: OpenAI or any OpenAI-compatible server.",
         ko="업스트림의 `base_url`. OpenAI 또는 OpenAI 호환 서버.",
     )

@@ -110,6 +110,10 @@ BAD = [
         ("OPENAI_BASE_URL", raw)
         for raw in ("http://x host/v1", "http://x-host/v 1", "http://한국.kr", "http://a\tb", "http://a..b")
     ],
+    *[
+        ("OPENAI_BASE_URL", f"http://x-host/v1{route}")
+        for route in ("/chat/completions", "/chat/completions/", "/responses", "/embeddings", "/Completions")
+    ],
     *[(name, raw) for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID") for raw in ("한국", "org 1", "org\r\nX: y")],
     ("UPSTREAM_API", "assistants"),
     *[("FORWARDED_ALLOW_IPS", raw) for raw in ("proxy.example", "10.0.0.1/8", "10.0.0.0/33")],
