@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import resource
 import signal
 import sys
@@ -100,6 +101,15 @@ class Hooks:
         # llama.cpp has both APIs, but only this one follows a response schema and tells an answer that was cut.
         self._environ.setdefault("UPSTREAM_API", "chat_completions")
         self._environ["OPENAI_API_KEY"] = model.api_key
+
+    def pre_exec(self, server: Arbiter) -> None:
+        """In a fork of the master that becomes a new master, at SIGUSR2: `python -m gunicorn` is run as it was.
+
+        gunicorn would run its file `__main__.py`, beside which Python finds gunicorn's `http` in the place of its own.
+        """
+        arguments = server.START_CTX["args"]
+        if arguments[1].endswith(os.path.join("gunicorn", "__main__.py")):
+            arguments[1:2] = ["-m", "gunicorn"]
 
     def on_reload(self, server: Arbiter) -> None:
         """In the master, at SIGHUP: tell the workers that they are being replaced."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from app.process import metrics_files
@@ -25,8 +25,9 @@ class Listener(Protocol):
 
 
 class Arbiter(Protocol):
-    """What is used of gunicorn's master. `state` is ours."""
+    """What is used of gunicorn's master. `START_CTX["args"]` is its command line. `state` is ours."""
 
+    START_CTX: Mapping[Any, Any]
     cfg: WorkerSettings
     num_workers: int
     LISTENERS: Sequence[Listener]

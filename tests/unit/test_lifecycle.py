@@ -43,6 +43,7 @@ class FakeArbiter:
     def __init__(self, address: Any = ("127.0.0.1", 0)) -> None:
         self.cfg = SimpleNamespace(workers=2, address=[address])
         self.num_workers = 2
+        self.START_CTX: dict[Any, Any] = {}
         self.LISTENERS: list[Any] = [SimpleNamespace(getsockname=lambda: address)]
 
 
