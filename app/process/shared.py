@@ -30,8 +30,13 @@ class Arbiter(Protocol):
     START_CTX: Mapping[Any, Any]
     cfg: WorkerSettings
     num_workers: int
+    WORKERS: Mapping[int, Worker]
+    worker_age: int
     LISTENERS: Sequence[Listener]
     state: MasterState
+
+    def kill_worker(self, pid: int, sig: int) -> None:
+        """Send a signal to a worker that may be gone."""
 
 
 class Worker(Protocol):
@@ -41,7 +46,7 @@ class Worker(Protocol):
     `shared` is ours.
     """
 
-    age: int
+    age: float
     pid: int
     ppid: int
     alive: bool

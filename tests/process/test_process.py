@@ -279,6 +279,28 @@ def test_sighup_under_load(start_server: Start, worker_class: str) -> None:
 
 
 @both
+def test_a_reload_while_a_call_lasts(start_server: Start, upstream: Upstream, worker_class: str) -> None:
+    """The master goes on: it replaces a worker that is lost meanwhile, and a quick stop is quick."""
+    server = start_server(WORKER_CLASS=worker_class)
+    upstream.default = silence()
+    (old,) = server.worker_pids
+    with Callers(server) as callers:
+        callers.send()
+        server.wait_for(lambda: upstream.received)
+        server.send_signal(signal.SIGHUP)
+        server.wait_for(lambda: set(server.worker_pids) - {old})
+        (new,) = set(server.worker_pids) - {old}
+        os.kill(new, signal.SIGKILL)
+        began = time.monotonic()
+        server.wait_for(lambda: set(server.worker_pids) - {old, new})
+        assert time.monotonic() - began < 5
+        server.wait_for(lambda: server.status("/livez") == 200)
+        began = time.monotonic()
+        server.stop(signal.SIGINT, group=True)
+        assert time.monotonic() - began < 3
+
+
+@both
 def test_sigkill_of_a_worker(start_server: Start, upstream: Upstream, worker_class: str) -> None:
     """Only the calls of that worker are lost, and another one takes its place."""
     server = start_server(WORKER_CLASS=worker_class, WEB_CONCURRENCY=2)
@@ -339,14 +361,17 @@ def test_a_new_master_beside_the_old_one(start_server: Start, command: Sequence[
 
 @both
 @pytest.mark.parametrize("late_seconds", [0, 0.1, 0.4])
-def test_a_stop_while_a_worker_starts(start_server: Start, worker_class: str, late_seconds: float) -> None:
-    """SIGTERM reaches a worker that has not loaded the application yet."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_stop_while_a_worker_starts(
+    start_server: Start, worker_class: str, number: signal.Signals, late_seconds: float
+) -> None:
+    """It reaches a worker that has not loaded the application yet."""
     server = start_server(WORKER_CLASS=worker_class)
     (killed,) = server.worker_pids
     os.kill(killed, signal.SIGKILL)
     server.wait_for(lambda: server.worker_pids not in ([], [killed]))
     time.sleep(late_seconds)
-    assert server.stop(seconds=10) == 0
+    assert server.stop(number, group=number == signal.SIGINT, seconds=10) == 0
 
 
 def calls_of(pid: int, upstream: Upstream) -> int:
