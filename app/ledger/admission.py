@@ -19,7 +19,6 @@ from app.store.tables import requests
 from app.units import MICROSECONDS
 
 LEASE_GRACE_SECONDS = 5.0
-MAX_OUTPUT_TOKENS = 16_384
 
 _LAST_ID = Statement(sa.select(sa.func.max(requests.c.id).label("last")))
 _NEXT_IDS = Statement(
@@ -61,7 +60,7 @@ class Admission:
         owner: str,
         *,
         token_required: bool,
-        max_output_tokens: int = MAX_OUTPUT_TOKENS,
+        max_output_tokens: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._accounts = accounts
