@@ -25,6 +25,11 @@ def text(raw: str) -> str:
     return raw
 
 
+def text_or_none(raw: str) -> str:
+    """Accept any text that UTF-8 can carry; `none` stands for an empty one, since an empty value sets nothing."""
+    return "" if raw.strip().lower() == "none" else text(raw)
+
+
 def integer(low: int, high: int) -> Parse:
     """Accept a whole number from `low` to `high`."""
 

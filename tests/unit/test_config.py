@@ -52,6 +52,7 @@ GOOD = [
     *[("DEFAULT_MAX_TOKENS", raw, int(raw)) for raw in ("1", "1000000000")],
     *[("MAX_OUTPUT_TOKENS", raw, int(raw)) for raw in ("1", "1000000000")],
     ("DEFAULT_SYSTEM_MESSAGE", "너는 교사다", "너는 교사다"),
+    *[("DEFAULT_SYSTEM_MESSAGE", raw, "") for raw in ("none", " None ")],
     ("PROMPT_HEADING_ROLE", "#Role", "#Role"),
     ("PROMPT_HEADING_MEMORY", "#Memory", "#Memory"),
     ("PROMPT_HEADING_INSTRUCTIONS", "#Instructions", "#Instructions"),
