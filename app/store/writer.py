@@ -86,12 +86,19 @@ class _Job:
 class Writer:
     """`connect` gives the connection to write on, anew after a failure; it raises while there is no database.
 
-    `takes_turns`: only one of several writers can write at a time, as with SQLite.
+    `takes_turns`: only one of several writers can write at a time, as with SQLite. `bounds_each`: each transaction has
+    to bound its waits for locks, since `connect` has not done it for all of them by LOCK_SECONDS.
     """
 
     def __init__(
-        self, connect: Callable[[], sa.Connection], is_ours: Callable[[], bool], *, takes_turns: bool = False
+        self,
+        connect: Callable[[], sa.Connection],
+        is_ours: Callable[[], bool],
+        *,
+        takes_turns: bool = False,
+        bounds_each: bool = False,
     ) -> None:
+        self._bounds_each = bounds_each
         self._takes_turns = takes_turns
         self._held_seconds = 0.0
         self._connect = connect
@@ -273,8 +280,10 @@ class Writer:
         if not wanted:
             return
         with self._connection.begin():
-            suspect = self._put_off or self._locked_tries or wanted[0].is_suspect
-            bound_lock_wait(self._connection, SUSPECT_SECONDS if suspect else LOCK_SECONDS)
+            if self._put_off or self._locked_tries or wanted[0].is_suspect:
+                bound_lock_wait(self._connection, SUSPECT_SECONDS, scope="LOCAL")
+            elif self._bounds_each:
+                bound_lock_wait(self._connection, LOCK_SECONDS, scope="LOCAL")
             outcomes = wanted[0].batch(self._connection, [job.item for job in wanted])
             for job, outcome in zip(wanted, outcomes, strict=True):
                 job.outcome = outcome
