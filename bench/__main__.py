@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 from bench import gateways, phases, report
@@ -19,21 +21,24 @@ from bench.machine import machine, versions
 from bench.plan import CALLERS, FULL, QUICK, Plan
 from bench.processes import ROOT, RUN, WORK
 from bench.rows import Row, Rows
-from bench.stage import AT_ONCE, CACHE, FLIGHT, STREAM, WORKERS, Stage, failed
+from bench.stage import AT_ONCE, CACHE, FLIGHT, STORES, STREAM, WORKERS, Stage, failed
 from bench.targets import verdicts
-from bench.tools import provide
+from bench.tools import draw, provide
 from bench.upstream import Upstream
 
 RESULTS = ROOT / "bench" / "results"
 DOCUMENT = ROOT / "docs" / "performance.md"
+PLOT = ROOT / "docs" / "costs.svg"
 PHASES: dict[str, Callable[[Stage, Gateway], Iterator[Row]]] = {
     AT_ONCE: phases.at_once,
     FLIGHT: phases.in_flight,
     STREAM: phases.streams,
     CACHE: phases.cache,
     WORKERS: phases.workers,
+    STORES: phases.stores,
 }
-OURS_ALONE = (CACHE, WORKERS)
+ALONE = {CACHE: "ours", WORKERS: "ours", STORES: "postgresql"}
+"""The phases that measure this server alone, and by which name `--only` asks for them."""
 QUIET_LOAD = 0.5
 
 
@@ -46,7 +51,7 @@ class Step:
 
 def main() -> int:
     """Run what the command line asks for; gives the exit code."""
-    chosen = _arguments()
+    chosen = arguments()
     if problem := provide():
         print(problem, file=sys.stderr)
         return 1
@@ -66,18 +71,18 @@ def main() -> int:
 
 
 def _run(chosen: argparse.Namespace) -> None:
-    plan = _plan(chosen)
+    plan = plan_of(chosen)
     about: dict[str, Any] = {
         "date": date.today().isoformat(),
         "rounds": plan.rounds,
         "quick": chosen.quick,
         "machine": machine(),
-        "versions": versions(),
+        "versions": versions(chosen.against),
     }
     if about["machine"]["load_before"] > QUIET_LOAD:
         _say(f"this machine is not quiet: its load is {about['machine']['load_before']:.2f}")
     rows = Rows(_measure(chosen, plan))
-    part = any((chosen.only, chosen.phase, chosen.route, chosen.callers, chosen.seconds))
+    part = any((chosen.only, chosen.against, chosen.phase, chosen.route, chosen.callers, chosen.seconds))
     judged = [each for each in verdicts(rows, cores=about["machine"]["cores"]) if not part or each.measured]
     text = report.tables(rows, judged, about)
     print(f"\n{text}")
@@ -87,18 +92,26 @@ def _run(chosen: argparse.Namespace) -> None:
     file.write_text(report.dumped(about | {"targets": [vars(verdict) for verdict in judged]}, rows))
     if whole:
         report.write(DOCUMENT, text)
+        _draw(report.costs(rows))
     print(f"\nall figures: {file.relative_to(ROOT)}")
 
 
+def _draw(costs: list[dict[str, str | float]]) -> None:
+    """The plot of what a request costs; where nothing was measured the old one stays."""
+    file = WORK / "costs.json"
+    file.write_text(json.dumps(costs))
+    if costs:
+        draw("costs", file, PLOT)
+
+
 def _measure(chosen: argparse.Namespace, plan: Plan) -> Iterator[Row]:
-    steps = list(_steps(chosen, plan))
+    planned = list(steps(chosen, plan))
     started = time.monotonic()
     with Upstream(deltas=plan.deltas) as upstream:
-        for number, step in enumerate(steps, 1):
+        for number, step in enumerate(planned, 1):
             minutes, seconds = divmod(int(time.monotonic() - started), 60)
-            _say(
-                f"[{number}/{len(steps)} {minutes}:{seconds:02}] round {step.round}, {step.phase}: {step.gateway.name}"
-            )
+            place = f"{number}/{len(planned)} {minutes}:{seconds:02}"
+            _say(f"[{place}] round {step.round}, {step.phase}: {step.gateway.name}")
             stage = Stage(upstream, plan, step.round, lambda line: _say(f"    {line}"))
             stage = replace(stage, routes=tuple(chosen.route), callers=tuple(chosen.callers) or CALLERS)
             try:
@@ -109,26 +122,31 @@ def _measure(chosen: argparse.Namespace, plan: Plan) -> Iterator[Row]:
                 yield row
 
 
-def _steps(chosen: argparse.Namespace, plan: Plan) -> Iterator[Step]:
-    """Upstream alone first; then ours and the peers in turn, every other round in the other order."""
-    peers = [gateways.PEERS[name] for name in gateways.PEERS if plan.everything or name != "portkey-24"]
-    measured = [gateways.ours(), *(peer() for peer in peers)]
-    if chosen.only:
-        measured = [gateway for gateway in measured if gateway.name in chosen.only]
-    wanted = chosen.phase or list(PHASES)
+def steps(chosen: argparse.Namespace, plan: Plan) -> Iterator[Step]:
+    """Upstream alone first; then ours and the others in turn, every other round in the other order."""
+    measured = _gateways(chosen, plan)
     for number in range(1, plan.rounds + 1):
-        for phase in wanted:
-            if phase in OURS_ALONE:
-                if not chosen.only or "ours" in chosen.only:
+        for phase in chosen.phase or PHASES:
+            if phase in ALONE:
+                if not chosen.against and (not chosen.only or ALONE[phase] in chosen.only):
                     yield Step(number, phase, gateways.ours())
                 continue
-            if phase != FLIGHT and not chosen.seconds:
+            if measured and phase != FLIGHT and not chosen.seconds:
                 yield Step(number, phase, gateways.direct())
             for gateway in measured if number % 2 else reversed(measured):
                 yield Step(number, phase, gateway)
 
 
-def _plan(chosen: argparse.Namespace) -> Plan:
+def _gateways(chosen: argparse.Namespace, plan: Plan) -> list[Gateway]:
+    """What is measured beside each other: ours and the peers, or ours and the one before."""
+    if chosen.against:
+        return [gateways.ours(), gateways.before(chosen.against)]
+    peers = [gateways.PEERS[name] for name in gateways.PEERS if plan.everything or name != "portkey-24"]
+    measured = [gateways.ours(), *(peer() for peer in peers)]
+    return [gateway for gateway in measured if not chosen.only or gateway.name in chosen.only]
+
+
+def plan_of(chosen: argparse.Namespace) -> Plan:
     plan = QUICK if chosen.quick else FULL
     if chosen.rounds:
         plan = replace(plan, rounds=chosen.rounds)
@@ -138,19 +156,33 @@ def _plan(chosen: argparse.Namespace) -> Plan:
     return replace(plan, seconds=dict.fromkeys(seconds, chosen.seconds) if chosen.seconds else seconds)
 
 
-def _arguments() -> argparse.Namespace:
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """What the command line asks for, or these words of one."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round, at most three minutes")
     parser.add_argument("--rounds", type=int, help="how often all of it is measured")
     part = parser.add_argument_group("parts; with any of them neither documents nor bench/results are written")
-    part.add_argument("--only", nargs="+", default=[], choices=["ours", *gateways.PEERS], help="these gateways")
+    of_ours = ["ours", "postgresql"]
+    either = part.add_mutually_exclusive_group()
+    either.add_argument("--only", nargs="+", default=[], choices=[*of_ours, *gateways.PEERS], help="these gateways")
+    either.add_argument(
+        "--against", type=_tree, metavar="DIR", help="this server and, in turn, the one in DIR: an earlier commit"
+    )
     part.add_argument("--phase", nargs="+", default=[], choices=list(PHASES), help="these phases")
     part.add_argument("--route", nargs="+", default=[], help="these routes, as /api/v1/chat")
     part.add_argument("--callers", nargs="+", default=[], type=int, help="these numbers of callers")
     part.add_argument(
         "--seconds", type=int, help="each measurement this long, for a profiler to look at; upstream alone is left out"
     )
-    return parser.parse_args()
+    return parser.parse_args(words)
+
+
+def _tree(text: str) -> Path:
+    """A directory that holds a server."""
+    tree = Path(text).resolve()
+    if not (tree / "wsgi.py").exists():
+        raise argparse.ArgumentTypeError("there is no wsgi.py in this directory")
+    return tree
 
 
 def _say(line: str) -> None:

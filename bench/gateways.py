@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,19 +33,30 @@ class Gateway:
     """True for upstream itself, which is running already and answers below the path of the kind that is asked for."""
 
 
-def ours(**settings: object) -> Gateway:
-    """This server with everything on: tokens, ledger, metrics, and the log at INFO to a file and standard output."""
+def ours(store: str = "ours", *, tree: Path = ROOT, limits: Sequence[str] = (), **settings: object) -> Gateway:
+    """This server with everything on: tokens, ledger, metrics, and the log at INFO to a file and standard output.
+
+    `store` names where its one client is kept, `limits` are those of that client as `flask clients add` reads them, and
+    `tree` holds the code.
+    """
+    settings = {"DATABASE_URL": f"sqlite:///{RUN}/{store}.db"} | settings
 
     def start(base_url: str) -> Program:
         port = free_port()
         env = our_environment(OPENAI_BASE_URL=base_url, SERVER_PORT=port, **settings)
         command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
-        return Program("ours", command, port=port, ready="/readyz", env=env, cwd=ROOT)
+        return Program(store, command, port=port, ready="/readyz", env=env, cwd=tree)
 
     def headers(base_url: str) -> Mapping[str, str]:
-        return JSON | {"Authorization": f"Bearer {_token()}", "X-Free-Mode": "true"}
+        token = _token(RUN / f"{store}.token", tree, limits, our_environment(**settings))
+        return JSON | {"Authorization": f"Bearer {token}", "X-Free-Mode": "true"}
 
-    return Gateway("ours", (wire.NATIVE, wire.RESPONSES, wire.COMPLETIONS), start, headers)
+    return Gateway(store, (wire.NATIVE, wire.RESPONSES, wire.COMPLETIONS), start, headers)
+
+
+def before(tree: Path) -> Gateway:
+    """The server in another directory, an earlier commit as a rule, with the packages of this one."""
+    return ours("before", tree=tree)
 
 
 def litellm() -> Gateway:
@@ -131,12 +142,11 @@ def our_environment(**settings: object) -> dict[str, str]:
     return environment(**(fixed | settings))
 
 
-def _token() -> str:
-    """The token of the one client, made when it is first asked for."""
-    file = Path(RUN / "token")
+def _token(file: Path, tree: Path, limits: Sequence[str], env: Mapping[str, str]) -> str:
+    """The token of a store's one client, made when it is first asked for."""
     if not file.exists():
-        command = [sys.executable, "-m", "flask", "--app", "wsgi", "clients", "add", "bench"]
-        made = subprocess.run(command, cwd=ROOT, env=our_environment(), capture_output=True, text=True)
+        command = [sys.executable, "-m", "flask", "--app", "wsgi", "clients", "add", "bench", *limits]
+        made = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True)
         if made.returncode:
             raise DidNotStart(f"no client could be made: {made.stderr.strip().splitlines()[-1:]}")
         file.write_text(made.stdout.strip())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from app.store.tables import clients, requests
 from bench import load, report, upstream, wire
 from bench.gateways import JSON, our_environment, ours
 from bench.processes import ROOT, RUN, WORK, Program
-from bench.tools import provide
+from bench.tools import draw, provide
 from bench.upstream import Upstream
 
 SECONDS = 3
@@ -28,7 +27,6 @@ ROUNDS = 3
 DOCUMENT = ROOT / "docs" / "performance.md"
 RESULT = WORK / "growth.json"
 PLOT = ROOT / "docs" / "growth.svg"
-PLOTTER = WORK / "plot" / "bin" / "python"
 BODY_BYTES = (1_000, 10_000, 100_000, 300_000, 1_000_000)
 TURNS = (1, 50, 100, 250, 500)
 CLIENTS = (1, 100, 1_000, 10_000)
@@ -62,7 +60,7 @@ def main() -> int:
         }
     RESULT.write_text(json.dumps({name: [asdict(point) for point in points] for name, points in grown.items()}))
     report.write(DOCUMENT, _tables(grown), "growth")
-    subprocess.run([str(PLOTTER), str(ROOT / "bench" / "plot.py"), str(RESULT), str(PLOT)], check=True)
+    draw("growth", RESULT, PLOT)
     return 0
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from app.version import __version__
 from bench.processes import ROOT, WORK
 from bench.tools import nginx, node, node_20, wrk
 
@@ -31,11 +32,12 @@ def machine() -> dict[str, str | int | float]:
     }
 
 
-def versions() -> dict[str, str]:
-    """By name; a program that is not there has no version."""
+def versions(before: Path | None = None) -> dict[str, str]:
+    """By name; a program that is not there has no version. `before` is the tree that ours is measured against."""
     packages = {name: metadata.version(name) for name in ("flask", "gunicorn", "gevent")}
     return {
-        "llm-server": _ours(),
+        "llm-server": f"{__version__} ({_commit(ROOT)})",
+        **({"before": _commit(before)} if before else {}),
         "litellm": _installed("litellm"),
         "portkey": _portkey(),
         "python": platform.python_version(),
@@ -48,16 +50,15 @@ def versions() -> dict[str, str]:
     }
 
 
-def _ours() -> str:
-    """The commit, and whether something was changed since."""
-    version = re.search(r'__version__ = "([^"]+)"', (ROOT / "app" / "version.py").read_text())
-    commit = _git("rev-parse", "--short=10", "HEAD")
-    changed = " with changes" if _git("status", "--porcelain", "--", *OURS) else ""
-    return f"{version.group(1) if version else ''} ({commit or 'no commit'}{changed})"
+def _commit(tree: Path) -> str:
+    """Which one, and whether something was changed since."""
+    commit = _git(tree, "rev-parse", "--short=10", "HEAD")
+    changed = " with changes" if _git(tree, "status", "--porcelain", "--", *OURS) else ""
+    return f"{commit or 'no commit'}{changed}"
 
 
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+def _git(tree: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=tree, capture_output=True, text=True)
     return done.stdout.strip()
 
 

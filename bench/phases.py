@@ -6,14 +6,16 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from bench import load, upstream, wire
-from bench.gateways import Gateway, bare, ours
+from bench import load, postgresql, upstream, wire
+from bench.gateways import KEY, Gateway, bare, ours
 from bench.plan import IN_FLIGHT, STREAMS
+from bench.processes import RUN
 from bench.rows import Row
 from bench.stage import (
     AT_ONCE,
     CACHE,
     FLIGHT,
+    STORES,
     STREAM,
     WORKERS,
     Running,
@@ -27,7 +29,9 @@ from bench.stage import (
     started,
 )
 
-CACHE_CALLERS, WORKERS_CALLERS = 16, 64
+CACHE_CALLERS, WORKERS_CALLERS, STORES_CALLERS = 16, 64, 16
+BUDGET = ("--budget-usd", "10000/day")
+"""More than any run spends, so that it is looked up and never reached."""
 
 
 def at_once(stage: Stage, gateway: Gateway) -> Iterator[Row]:
@@ -101,6 +105,40 @@ def workers(stage: Stage, _: Gateway) -> Iterator[Row]:
                 phase=WORKERS,
                 seconds=max(2, stage.plan.seconds[WORKERS_CALLERS]),
             )
+
+
+def stores(stage: Stage, _: Gateway) -> Iterator[Row]:
+    """Our server on SQLite and on a PostgreSQL of this machine, and a client that has a budget.
+
+    With two workers, too: only transactions of different workers can wait for each other.
+    """
+    # A token of an earlier round names a client of a database that is gone.
+    for file in (*RUN.glob("sqlite.*"), *RUN.glob("postgresql.*")):
+        file.unlink()
+    with postgresql.started() as store:
+        shared = {"DATABASE_URL": store.url, "TOKEN_DIGEST_KEY": KEY}
+        two_workers = ours("postgresql", limits=BUDGET, WEB_CONCURRENCY=2, **shared)
+        turns = [ours("sqlite", limits=BUDGET), ours("postgresql", limits=BUDGET, **shared)]
+        turns.append(replace(two_workers, name="postgresql-2"))
+        for gateway in turns if stage.round % 2 else reversed(turns):
+            yield _on_store(stage, gateway, store)
+
+
+def _on_store(stage: Stage, gateway: Gateway, store: postgresql.Running) -> Row:
+    """One load; the row says, too, what PostgreSQL used for a request, and what it saw until its server stopped."""
+    with started(stage, gateway, upstream.AT_ONCE) as running:
+        requests(running, wire.NATIVE, callers=STORES_CALLERS, seconds=stage.plan.rewarm_seconds)
+        before = store.cpu_seconds
+        seconds = stage.plan.seconds[STORES_CALLERS]
+        row = measured(stage, running, wire.NATIVE, STORES_CALLERS, phase=STORES, seconds=seconds)
+        used = store.cpu_seconds - before
+    each = used / row.figures["requests"] if row.figures["requests"] else 0.0
+    seen = {
+        "postgresql_cpu_us": round(1e6 * each),
+        "postgresql_version": store.version(),
+        "deadlocks": store.deadlocks(),
+    }
+    return replace(row, figures={**row.figures, **seen})
 
 
 def _few_callers(stage: Stage, running: Running, routes: Sequence[str]) -> Iterator[Row]:

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench import wire
-from bench.phases import CACHE_CALLERS, WORKERS_CALLERS
+from bench.phases import CACHE_CALLERS, STORES_CALLERS, WORKERS_CALLERS
 from bench.plan import CALLERS, IN_FLIGHT, STREAMS
-from bench.rows import DIRECT, Figure, Key, Rows
-from bench.stage import AT_ONCE, CACHE, FLIGHT, START, STREAM, WORKERS
+from bench.rows import DIRECT, Figure, Key, Rows, summed_up
+from bench.stage import AT_ONCE, CACHE, FLIGHT, START, STORES, STREAM, WORKERS
 from bench.targets import Verdict
 
 EMPTY = "–"
 COLUMNS = {
     "ours": "this server",
+    "before": "before",
     "litellm": "LiteLLM",
     "portkey": "Portkey",
     "portkey-24": "Portkey, Node 24",
     DIRECT: "upstream alone",
 }
-CHAT = dict.fromkeys(COLUMNS, wire.COMPLETIONS) | {"ours": wire.NATIVE}
+CHAT = dict.fromkeys(COLUMNS, wire.COMPLETIONS) | dict.fromkeys(("ours", "before"), wire.NATIVE)
 COMPLETIONS = dict.fromkeys(COLUMNS, wire.COMPLETIONS)
 RESPONSES = dict.fromkeys(COLUMNS, wire.RESPONSES)
 NONE = {gateway: "" for gateway in COLUMNS if gateway != DIRECT}
@@ -48,9 +49,10 @@ def tables(rows: Rows, verdicts: Sequence[Verdict], about: Mapping[str, Any]) ->
     parts = [
         _about(about),
         _figures(rows),
+        _to_before(rows),
         _own(rows),
         _table([["target", "limit", "measured", "outcome"], *judged]) if judged else "",
-        _shares(rows),
+        " ".join(filter(None, (_store(rows), _shares(rows)))),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -60,6 +62,17 @@ def dumped(results: Mapping[str, Any], rows: Rows) -> str:
     head = json.dumps(results, indent=1, ensure_ascii=False).removesuffix("\n}")
     lines = ",\n".join(f"  {json.dumps(row)}" for row in rows.dump())
     return f'{head},\n "rows": [\n{lines}\n ]\n}}\n'
+
+
+def costs(rows: Rows) -> list[dict[str, str | float]]:
+    """What a request costs everywhere in CPU µs, for the plot: its name, whose it is, median and range."""
+    places = [(DIRECT, "the floor: a bare Flask route", Key("bare", CACHE, "cpu_us", wire.NATIVE, CACHE_CALLERS))]
+    for name, title in COLUMNS.items():
+        routes = (wire.NATIVE, wire.RESPONSES, wire.COMPLETIONS) if name == "ours" else (wire.COMPLETIONS,)
+        for route in routes if name not in (DIRECT, "before") else ():
+            places.append((name, f"{title}, {route}", Key(name, AT_ONCE, "cpu_us", route, 16)))
+    figures = [(whose, title, rows.figure(key)) for whose, title, key in places]
+    return [{"whose": whose, "title": title, **asdict(figure)} for whose, title, figure in figures if figure]
 
 
 def write(document: Path, text: str, section: str = "bench") -> None:
@@ -77,6 +90,17 @@ def _figures(rows: Rows) -> str:
     lines = [[title, *(line[gateway] for gateway in seen)] for title, line in cells.items()]
     full = [line for line in lines if set(line[1:]) - {EMPTY}]
     return _table([["", *(COLUMNS[gateway] for gateway in seen)], *full]) if full else ""
+
+
+def _to_before(rows: Rows) -> str:
+    """Ours over the one before in each round: what drifts with the machine drifts for both."""
+    cells = []
+    for line in _lines():
+        names = ("ours", "before")
+        ours, before = (Key(each, line.phase, line.figure, line.routes.get(each, ""), line.callers) for each in names)
+        if ratio := summed_up(rows.ratios(ours, before)):
+            cells.append([line.title.replace(", ms", ""), _shown(ratio, "{:.3f}")])
+    return _table([["this server, to the one before", "×"], *cells]) if cells else ""
 
 
 def _lines() -> Iterable[Line]:
@@ -125,17 +149,32 @@ def _shown(figure: Figure, shown: str, factor: float = 1.0) -> str:
 
 def _own(rows: Rows) -> str:
     """What is measured of this server alone."""
-    lines = {
-        f"cache hit, {CACHE_CALLERS} callers": Key("cache", CACHE, "per_second", wire.NATIVE, CACHE_CALLERS),
-        f"bare Flask route, {CACHE_CALLERS} callers": Key("bare", CACHE, "per_second", wire.NATIVE, CACHE_CALLERS),
-        f"one worker, {WORKERS_CALLERS} callers": Key("workers-1", WORKERS, "per_second", wire.NATIVE, WORKERS_CALLERS),
-        f"two workers, {WORKERS_CALLERS} callers": Key(
-            "workers-2", WORKERS, "per_second", wire.NATIVE, WORKERS_CALLERS
-        ),
+    places = {
+        f"cache hit, {CACHE_CALLERS} callers": ("cache", CACHE, CACHE_CALLERS),
+        f"bare Flask route, {CACHE_CALLERS} callers": ("bare", CACHE, CACHE_CALLERS),
+        f"one worker, {WORKERS_CALLERS} callers": ("workers-1", WORKERS, WORKERS_CALLERS),
+        f"two workers, {WORKERS_CALLERS} callers": ("workers-2", WORKERS, WORKERS_CALLERS),
+        f"SQLite, a client with a budget, {STORES_CALLERS} callers": ("sqlite", STORES, STORES_CALLERS),
+        f"PostgreSQL, the same client, {STORES_CALLERS} callers": ("postgresql", STORES, STORES_CALLERS),
+        f"PostgreSQL, two workers, {STORES_CALLERS} callers": ("postgresql-2", STORES, STORES_CALLERS),
     }
-    figures = {title: rows.figure(key) for title, key in lines.items()}
-    cells = [[title, _shown(figure, "{:,.0f}")] for title, figure in figures.items() if figure]
-    return _table([["this server alone", "requests/s"], *cells]) if cells else ""
+    cells = []
+    for title, (name, phase, callers) in places.items():
+        figures = [rows.figure(Key(name, phase, each, wire.NATIVE, callers)) for each in ("per_second", "cpu_us")]
+        if any(figures):
+            cells.append([title, *(_shown(figure, "{:,.0f}") if figure else EMPTY for figure in figures)])
+    return _table([["this server alone", "requests/s", "CPU µs a request"], *cells]) if cells else ""
+
+
+def _store(rows: Rows) -> str:
+    used, version = (
+        rows.figure(Key("postgresql", STORES, name, wire.NATIVE, STORES_CALLERS))
+        for name in ("postgresql_cpu_us", "postgresql_version")
+    )
+    if not used or not version:
+        return ""
+    major, minor = divmod(int(version.most), 10_000)
+    return f"PostgreSQL {major}.{minor} itself used {used.median:,.0f} µs of CPU a request."
 
 
 def _shares(rows: Rows) -> str:

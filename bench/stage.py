@@ -17,6 +17,7 @@ from bench.rows import Row
 from bench.upstream import Upstream
 
 START, AT_ONCE, FLIGHT, STREAM, CACHE, WORKERS = "start", "at-once", "in-flight", "streams", "cache", "workers"
+STORES = "stores"
 MANY = 64
 SETTLED_SECONDS = 0.5
 """After readiness, before the memory of an idle gateway is read."""

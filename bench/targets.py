@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from bench import wire
 from bench.gateways import PEERS
-from bench.phases import CACHE_CALLERS, WORKERS_CALLERS
+from bench.phases import CACHE_CALLERS, STORES_CALLERS, WORKERS_CALLERS
 from bench.plan import CALLERS, IN_FLIGHT, STREAMS
 from bench.rows import DIRECT, Key, Rows
-from bench.stage import AT_ONCE, CACHE, FLIGHT, START, STREAM, WORKERS
+from bench.stage import AT_ONCE, CACHE, FLIGHT, START, STORES, STREAM, WORKERS
 from bench.upstream import EVENTS_PER_SECOND
 
 PORTKEY_ADDS_MS = 1.1
@@ -73,6 +73,7 @@ def _targets(cores: int) -> list[Target]:
     flight = Key("ours", FLIGHT, "per_second", wire.NATIVE, IN_FLIGHT)
     stream = Key("ours", STREAM, "lost", wire.NATIVE, STREAMS)
     two_workers = Key("workers-2", WORKERS, "per_second", wire.NATIVE, WORKERS_CALLERS)
+    postgresql = Key("postgresql", STORES, "per_second", wire.NATIVE, STORES_CALLERS)
     start = Key("ours", START, "start_seconds")
     return [
         Target("native chat, 16 callers, to LiteLLM", 15, True, "{:.1f} ×", _to("litellm", ours)),
@@ -99,6 +100,8 @@ def _targets(cores: int) -> list[Target]:
         Target("cache hit, of a bare Flask route", 0.6, True, "{:.0%}", _cache),
         Target("two workers, requests/s", 3100, True, "{:,.0f}", _each(two_workers)),
         Target("two workers, to one", 1.8, True, "{:.2f} ×", lambda rows: _workers(rows, cores)),
+        Target("on PostgreSQL, to SQLite, with a budget", 0.6, True, "{:.2f} ×", _to_sqlite(postgresql)),
+        Target("deadlocks meanwhile, also with two workers", 0, False, "{:.0f}", _deadlocks),
         Target("start to ready", 1.5, False, "{:.2f} s", _each(start)),
         Target("idle memory of a worker", 90, False, "{:.0f} MB", _each(_named(start, "idle_mb"))),
         Target("upstream alone, to the fastest gateway", 20, True, "{:.0f} ×", _upstream),
@@ -141,6 +144,21 @@ def _each(key: Key, factor: float = 1.0) -> Callable[[Rows], list[float]]:
 def _cache(rows: Rows) -> list[float]:
     hit = Key("cache", CACHE, "per_second", wire.NATIVE, CACHE_CALLERS)
     return rows.ratios(hit, Key("bare", CACHE, "per_second", wire.NATIVE, CACHE_CALLERS))
+
+
+def _to_sqlite(postgresql: Key) -> Callable[[Rows], list[float]]:
+    sqlite = Key("sqlite", STORES, postgresql.figure, postgresql.route, postgresql.callers)
+    return lambda rows: rows.ratios(postgresql, sqlite)
+
+
+def _deadlocks(rows: Rows) -> list[float]:
+    """What PostgreSQL saw in each round by the time that its last server had stopped."""
+    seen: dict[int, list[float]] = {}
+    for name in ("postgresql", "postgresql-2"):
+        key = Key(name, STORES, "deadlocks", wire.NATIVE, STORES_CALLERS)
+        for number, values in rows.by_round(key).items():
+            seen.setdefault(number, []).extend(values)
+    return [max(values) for values in seen.values()]
 
 
 def _workers(rows: Rows, cores: int) -> list[float]:

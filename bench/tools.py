@@ -40,6 +40,15 @@ def node_20() -> str | None:
     return _node_of(WORK / "node")
 
 
+def draw(kind: str, measured: Path, drawing: Path) -> None:
+    """Make one of the plots of bench/plot.py; without matplotlib the old one stays, and a line says so."""
+    plotter = WORK / "plot" / "bin" / "python"
+    if plotter.exists():
+        subprocess.run([str(plotter), str(ROOT / "bench" / "plot.py"), kind, str(measured), str(drawing)], check=True)
+    else:
+        print(f"{drawing.name} is not drawn anew: make install-bench installs what draws it", file=sys.stderr)
+
+
 def missing() -> list[str]:
     """What has to be installed first, as Debian names it."""
     found = {"nginx-light": nginx(), "libnginx-mod-http-echo": echo_module(), "wrk": wrk()}

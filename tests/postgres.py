@@ -65,8 +65,7 @@ class Postgres:
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """It still accepts connections, as the kernel does that for it, and says nothing."""
-        master = psutil.Process(int((Path(self._server.pgdata) / "postmaster.pid").read_text().split()[0]))
-        processes = [master, *master.children(recursive=True)]
+        processes = self.processes()
         for process in processes:
             process.suspend()
         try:
@@ -74,6 +73,11 @@ class Postgres:
         finally:
             for process in processes:
                 process.resume()
+
+    def processes(self) -> list[psutil.Process]:
+        """Its own, the first of all, and one for each connection."""
+        master = psutil.Process(int((Path(self._server.pgdata) / "postmaster.pid").read_text().split()[0]))
+        return [master, *master.children(recursive=True)]
 
     def _run(self, statement: str) -> None:
         with self._admin.connect() as connection:
