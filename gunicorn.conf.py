@@ -82,6 +82,7 @@ logger_class = "app.process.workers.NoAccessLog"
 hooks = Hooks(settings, os.environ, graceful_timeout=graceful_timeout, local_model_file=local_model_file)
 on_starting = hooks.on_starting
 when_ready = hooks.when_ready
+pre_exec = hooks.pre_exec
 on_reload = hooks.on_reload
 pre_fork = hooks.pre_fork
 post_fork = hooks.post_fork

@@ -19,13 +19,13 @@ from app.errors import ConfigurationException
 from app.parsers import (
     Parse,
     api_key,
+    base_url,
     choice,
     database_url,
     digest_key,
     flag,
     header,
     hosts,
-    http_url,
     integer,
     networks,
     number,
@@ -33,6 +33,7 @@ from app.parsers import (
     pem_file,
     proxy_url,
     text,
+    text_or_none,
 )
 
 QUOTES = ("'", '"')
@@ -141,7 +142,7 @@ class Config:
     )
     openai_base_url: str = setting(
         "https://api.openai.com/v1",
-        http_url,
+        base_url,
         "The base URL of the upstream: OpenAI or any OpenAI-compatible server.",
         ko="업스트림의 `base_url`. OpenAI 또는 OpenAI 호환 서버.",
     )
@@ -236,9 +237,9 @@ class Config:
     )
     default_system_message: str = setting(
         "당신은 도움이 되는 AI 어시스턴트입니다.",
-        text,
-        "The system message when the request gives none.",
-        ko="요청에 없을 때 쓰는 시스템 메시지.",
+        text_or_none,
+        "The system message when the request gives none. `none` sends none.",
+        ko="요청에 없을 때 쓰는 시스템 메시지. `none`이면 보내지 않습니다.",
     )
     prompt_heading_role: str = setting(
         "#역할", text, "The heading above the role in the system message.", ko="시스템 메시지에서 역할 위에 붙는 제목."

@@ -31,3 +31,8 @@ def dump_json(value: Any) -> bytes:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def well_formed(text: str) -> str:
+    """Join surrogate pairs and replace lone surrogates, which no UTF-8 log, socket or database can carry."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -25,6 +25,11 @@ def text(raw: str) -> str:
     return raw
 
 
+def text_or_none(raw: str) -> str:
+    """Accept any text that UTF-8 can carry; `none` stands for an empty one, since an empty value sets nothing."""
+    return "" if raw.strip().lower() == "none" else text(raw)
+
+
 def integer(low: int, high: int) -> Parse:
     """Accept a whole number from `low` to `high`."""
 
@@ -95,13 +100,15 @@ def header(raw: str) -> str:
     return raw.strip()
 
 
-def http_url(raw: str) -> str:
-    """Accept an http(s) URL in ASCII with a host and without credentials, query or fragment."""
+def base_url(raw: str) -> str:
+    """Accept an http(s) URL in ASCII with a host and without credentials, query, fragment or a route of the API."""
     url = raw.strip().rstrip("/")
     parts = urlsplit(url)
     plain = parts.scheme in {"http", "https"} and re.fullmatch(HOST, parts.hostname or "") and parts.port != 0
     if not plain or not re.fullmatch(PRINTABLE, url) or "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("must be an http(s) URL without credentials, query or fragment")
+    if re.search(r"/(completions|responses|embeddings)$", parts.path, re.IGNORECASE):
+        raise ValueError("must end before the route, as in https://api.openai.com/v1")
     return url
 
 

@@ -52,12 +52,16 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Account(Limits):
-    """One client as the database knows it. Moments are microseconds since 1970, UTC."""
+    """One client as the database knows it. Moments are microseconds since 1970, UTC.
+
+    `key_fingerprint` tells under which digest key its token was made; None where a version of before has written it.
+    """
 
     id: int
     name: str
     created_at: int
     revoked_at: int | None
+    key_fingerprint: str | None = None
 
     def allows_model(self, model: str) -> bool:
         """Tell whether a model's name fits one of the patterns, as `gpt-4o*`; without patterns all do."""
@@ -108,7 +112,7 @@ class Accounts:
             raise ValidationException("must be 1 to 64 letters, digits, dots, dashes or underscores", "name")
         _check_models(limits.models)
         token = new_token()
-        row = vars(limits) | {"name": name, "token_digest": self.digest(token), "created_at": self._now()}
+        row = vars(limits) | {"name": name, "created_at": self._now()} | self._keyed(token)
 
         def insert(connection: sa.Connection) -> None:
             if connection.execute(sa.select(clients.c.id).where(clients.c.name == name)).first():
@@ -154,7 +158,7 @@ class Accounts:
     def rotate(self, name: str) -> str:
         """Give a new token; the old one opens nothing from now on."""
         token = new_token()
-        self._update(name, token_digest=self.digest(token), revoked_at=None)
+        self._update(name, revoked_at=None, **self._keyed(token))
         return token
 
     def revoke(self, name: str) -> None:
@@ -233,6 +237,15 @@ class Accounts:
         """The keyed digest that stands for a token."""
         return _digest(token, self._digest_key)
 
+    def knows_key_of(self, client: Account) -> bool:
+        """Whether the client's token was made under a digest key that is known now, as far as that was noted."""
+        known = [_fingerprint(key) for key in (self._digest_key, self._old_digest_key) if key is not None]
+        return client.key_fingerprint is None or client.key_fingerprint in known
+
+    def _keyed(self, token: str) -> dict[str, str]:
+        """What a client's row has of its token."""
+        return {"token_digest": self.digest(token), "key_fingerprint": _fingerprint(self._digest_key)}
+
     def _keep_by_new_key(self, token: str) -> Account | None:
         """The client of a token that is known by the old key; its row has the new key's digest from now on."""
         if self._old_digest_key is None:
@@ -240,12 +253,12 @@ class Accounts:
         old, new = _digest(token, self._old_digest_key), self.digest(token)
         if self._look_up(old) is None:
             return None
-        update = clients.update().where(clients.c.token_digest == old).values(token_digest=new)
+        update = clients.update().where(clients.c.token_digest == old).values(self._keyed(token))
         self._database.write(lambda connection: connection.execute(update))
         return self._look_up(new)
 
     def _tell_of_keys(self) -> None:
-        """Say once why a token that has its checksum may be unknown: `clients list` shows its client as active."""
+        """Say once why a token that has its checksum may be unknown; `clients list` shows whose key is another one."""
         if not self._told_of_keys:
             self._told_of_keys = True
             logger.warning(
@@ -274,6 +287,11 @@ def _check_models(models: str) -> None:
 
 def _digest(token: str, key: bytes) -> str:
     return hashlib.blake2b(token.encode("utf-8", "replace"), key=key, digest_size=32).hexdigest()
+
+
+def _fingerprint(key: bytes) -> str:
+    """Tells two digest keys apart and gives neither away."""
+    return hashlib.blake2b(b"the key of the tokens' digests", key=key, digest_size=8).hexdigest()
 
 
 def unauthorized() -> ChatServiceException:

@@ -18,7 +18,6 @@ from app.store.tables import requests
 from app.units import MICROSECONDS
 
 LEASE_GRACE_SECONDS = 5.0
-MAX_OUTPUT_TOKENS = 16_384
 
 _NOTHING_USED: dict[str, sa.ColumnElement[Any]] = {
     "status": sa.literal_column("'pending'"),
@@ -91,7 +90,7 @@ class Admission:
         owner: str,
         *,
         token_required: bool,
-        max_output_tokens: int = MAX_OUTPUT_TOKENS,
+        max_output_tokens: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._accounts = accounts

@@ -21,7 +21,7 @@ from app.calls.receipt import Receipt
 from app.errors import ServiceException
 from app.ledger import settlement
 from app.ledger.accounts import Accounts, Principal
-from app.ledger.admission import MAX_OUTPUT_TOKENS, Admission, Admitted
+from app.ledger.admission import Admission, Admitted
 from app.ledger.client_rows import hold
 from app.ledger.entry import Entry, unrecorded
 from app.ledger.lease import LEASE_SECONDS, Owner, look_up, owner_name
@@ -50,8 +50,8 @@ class Ledger:
         prices: Prices | NoPrices,
         *,
         token_required: bool,
+        max_output_tokens: int,
         fail_open: bool = False,
-        max_output_tokens: int = MAX_OUTPUT_TOKENS,
         fingerprint_key: bytes = b"",
         booked: Callable[[Usage, int | None, str | None], None] = lambda *_: None,
         clock: Callable[[], float] | None = None,

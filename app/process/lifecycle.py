@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import resource
 import signal
 import sys
@@ -101,9 +102,27 @@ class Hooks:
         self._environ.setdefault("UPSTREAM_API", "chat_completions")
         self._environ["OPENAI_API_KEY"] = model.api_key
 
+    def pre_exec(self, server: Arbiter) -> None:
+        """In a fork of the master that becomes a new master, at SIGUSR2: `python -m gunicorn` is run as it was.
+
+        gunicorn would run its file `__main__.py`, beside which Python finds gunicorn's `http` in the place of its own.
+        """
+        arguments = server.START_CTX["args"]
+        if arguments[1].endswith(os.path.join("gunicorn", "__main__.py")):
+            arguments[1:2] = ["-m", "gunicorn"]
+
     def on_reload(self, server: Arbiter) -> None:
-        """In the master, at SIGHUP: tell the workers that they are being replaced."""
+        """In the master, at SIGHUP: tell the workers to leave, before gunicorn starts those in their place.
+
+        gunicorn would tell them itself and then wait until their last call has ended, deaf to signals and to workers
+        that die. It waits for those that are not newer than the last one of before, so all are called newer; each has
+        its place in the number of workers until it has left: `test_a_reload_while_a_call_lasts`.
+        """
         server.state.reloads.count()
+        for pid, worker in tuple(server.WORKERS.items()):
+            worker.age = server.worker_age + 0.5
+            server.num_workers += 1
+            server.kill_worker(pid, signal.SIGTERM)
 
     def pre_fork(self, server: Arbiter, worker: Worker) -> None:
         """In the master, before a worker is forked."""
@@ -116,10 +135,13 @@ class Hooks:
         """In a worker, before the application is loaded: make the files that it counts in.
 
         Until gunicorn handles the worker's signals, the handlers are the master's, which only keep a signal for the
-        master's loop. A SIGTERM would be lost, and the stop would last until the master kills this worker:
+        master's loop. A stop would be lost, and it would last until the master kills this worker:
         `test_a_stop_while_a_worker_starts`.
         """
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            # Not SIG_DFL: that one leaves a core dump, and the other one's end is logged as a fault.
+            signal.signal(number, lambda *_: os._exit(0))
         if not metrics_files.prepare(server.state.metrics.path, worker.pid):
             self._environ.pop(metrics_files.DIRECTORY_VARIABLE, None)
             print(f"worker {worker.pid} counts for itself: no room for metrics in TMPDIR", file=sys.stderr)
@@ -160,7 +182,7 @@ class Hooks:
     def child_exit(self, server: Arbiter, worker: Worker) -> None:
         """In the master, when a worker has ended; if it had a replacement, the usual number of workers is enough."""
         metrics_files.forget_gauges(server.state.metrics.path, worker.pid)
-        if worker.shared.has_replacement and server.num_workers > server.cfg.workers:
+        if (worker.shared.has_replacement or worker.shared.is_outdated) and server.num_workers > server.cfg.workers:
             server.num_workers -= 1
 
     def on_exit(self, server: Arbiter) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from app.process import metrics_files
@@ -25,12 +25,18 @@ class Listener(Protocol):
 
 
 class Arbiter(Protocol):
-    """What is used of gunicorn's master. `state` is ours."""
+    """What is used of gunicorn's master. `START_CTX["args"]` is its command line. `state` is ours."""
 
+    START_CTX: Mapping[Any, Any]
     cfg: WorkerSettings
     num_workers: int
+    WORKERS: Mapping[int, Worker]
+    worker_age: int
     LISTENERS: Sequence[Listener]
     state: MasterState
+
+    def kill_worker(self, pid: int, sig: int) -> None:
+        """Send a signal to a worker that may be gone."""
 
 
 class Worker(Protocol):
@@ -40,7 +46,7 @@ class Worker(Protocol):
     `shared` is ours.
     """
 
-    age: int
+    age: float
     pid: int
     ppid: int
     alive: bool

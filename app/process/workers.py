@@ -48,6 +48,8 @@ STOP_IDLE_SECONDS = 2.0
 """How long idle connections are kept while the worker stops."""
 KEPT_BYTES = 64 * 1024
 """What may be left of a body that was not read, where the connection is to serve the next request."""
+FULL_SECONDS = 0.1
+"""Between two tries to accept a connection where no descriptor is left."""
 GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 SCHEME_HEADERS = {"X-FORWARDED-PROTO", "X-FORWARDED-PROTOCOL", "X-FORWARDED-SSL"}
 
@@ -394,6 +396,17 @@ class _TimedReader:
 
 class ThreadWorker(_AnswersWithProblems, _ThreadWorker):
     """One thread per request."""
+
+    def accept(self, listener: Any) -> None:
+        """Let connections wait where no descriptor is left for them; gunicorn's worker would end, with all that it
+        has. Its loop asks again, so this waits a moment, as gevent's does."""
+        try:
+            super().accept(listener)
+        except OSError as exc:
+            if exc.errno not in {errno.EMFILE, errno.ENFILE}:
+                raise
+            self.log.error("%s: connections have to wait", os.strerror(exc.errno))
+            time.sleep(FULL_SECONDS)
 
     def set_accept_enabled(self, enabled: bool) -> None:
         super().set_accept_enabled(enabled)

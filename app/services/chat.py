@@ -143,7 +143,7 @@ class ChatService:
         kept = prompt.newest_turns(turns, limit - sum(tokens.values()) - spoken) if limit else turns
         tokens |= {"history": sum(estimate_tokens(turn["content"]) for turn in kept), "user": spoken}
         generation = Generation(
-            messages=[_system_message(parts), *kept, user],
+            messages=[*_system_messages(parts), *kept, user],
             model=request.model or self._config.default_model,
             instructions=request.instructions or "",
             max_tokens=self._config.default_max_tokens if request.max_tokens is None else request.max_tokens,
@@ -306,6 +306,12 @@ def _checked_turns(request: ChatRequest) -> list[Message]:
 
 def _system_message(parts: dict[str, str]) -> Message:
     return {"role": "system", "content": prompt.system_text(parts)}
+
+
+def _system_messages(parts: dict[str, str]) -> list[Message]:
+    """The system message, or nothing where it has no text: some models' templates take no empty one."""
+    message = _system_message(parts)
+    return [message] if message["content"] else []
 
 
 def _credentials(request: ChatRequest) -> Credentials:

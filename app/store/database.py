@@ -13,10 +13,10 @@ from typing import Any, Protocol, TypeVar
 import sqlalchemy as sa
 
 from app.errors import ServiceException
-from app.store.engine import make_engine
+from app.store.engine import bound_lock_wait, make_engine
 from app.store.revision import REVISION, check_revision
 from app.store.threads import offload
-from app.store.writer import Batch, Writer, each, unavailable
+from app.store.writer import LOCK_SECONDS, Batch, Writer, each, unavailable
 
 Result = TypeVar("Result")
 GONE = "the database file is gone; put it back, or restart to begin a new one"
@@ -43,8 +43,13 @@ class Database:
         self._timeout_seconds = timeout_seconds
         self.engine = make_engine(self._url, timeout_seconds, prepared=prepared)
         self._reading = make_engine(self._url, timeout_seconds, reading=True, prepared=prepared)
-        takes_turns = not alone and self._url.get_backend_name() == "sqlite"
-        self._writer = Writer(self._writing_connection, lambda: self._files() == self._opened, takes_turns=takes_turns)
+        self._bounds_each = not prepared
+        self._writer = Writer(
+            self._writing_connection,
+            lambda: self._files() == self._opened,
+            takes_turns=not alone and self._url.get_backend_name() == "sqlite",
+            bounds_each=self._bounds_each,
+        )
         self._opened: list[tuple[int, int] | None] = []
         self._migrated = False
         self.made: Flag = threading.Event()
@@ -183,6 +188,8 @@ class Database:
         connection = self.engine.connect()
         with connection.begin():
             self.read_clock(connection)
+            if not self._bounds_each:
+                bound_lock_wait(connection, LOCK_SECONDS, scope="SESSION")
         if self._opened[:1] != [self._file()]:
             self._writer.is_corrupt = False
         self._opened, self._migrated = self._files(), True

@@ -64,6 +64,15 @@ def make_engine(url: sa.URL, timeout_seconds: float, *, reading: bool = False, p
     return engine
 
 
+def bound_lock_wait(connection: sa.Connection, seconds: float, *, scope: str) -> None:
+    """Wait for a lock on a row at most so long, then PostgreSQL gives up (writer.py, LOCKED). SQLite locks no rows.
+
+    `scope`: LOCAL, until the transaction ends, or SESSION, which behind PgBouncer is another one in each transaction.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SET {scope} lock_timeout = {math.ceil(seconds * 1000)}")
+
+
 def _begin_writing(connection: sa.Connection, seconds: float) -> None:
     """Begin, asking for SQLite's lock every millisecond until it is free, for so long.
 

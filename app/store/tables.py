@@ -32,6 +32,7 @@ clients = Table(
     Column("budget_nano", BigInteger),
     Column("budget_period", String(8)),
     Column("models", String(MODELS_LENGTH), nullable=False, server_default=""),
+    Column("key_fingerprint", String(16)),
 )
 
 spending = Table(

@@ -13,6 +13,9 @@ The writer is a system thread under gevent, too, so a slow or locked database ho
 A write may fail by its own fault: a value that the database refuses, or any exception of its code. The database works
 then, and nobody else may wait for it. The batch is halved until the faulty write is alone; it is set aside, logged and
 counted, and all others are committed: `test_a_write_that_fails_by_its_own_fault_fails_alone`.
+
+A row may be locked by a transaction that is not ours. The batch is halved for it in the same way, but what needs that
+row is put off and tried again, by itself, until it succeeds or its caller waits no longer: `test_one_client_is_locked`.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.errors import ChatServiceException, ServiceException
-from app.store.engine import ASK_SECONDS
+from app.store.engine import ASK_SECONDS, bound_lock_wait
 from app.store.threads import Bell, Done, make_done, pause, start_thread, wait_until
 
 logger = logging.getLogger(__name__)
@@ -49,6 +52,14 @@ DEADLOCK_STATES = frozenset({"40001", "40P01"})
 appendix A, "Error Codes"."""
 VALUE_ERRORS = sa.exc.IntegrityError | sa.exc.DataError | sa.exc.NotSupportedError
 """What a database says of values that it does not take."""
+LOCKED = "55P03"
+"""lock_not_available: another transaction has held a row for longer than was waited for it."""
+LOCK_SECONDS = 1.0
+"""For a row that another worker locks: it commits soon."""
+SUSPECT_SECONDS = 0.05
+"""For rows of which one is known to be locked for longer."""
+LOCKED_TRIES = 20
+"""So many halves of a batch are tried; with SUSPECT_SECONDS each, its other jobs wait for a second at most."""
 
 Work = Callable[[sa.Connection], Any]
 Batch = Callable[[sa.Connection, Sequence[Any]], Sequence[Any]]
@@ -68,23 +79,36 @@ class _Job:
     outcome: Any = None
     given_up: bool = False
     finished: bool = False
+    is_suspect: bool = False
+    """Whether it was put off because of a lock."""
 
 
 class Writer:
     """`connect` gives the connection to write on, anew after a failure; it raises while there is no database.
 
     `takes_turns`: other workers write as often as this one, and only one can write at a time, as with SQLite.
+    `bounds_each`: each transaction has to bound its waits for locks, since `connect` has not done it for all of them by
+    LOCK_SECONDS.
     """
 
     def __init__(
-        self, connect: Callable[[], sa.Connection], is_ours: Callable[[], bool], *, takes_turns: bool = False
+        self,
+        connect: Callable[[], sa.Connection],
+        is_ours: Callable[[], bool],
+        *,
+        takes_turns: bool = False,
+        bounds_each: bool = False,
     ) -> None:
+        self._bounds_each = bounds_each
         self._takes_turns = takes_turns
         self._held_seconds = 0.0
         self._connect = connect
         self._is_ours = is_ours
         self._awaited: deque[_Job] = deque()
         self._later: deque[_Job] = deque()
+        self._put_off: list[_Job] = []
+        self._due = 0.0
+        self._locked_tries = 0
         self._bell = Bell()
         self._lock = threading.Lock()
         self._is_running = False
@@ -103,7 +127,7 @@ class Writer:
     @property
     def waiting(self) -> int:
         """Jobs not committed yet."""
-        return len(self._awaited) + len(self._later)
+        return len(self._awaited) + len(self._later) + len(self._put_off)
 
     def write(
         self,
@@ -182,7 +206,7 @@ class Writer:
                 # Settlements first: they make room for the next admissions.
                 jobs = [*_first(self._later), *_first(self._awaited)]
                 began = time.monotonic()
-                if jobs and not self._commit(jobs):
+                if not self._commit(jobs) or not self._try_put_off():
                     pause(RETRY_SECONDS)
                 self._leave_a_turn(time.monotonic() - began)
         finally:
@@ -190,14 +214,14 @@ class Writer:
 
     def _wait(self) -> None:
         """Until somebody waits for a write, or a write that nobody waits for has been kept for COMPANY_SECONDS."""
-        while not self._awaited and not self._closed:
+        while not self._awaited and not self._closed and not self._is_due:
             if self._later:
                 if self._flushing or not self._bell.wait(COMPANY_SECONDS):
                     return
             else:
                 self._idle = True
                 if not self._later:
-                    self._bell.wait()
+                    self._bell.wait(max(0.0, self._due - time.monotonic()) if self._put_off else None)
                 self._idle = False
 
     def _leave_a_turn(self, seconds: float) -> None:
@@ -215,6 +239,7 @@ class Writer:
         `each` is for work of any kind, which may lock rows in any order. So each such work has a transaction of its
         own, else two workers could wait for each other's rows.
         """
+        self._locked_tries = 0
         kinds: dict[object, list[_Job]] = {}
         for job in jobs:
             kinds.setdefault(job if job.batch is each else job.batch, []).append(job)
@@ -229,6 +254,8 @@ class Writer:
         try:
             self._execute(jobs)
         except Exception as exc:
+            if _sqlstate(exc) == LOCKED:
+                return self._halve_locked(jobs, exc)
             if not _is_the_jobs_fault(exc):
                 return self._away(exc)
             self.deadlocks += _is_deadlock(exc)
@@ -254,11 +281,43 @@ class Writer:
         if not wanted:
             return
         with self._connection.begin():
+            if self._put_off or self._locked_tries or wanted[0].is_suspect:
+                bound_lock_wait(self._connection, SUSPECT_SECONDS, scope="LOCAL")
+            elif self._bounds_each:
+                bound_lock_wait(self._connection, LOCK_SECONDS, scope="LOCAL")
             outcomes = wanted[0].batch(self._connection, [job.item for job in wanted])
             for job, outcome in zip(wanted, outcomes, strict=True):
                 job.outcome = outcome
         if wanted[0].batch is not each:
             self.is_corrupt = False
+
+    def _halve_locked(self, jobs: list[_Job], exc: Exception) -> bool:
+        """Halve jobs of which one needs a row that is locked; what is left after some tries is put off."""
+        self._locked_tries += 1
+        if len(jobs) > 1 and self._locked_tries < LOCKED_TRIES:
+            half = len(jobs) // 2
+            return all(self._commit_together(some) for some in (jobs[:half], jobs[half:]))
+        if not self._put_off and not jobs[0].is_suspect:
+            logger.warning("another transaction holds rows of the database; what needs them waits", exc_info=exc)
+        for job in jobs:
+            self._queue(job).remove(job)
+            job.is_suspect = True
+        self._put_off += jobs
+        self._due = time.monotonic() + RETRY_SECONDS
+        return True
+
+    @property
+    def _is_due(self) -> bool:
+        return bool(self._put_off) and time.monotonic() >= self._due
+
+    def _try_put_off(self) -> bool:
+        """Try again what was put off, apart from the others; False when the database is away."""
+        if not self._is_due:
+            return True
+        jobs, self._put_off = self._put_off, []
+        for job in jobs:
+            self._queue(job).append(job)
+        return self._commit(jobs)
 
     def _isolate(self, jobs: list[_Job], exc: Exception) -> bool:
         """Halve jobs of which one fails by its own fault; a single one is set aside, and its caller is told."""
@@ -321,7 +380,11 @@ def _is_the_jobs_fault(exc: Exception) -> bool:
 
 
 def _is_deadlock(exc: Exception) -> bool:
-    return getattr(getattr(exc, "orig", None), "sqlstate", None) in DEADLOCK_STATES
+    return _sqlstate(exc) in DEADLOCK_STATES
+
+
+def _sqlstate(exc: Exception) -> str | None:
+    return getattr(getattr(exc, "orig", None), "sqlstate", None)
 
 
 def _is_corruption(exc: Exception) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.errors import OpenAIClientException
-from app.json_bytes import glance_json
+from app.json_bytes import glance_json, well_formed
 from app.upstreams.errors import bad_response
 
 BOM = b"\xef\xbb\xbf"
@@ -79,11 +79,6 @@ def _without_wrapping(text: str) -> str:
         text = body if end else rest
         text = text[4:] if text[:4].lower() == "json" else text
     return text.strip(BLANK)
-
-
-def well_formed(text: str) -> str:
-    """Join surrogate pairs and replace lone surrogates, which no UTF-8 log, socket or database can carry."""
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def content_text(content: Any) -> str:

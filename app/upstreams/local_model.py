@@ -2,11 +2,11 @@
 
     gunicorn master ── supervisor ── model server (listens on 127.0.0.1, speaks OpenAI's APIs)
 
-The master starts the supervisor before any worker is forked. The supervisor restarts the model when it dies and ends
-when its standard input does: that pipe is held by the master and its workers, so nothing is left when they are gone,
-however they went. Signals that a terminal or a service manager sends to the whole group are ignored: calls in flight
-need the model until the last worker has finished. Only the standard library and light modules of ours are imported
-here, as the master imports this module.
+The master starts the supervisor before any worker is forked, and again when somebody kills it. The supervisor restarts
+the model when it dies and ends when its standard input does: that pipe is held by the master and its workers, so
+nothing is left when they are gone, however they went. Signals that a terminal or a service manager sends to the whole
+group are ignored: calls in flight need the model until the last worker has finished. Only the standard library and
+light modules of ours are imported here, as the master imports this module.
 """
 
 from __future__ import annotations
@@ -75,12 +75,35 @@ class LocalModel:
         self.base_url = f"http://127.0.0.1:{self._port}/v1"
         self.api_key = api_key or secrets.token_urlsafe(32)
         command = [sys.executable, "-m", "app.upstreams.local_model", "supervise", str(path), str(self._port)]
-        shown = {name: value for name, value in environ.items() if name not in SECRETS}
-        self._process = subprocess.Popen([*command, str(max_tokens)], stdin=subprocess.PIPE, env=shown)
-        _tell_key(self._process, self.api_key)
+        self._command = [*command, str(max_tokens)]
+        self._environ = {name: value for name, value in environ.items() if name not in SECRETS}
+        self._lock = threading.Lock()
+        self._is_stopping = False
+        self._process = self._start()
+        threading.Thread(target=self._keep, daemon=True).start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(self._command, stdin=subprocess.PIPE, env=self._environ)
+        _tell_key(process, self.api_key)
+        return process
+
+    def _keep(self) -> None:
+        """Start the supervisor again when it was killed; its model ends with it."""
+        while True:
+            self._process.wait()
+            time.sleep(RESTART_SECONDS[0])
+            with self._lock:
+                if self._is_stopping:
+                    return
+                print("local model: its supervisor has ended, starting it again", file=sys.stderr, flush=True)
+                if self._process.stdin is not None:
+                    self._process.stdin.close()
+                self._process = self._start()
 
     def stop(self) -> None:
         """End the supervisor and the model."""
+        with self._lock:
+            self._is_stopping = True
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from app.json_bytes import well_formed
 from app.models import TOKEN_PREFIX
 
 CODE_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -213,9 +214,7 @@ def _cut(text: str, length: int) -> str:
 def _scrub(text: str, secrets: Iterable[str]) -> str:
     for secret in filter(None, secrets):
         text = _without(text, secret)
-    text = SECRETS.sub(REDACTED, text)
-    # Joins surrogate pairs and replaces lone ones, which no socket can carry.
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    text = well_formed(SECRETS.sub(REDACTED, text))
     return CONTROL_CHARACTERS.sub(" ", text).strip()
 
 

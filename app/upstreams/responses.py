@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from app.json_bytes import dump_json
+from app.json_bytes import dump_json, well_formed
 from app.models import Completion, Generation, Message
 from app.upstreams import written
 from app.upstreams.errors import bad_response, failed_response, no_text
@@ -17,7 +17,6 @@ from app.upstreams.json import (
     number_or_none,
     read_json,
     string_or_none,
-    well_formed,
 )
 from app.upstreams.parameters import NONE, fitting_messages
 from app.upstreams.sse import END, LAST_EVENTS, StreamEvent, read_document

@@ -24,6 +24,10 @@ from app.web.services import service
 NO_LIMIT = object()
 FIELDS = {"rpm": "requests_per_minute", "concurrency": "concurrency", "free_mode": "free_mode", "admin": "admin"}
 """Which field of Limits an option sets as it is."""
+KEY_CHANGED = "key changed"
+KEY_HINT = """\
+key changed: the token was made under another TOKEN_DIGEST_KEY (or token_digest.key) and opens nothing. Give that key as
+TOKEN_DIGEST_KEY_OLD, or give the client a new token: clients rotate NAME"""
 UNITS = {"h": 3600, "d": 86_400, "w": 604_800}
 
 clients = AppGroup("clients", help="Manage the applications that may call, and their tokens.")
@@ -106,7 +110,10 @@ def set_limits(name: str, **options: Any) -> None:
 def list_clients() -> None:
     """List the clients."""
     with _told():
-        _table([_described(account) for account in service(Accounts).all()])
+        rows = [_described(account) for account in service(Accounts).all()]
+        _table(rows)
+        if any(row["state"] == KEY_CHANGED for row in rows):
+            click.echo(KEY_HINT, err=True)
 
 
 @clients.command("show")
@@ -219,7 +226,9 @@ def _described(account: Account) -> dict[str, str]:
 def _state(account: Account) -> str:
     if account.revoked_at is not None:
         return "revoked"
-    return "active" if account.is_active(int(time.time() * MICROSECONDS)) else "expired"
+    if not account.is_active(int(time.time() * MICROSECONDS)):
+        return "expired"
+    return "active" if service(Accounts).knows_key_of(account) else KEY_CHANGED
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> None:

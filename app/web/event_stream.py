@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-
 from app.calls.call import Call
 from app.config import Config
 from app.errors import ServiceException

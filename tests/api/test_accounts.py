@@ -192,6 +192,42 @@ class TestCommands:
         assert "spent_usd    0.00000585" in run(app, "clients show web")
         assert "reserved_usd 0" in run(app, "clients show web")
 
+    def test_a_changed_key_shows(self, make_app: Callable[..., Flask], database_url: str) -> None:
+        """A client whose token is of another digest key is not called active, and the list says how to mend it."""
+        old, new = "key-of-before-0123456789", "key-of-now-0123456789"
+
+        def state(name: str, **keys: str) -> str:
+            app = make_app(auth_mode="token", **keys)
+            listed = app.test_cli_runner().invoke(args=["clients", "list"])
+            assert ("TOKEN_DIGEST_KEY_OLD" in listed.stderr) == ("key changed" in listed.stdout)
+            (row,) = [line for line in listed.stdout.splitlines() if line.startswith(name)]
+            found = run(app, f"clients show {name}").splitlines()[1].removeprefix("state").strip()
+            assert f" {found} " in row
+            return found
+
+        before = make_app(auth_mode="token", token_digest_key=old)
+        kept, idle = (service(Accounts, before).add(name, Limits()) for name in ("kept", "idle"))
+        assert state("kept", token_digest_key=old) == "active"
+        assert state("kept", token_digest_key=new) == "key changed"
+        assert state("kept", token_digest_key=new, token_digest_key_old=old) == "active"
+        assert (
+            chat(make_app(auth_mode="token", token_digest_key=new, token_digest_key_old=old), kept).status_code == 200
+        )
+        after = make_app(auth_mode="token", token_digest_key=new)
+        assert [chat(after, token).status_code for token in (kept, idle)] == [200, 401]
+        assert [state(name, token_digest_key=new) for name in ("kept", "idle")] == ["active", "key changed"]
+        service(Accounts, after).rotate("idle")
+        assert state("idle", token_digest_key=new) == "active"
+        service(Accounts, after).revoke("idle")
+        assert state("idle", token_digest_key=old) == "revoked"
+
+    def test_clients_of_before_are_not_known_by_their_key(self, app: Flask, database_url: str) -> None:
+        """A row that was written by a version that did not note the key."""
+        service(Accounts, app).add("web", Limits())
+        with connected(database_url) as connection:
+            connection.execute(clients.update().values(key_fingerprint=None))
+        assert " active " in run(app, "clients list")
+
     @pytest.mark.parametrize("option", ["--budget-usd", "--rpm", "--concurrency", "--models", "--expires"])
     @pytest.mark.parametrize("command", ["add", "set"])
     def test_an_empty_value_is_an_error(self, app: Flask, command: str, option: str) -> None:

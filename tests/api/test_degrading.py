@@ -17,6 +17,8 @@ from flask import Flask
 from app.ledger.accounts import KNOWN_SECONDS, Accounts, Limits
 from app.ledger.ledger import Ledger
 from app.store.engine import make_engine
+from app.store.tables import clients
+from app.store.threads import wait_until
 from app.web.services import service
 from tests.conftest import DIGEST_KEY
 from tests.postgres import Postgres
@@ -106,6 +108,46 @@ def test_slower_than_the_timeout(make_app: Make, postgresql_url: str) -> None:
         assert time.monotonic() - began < TIMEOUT + SLACK_SECONDS
     assert_back(app, token)
     assert [row["status"] for row in settled(postgresql_url)] == ["ok", "ok"]
+
+
+def pending(url: str) -> list[str]:
+    """The clients whose rows are still open."""
+    return [row["client_name"] for row in rows(url) if row["status"] == "pending"]
+
+
+@pytest.mark.parametrize(("budget", "pooled"), [(None, False), (10**12, False), (10**12, True)])
+def test_one_client_is_locked(
+    make_app: Make, postgresql_url: str, upstream: Upstream, budget: int | None, pooled: bool
+) -> None:
+    """By another transaction: the others are served meanwhile, and what was to be settled is when the lock is gone."""
+    settings = {"database_url": postgresql_url, "token_digest_key": DIGEST_KEY, "database_timeout": 3}
+    settings["database_prepared_statements"] = not pooled
+    limits = Limits(budget_nano=budget, budget_period="day" if budget else None)
+    stuck, free = add_client(postgresql_url, limits), add_client(postgresql_url, limits, name="free")
+    app = make_app(auth_mode="token", **settings)
+    assert [chat(app, token).status_code for token in (stuck, free)] == [200, 200]
+    settled(postgresql_url)
+    upstream.default = delayed(0.3, text("x"))
+    with ThreadPoolExecutor(40) as threads:
+        in_flight = threads.submit(chat, app, stuck)
+        while len(upstream.received) < 3:
+            time.sleep(0.01)
+        with connected(postgresql_url) as connection:
+            connection.execute(sa.select(clients).where(clients.c.name == "web").with_for_update())
+            assert in_flight.result().status_code == 200
+            refused = [threads.submit(chat, app, stuck) for _ in range(10)]
+            served = [threads.submit(chat, app, free) for _ in range(20)]
+            assert {answer.result().status_code for answer in served} == {200}
+            began = time.monotonic()
+            assert chat(app, free).status_code == 200
+            assert time.monotonic() - began < 2
+            assert {answer.result().get_json()["code"] for answer in refused} == {"store_unavailable"}
+            left = ["web"] if budget else []
+            wait_until(lambda: pending(postgresql_url) == left, 5)
+            assert pending(postgresql_url) == left
+        assert chat(app, stuck).status_code == 200
+    assert {row["status"] for row in settled(postgresql_url)} == {"ok"}
+    assert len(rows(postgresql_url)) == 2 + 1 + 21 + 1
 
 
 def test_locked_between_admission_and_settlement(app: Flask, token: str, upstream: Upstream, database_url: str) -> None:

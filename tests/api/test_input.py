@@ -22,6 +22,7 @@ from app.failures import FAILURES
 from app.store.database import Database
 from app.web.services import service
 from tests.conftest import CALLER_KEY, SERVER_KEY
+from tests.records import rows
 from tests.upstream import Upstream
 
 CHAT = "/api/v1/chat"
@@ -439,8 +440,11 @@ def test_a_wrong_path(client: FlaskClient, path: str, method: str) -> None:
     ],
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_an_address_that_is_nearly_right(client: FlaskClient, path: str, meant: str, scheme: str) -> None:
-    """404 as JSON with a hint, in the shape of the route's errors; never a redirect, which would lose https."""
+def test_an_address_that_is_nearly_right(
+    client: FlaskClient, upstream: Upstream, database_url: str, path: str, meant: str, scheme: str
+) -> None:
+    """404 as JSON with a hint, in the shape of the route's errors; never a redirect, which would lose https. Nothing
+    is recorded, and upstream is not asked."""
     headers = {"X-Forwarded-Proto": scheme, "Authorization": f"Bearer {CALLER_KEY}"}
     for method in ("POST", "GET"):
         answer = client.open(f"http://localhost{path}", method=method, json={}, headers=headers)
@@ -449,6 +453,8 @@ def test_an_address_that_is_nearly_right(client: FlaskClient, path: str, meant: 
         assert ("error" in document) == (path == "/v1" or path.startswith("/v1/"))
         message = document["error"]["message"] if "error" in document else document["detail"]
         assert (f"Perhaps {meant} is meant: the base_url" in message) if meant else "base_url" not in message
+    assert not rows(database_url)
+    assert not upstream.received
 
 
 @pytest.mark.parametrize(

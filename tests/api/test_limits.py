@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import time
 from collections.abc import Callable
@@ -11,8 +12,12 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
+from app.calls.call import Call
 from app.ledger.accounts import Accounts, Limits
+from app.ledger.admission import Admission
 from app.ledger.ledger import Ledger
+from app.ledger.limits import Ask, Opening
+from app.store.database import Database
 from app.store.tables import requests, spending
 from app.tokens import estimate_tokens
 from app.units import MICROSECONDS, MICROSECONDS_PER_DAY
@@ -181,6 +186,23 @@ def test_a_budget(app: Flask, upstream: Upstream, database_url: str) -> None:
     assert chat(app, token, free_mode=False, openai_api_key=CALLER_KEY).status_code == 200
     unknown = chat(app, token, model="no-such-model")
     assert (unknown.status_code, unknown.get_json()["code"]) == (403, "model_price_unknown")
+
+
+@pytest.mark.parametrize(
+    ("period", "day", "seconds"),
+    [("month", 10, 86_400), ("month", 31, 43_200), ("day", 10, 43_200), ("total", 10, 86_400)],
+)
+def test_when_a_used_up_budget_is_asked_again(app: Flask, period: str, day: int, seconds: int) -> None:
+    """When its period ends, and after a day at most: a caller that sleeps for weeks would not notice a new limit."""
+    noon = dt.datetime(2027, 1, day, 12, tzinfo=dt.UTC).timestamp()
+    database = service(Database, app)
+    accounts = Accounts(database, b"k" * 32, clock=lambda: noon)
+    principal = accounts.principal(accounts.add("web", Limits(budget_nano=1, budget_period=period)))
+    ask, call = Ask(route="/api/v1/chat", model=MODEL, max_tokens=10), Call(5)
+    opening = Opening(call=call, principal=principal, ask=ask, server_pays=True, worst_nano=lambda limit: 1000)
+    admission = Admission(accounts, "owner", token_required=True, max_output_tokens=10, clock=lambda: noon)
+    (refused,) = database.write(lambda connection: admission.admit_all(connection, [opening]))
+    assert (refused.error_code, refused.retry_after) == ("budget_exceeded", seconds)
 
 
 def test_a_budget_renews_with_its_period(app: Flask, upstream: Upstream, database_url: str) -> None:

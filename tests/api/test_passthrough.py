@@ -109,6 +109,19 @@ def test_a_model_that_upstream_only_lists(client: FlaskClient, upstream: Upstrea
     assert client.get("/v1/models/other", headers=OWN).get_json()["error"]["code"] == "model_not_found"
 
 
+def test_a_long_list_of_models(client: FlaskClient, upstream: Upstream) -> None:
+    """As OpenRouter's: it passes, and a model that is not in it is looked for once."""
+    names = [{"id": f"vendor-{number}/model-with-a-long-name-{number}", "object": "model"} for number in range(5000)]
+    listed = reply(200, {"object": "list", "data": names})
+    upstream.script(listed, reply(404, error_document()), listed)
+    assert client.get("/v1/models", headers=OWN).get_json()["data"] == names
+    answer = client.get("/v1/models/nobodys/model", headers=OWN)
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (404, "model_not_found")
+    assert [received.path for received in upstream.received] == [
+        *("/v1/models", "/v1/models/nobodys%2Fmodel", "/v1/models")
+    ]
+
+
 @pytest.mark.parametrize(
     ("headers", "default_free_mode", "status", "keys"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.config import Config
 from tests.unit.test_prompt import BAD_ENTRIES, COMBINATIONS, PARTS, expected
 from tests.upstream import Upstream
 
@@ -27,6 +29,23 @@ def test_system_message_on_the_wire(make_app: Callable[..., Flask], upstream: Up
     ]
     assert sent.get("instructions") == fields.get("instructions")
     assert ("instructions" in sent) == ("instructions" in given)
+
+
+@pytest.mark.parametrize("api", ["responses", "chat_completions"])
+@pytest.mark.parametrize("given", [{}, {"system_message": " "}, {"role": "a cat"}])
+def test_no_system_message(
+    make_app: Callable[..., Flask], upstream: Upstream, monkeypatch: pytest.MonkeyPatch, api: str, given: dict[str, str]
+) -> None:
+    """DEFAULT_SYSTEM_MESSAGE=none: a request without parts of its own has none, on the wire and in the preview."""
+    none = Config.from_env({"DEFAULT_SYSTEM_MESSAGE": " None "}).default_system_message
+    client = make_app(default_system_message=none, upstream_api=api).test_client()
+    previewed = client.post(f"{CHAT}/preview", json={"user_message": "hi", "free_mode": True, **given}).get_json()
+    assert previewed["tokens"]["system"] == 0
+    client.post(CHAT, json={"user_message": "hi", "free_mode": True, **given})
+    sent = upstream.received[0].json["input" if api == "responses" else "messages"]
+    assert sent == json.loads(previewed["upstream_body"])["input" if api == "responses" else "messages"]
+    system = [{"role": "system", "content": "#역할\na cat"}] if "role" in given else []
+    assert sent == [*system, {"role": "user", "content": "hi"}]
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,15 @@ def test_an_upstream_that_knows_only_chat_completions(make_app: Callable[..., Fl
     assert sent.json["stream_options"] == {"include_usage": True}
 
 
+def test_usage_of_groq(make_app: Callable[..., Flask], upstream: Upstream) -> None:
+    """It stands in `x_groq` of the last chunk, also where the native route makes a whole answer of the stream."""
+    usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+    end = {"id": "c-1", "x_groq": {"usage": usage}, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    upstream.script(stream([chunk("fast"), event(end), event("[DONE]")]))
+    done = read_events(ask(make_app(upstream_api="chat_completions").test_client()).data)[-1][1]
+    assert (done["response_text"], done["input_tokens"], done["output_tokens"]) == ("fast", 11, 7)
+
+
 HALF, DONE = chunk("half"), event("[DONE]")
 FINISHED = chunk(finish_reason="stop")
 PING, EMPTY = event({"type": "ping"}, "ping"), b"data:\n\ndata: \n\n"

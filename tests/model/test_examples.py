@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.model.test_clients import BIN
 from tests.server import Server
 from tests.unit.test_examples import EXAMPLES
 
@@ -21,6 +22,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example(demo: Server, path: os.PathLike[str]) -> None:
     """Each checks its own answers and ends with status 0; none needs a key."""
-    environ = {"PATH": os.environ["PATH"], "LLM_SERVER_URL": demo.url}
+    environ = {"PATH": f"{BIN}:{os.environ['PATH']}", "LLM_SERVER_URL": demo.url}
     ran = subprocess.run([path], env=environ, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -134,7 +134,8 @@ def test_the_model_answers_whoever_pays(demo: Server, path: str, key: str) -> No
     assert demo.request("POST", path, body, headers).status == 200
 
 
-def test_a_model_that_dies_is_restarted(demo: Server) -> None:
+@pytest.mark.parametrize("killed", ["model", "supervisor"])
+def test_a_model_that_dies_is_restarted(demo: Server, killed: str) -> None:
     """Readiness fails meanwhile; signals that a service manager sends to every process do not end it."""
     model = model_process(demo)
     assert model is not None
@@ -142,9 +143,10 @@ def test_a_model_that_dies_is_restarted(demo: Server) -> None:
         model.send_signal(number)
         psutil.Process(model.ppid()).send_signal(number)
     assert "Paris" in demo.chat(FRANCE, temperature=0).json["response_text"]
-    model.kill()
+    (model if killed == "model" else psutil.Process(model.ppid())).kill()
     demo.wait_for(lambda: demo.status("/readyz") == 503)
     assert demo.request("GET", "/livez").status == 200
+    demo.wait_for(lambda: model_process(demo))
     demo.wait_ready()
     again = model_process(demo)
     assert again is not None

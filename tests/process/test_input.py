@@ -142,6 +142,27 @@ def test_oversized_heads(served: tuple[Server, Upstream], request_bytes: bytes, 
     assert upstream.received == []
 
 
+@pytest.mark.parametrize("ascii_only", [True, False], ids=["escaped", "as it is"])
+def test_a_body_of_dotnet(served: tuple[Server, Upstream], ascii_only: bool) -> None:
+    """`JsonContent` sends chunks of 8 kB and every member, null where nothing was set."""
+    server, upstream = served
+    unset = ("session_id", "system_message", "conversation_history", "memory_context", "instructions", "openai_api_key")
+    asked = dict.fromkeys(unset) | {"user_message": "안녕하세요 " * 4000, "model": "gpt-4.1-mini", "max_tokens": 1000}
+    body = json.dumps(asked | {"free_mode": True}, ensure_ascii=ascii_only).encode()
+    framed = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in cut(body, 8192)) + b"0\r\n\r\n"
+    charset = b"Content-Type: application/json; charset=utf-8"
+    head = b"\r\n".join([b"POST /api/v1/chat HTTP/1.1", HOST, charset, TE, b"Connection: close"])
+    given, answer = send_raw(server, head + b"\r\n\r\n" + framed)
+    assert given == 200
+    assert "안녕하세요".encode() in answer
+    assert len(upstream.received) == 1
+    upstream.received.clear()
+
+
+def cut(body: bytes, size: int) -> list[bytes]:
+    return [body[start : start + size] for start in range(0, len(body), size)]
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import itertools
 import json
 import os
 import re
+import shlex
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.conftest import SERVER_KEY
 from tests.records import Row, locked, rows
-from tests.server import Answer, Server
+from tests.server import GUNICORN, Answer, Server
 from tests.streams import delta, read_events, stream
 from tests.upstream import Received, Upstream, echo, silence
 
 WORKER_CLASSES = ("gevent", "gthread")
+SCRIPT = str(Path(sys.executable).parent / "gunicorn")
 REQUEST_TIMEOUT = 2.0
 
 both = pytest.mark.parametrize("worker_class", WORKER_CLASSES)
@@ -274,6 +279,28 @@ def test_sighup_under_load(start_server: Start, worker_class: str) -> None:
 
 
 @both
+def test_a_reload_while_a_call_lasts(start_server: Start, upstream: Upstream, worker_class: str) -> None:
+    """The master goes on: it replaces a worker that is lost meanwhile, and a quick stop is quick."""
+    server = start_server(WORKER_CLASS=worker_class)
+    upstream.default = silence()
+    (old,) = server.worker_pids
+    with Callers(server) as callers:
+        callers.send()
+        server.wait_for(lambda: upstream.received)
+        server.send_signal(signal.SIGHUP)
+        server.wait_for(lambda: set(server.worker_pids) - {old})
+        (new,) = set(server.worker_pids) - {old}
+        os.kill(new, signal.SIGKILL)
+        began = time.monotonic()
+        server.wait_for(lambda: set(server.worker_pids) - {old, new})
+        assert time.monotonic() - began < 5
+        server.wait_for(lambda: server.status("/livez") == 200)
+        began = time.monotonic()
+        server.stop(signal.SIGINT, group=True)
+        assert time.monotonic() - began < 3
+
+
+@both
 def test_sigkill_of_a_worker(start_server: Start, upstream: Upstream, worker_class: str) -> None:
     """Only the calls of that worker are lost, and another one takes its place."""
     server = start_server(WORKER_CLASS=worker_class, WEB_CONCURRENCY=2)
@@ -302,15 +329,49 @@ def test_sigkill_of_a_worker(start_server: Start, upstream: Upstream, worker_cla
 
 
 @both
+def test_more_connections_than_descriptors(start_server: Start, worker_class: str) -> None:
+    """They wait, the worker stays, and its answers come again as soon as there are descriptors."""
+    command = ["sh", "-c", f"ulimit -n 60; exec {shlex.join(GUNICORN)}"]
+    server = start_server(WORKER_CLASS=worker_class, command=command)
+    before = server.worker_pids
+    with contextlib.ExitStack() as connections:
+        for _ in range(100):
+            connections.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        server.wait_for(lambda: "Too many open files" in server.output() + server.log())
+        time.sleep(0.5)
+        assert server.worker_pids == before
+    server.wait_for(lambda: server.status("/livez") == 200)
+    assert server.worker_pids == before
+
+
+@pytest.mark.parametrize("command", [GUNICORN, (SCRIPT, "wsgi:app")], ids=["-m gunicorn", "gunicorn"])
+def test_a_new_master_beside_the_old_one(start_server: Start, command: Sequence[str]) -> None:
+    """SIGUSR2, as gunicorn describes it for a new version of itself: both serve until the old one is told to stop."""
+    server = start_server(command=command)
+    (worker,) = server.worker_pids
+    server.send_signal(signal.SIGUSR2)
+    server.wait_for(lambda: any(child.children() for child in psutil.Process(server.pid).children()))
+    (new,) = [child for child in psutil.Process(server.pid).children() if child.pid != worker]
+    server.stop()
+    server.wait_for(lambda: server.status("/readyz") == 200)
+    assert server.chat("hi").status == 200
+    new.terminate()
+    new.wait(20)
+
+
+@both
 @pytest.mark.parametrize("late_seconds", [0, 0.1, 0.4])
-def test_a_stop_while_a_worker_starts(start_server: Start, worker_class: str, late_seconds: float) -> None:
-    """SIGTERM reaches a worker that has not loaded the application yet."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_stop_while_a_worker_starts(
+    start_server: Start, worker_class: str, number: signal.Signals, late_seconds: float
+) -> None:
+    """It reaches a worker that has not loaded the application yet."""
     server = start_server(WORKER_CLASS=worker_class)
     (killed,) = server.worker_pids
     os.kill(killed, signal.SIGKILL)
     server.wait_for(lambda: server.worker_pids not in ([], [killed]))
     time.sleep(late_seconds)
-    assert server.stop(seconds=10) == 0
+    assert server.stop(number, group=number == signal.SIGINT, seconds=10) == 0
 
 
 def calls_of(pid: int, upstream: Upstream) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,17 @@ def test_budgets(text: str, wanted: tuple[int, str] | None) -> None:
         assert parse_budget(text) == wanted
 
 
+@pytest.fixture
+def local_zone() -> Iterator[None]:
+    """The zone that a test sets is gone behind it."""
+    before = os.environ.get("TZ")
+    yield
+    os.environ.pop("TZ", None)
+    if before is not None:
+        os.environ["TZ"] = before
+    time.tzset()
+
+
 @pytest.mark.parametrize(
     ("period", "now", "start", "end"),
     [
@@ -90,8 +102,13 @@ def test_budgets(text: str, wanted: tuple[int, str] | None) -> None:
         ("total", 1_709_251_199, 0, None),
     ],
 )
-def test_periods(period: str, now: int, start: int, end: int | None) -> None:
-    """Days and months of UTC: the last second of 29 February 2024 and of the year."""
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Seoul"])
+def test_periods(
+    monkeypatch: pytest.MonkeyPatch, local_zone: None, zone: str, period: str, now: int, start: int, end: int | None
+) -> None:
+    """Days and months of UTC, whatever the machine's zone: the last second of 29 February 2024 and of the year."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
     assert period_start(period, now * 1_000_000) == start * 1_000_000
     assert period_end(period, now * 1_000_000) == (None if end is None else end * 1_000_000)
 

@@ -52,6 +52,7 @@ GOOD = [
     *[("DEFAULT_MAX_TOKENS", raw, int(raw)) for raw in ("1", "1000000000")],
     *[("MAX_OUTPUT_TOKENS", raw, int(raw)) for raw in ("1", "1000000000")],
     ("DEFAULT_SYSTEM_MESSAGE", "너는 교사다", "너는 교사다"),
+    *[("DEFAULT_SYSTEM_MESSAGE", raw, "") for raw in ("none", " None ")],
     ("PROMPT_HEADING_ROLE", "#Role", "#Role"),
     ("PROMPT_HEADING_MEMORY", "#Memory", "#Memory"),
     ("PROMPT_HEADING_INSTRUCTIONS", "#Instructions", "#Instructions"),
@@ -109,6 +110,10 @@ BAD = [
     *[
         ("OPENAI_BASE_URL", raw)
         for raw in ("http://x host/v1", "http://x-host/v 1", "http://한국.kr", "http://a\tb", "http://a..b")
+    ],
+    *[
+        ("OPENAI_BASE_URL", f"http://x-host/v1{route}")
+        for route in ("/chat/completions", "/chat/completions/", "/responses", "/embeddings", "/Completions")
     ],
     *[(name, raw) for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID") for raw in ("한국", "org 1", "org\r\nX: y")],
     ("UPSTREAM_API", "assistants"),

@@ -32,7 +32,7 @@ from app.process.shared import MasterState, SharedState
 from app.process.signals import WorkerSignals
 from tests.server import ROOT, free_port
 
-SIGNALS = (signal.SIGTERM, signal.SIGALRM, signal.SIGTTIN)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGALRM, signal.SIGTTIN)
 
 
 class FakeArbiter:
@@ -43,7 +43,14 @@ class FakeArbiter:
     def __init__(self, address: Any = ("127.0.0.1", 0)) -> None:
         self.cfg = SimpleNamespace(workers=2, address=[address])
         self.num_workers = 2
+        self.START_CTX: dict[Any, Any] = {}
+        self.WORKERS: dict[int, Any] = {}
+        self.worker_age = 2
+        self.told: list[tuple[int, int]] = []
         self.LISTENERS: list[Any] = [SimpleNamespace(getsockname=lambda: address)]
+
+    def kill_worker(self, pid: int, sig: int) -> None:
+        self.told.append((pid, sig))
 
 
 class FakeWorker:
@@ -52,7 +59,8 @@ class FakeWorker:
     shared: SharedState
 
     def __init__(self, pid: int = 1) -> None:
-        self.age, self.pid, self.ppid, self.alive = 1, pid, 0, True
+        self.age: float = 1
+        self.pid, self.ppid, self.alive = pid, 0, True
         self.left: list[int] = []
 
     def handle_exit(self, sig: int, frame: object) -> None:
@@ -170,6 +178,17 @@ class TestMaster:
         assert worker.shared.is_outdated
         assert not new.shared.is_outdated
 
+    def test_who_is_replaced_keeps_its_place_until_it_has_left(self, master: FakeArbiter, worker: FakeWorker) -> None:
+        """A worker that dies meanwhile is replaced, and gunicorn neither waits for the old one nor tells it twice."""
+        hooks = make_hooks()
+        master.WORKERS = {worker.pid: worker}
+        hooks.on_reload(master)
+        assert master.told == [(worker.pid, signal.SIGTERM)]
+        assert master.num_workers == 3
+        assert master.worker_age < worker.age < master.worker_age + 1
+        hooks.child_exit(master, worker)
+        assert master.num_workers == 2
+
     def test_reloads_may_be_many(self, master: FakeArbiter, worker: FakeWorker) -> None:
         """The count begins again at 256."""
         for _ in range(255):
@@ -262,7 +281,8 @@ MASTER = """
 import json, sys
 from gunicorn.app.wsgiapp import WSGIApplication
 class FakeArbiter:
-    num_workers, LISTENERS, cfg = 1, [], type("FakeSettings", (), {"workers": 1, "address": []})
+    num_workers, worker_age, LISTENERS, WORKERS = 1, 1, [], {}
+    cfg = type("FakeSettings", (), {"workers": 1, "address": []})
 class FakeWorker:
     pid = 1
 sys.argv = ["gunicorn", "wsgi:app"]

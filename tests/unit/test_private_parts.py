@@ -304,6 +304,7 @@ class TestGunicorn:
         arbiter.num_workers -= 1
         assert (arbiter.num_workers, arbiter.cfg.workers) == (2, 3)
         assert not hasattr(arbiter, "state")
+        assert arbiter.START_CTX["args"] == [sys.executable, *sys.argv]
 
 
 def run_patched(script: str, **environ: str) -> str:

@@ -101,6 +101,7 @@ from app.store.threads import pause
 from app.store.writer import Writer
 
 class FakeConnection:
+    dialect = type("FakeDialect", (), {"name": "sqlite"})
     def begin(self): return self
     def __enter__(self): return self
     def __exit__(self, *_): pass
