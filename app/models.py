@@ -59,12 +59,14 @@ class ApiKey:
 class Credentials:
     """What a request says of who is to pay: the caller's own key, empty if it brings none, and free mode.
 
-    `headers` go to upstream with the caller's own key and with no other.
+    `headers` go to upstream with the caller's own key and with no other; `upstream` names where that key belongs, empty
+    where nothing is said.
     """
 
     api_key: str = field(default="", repr=False)
     free_mode: bool = False
     headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    upstream: str = ""
 
 
 def is_well_formed(api_key: str) -> bool:

@@ -44,6 +44,8 @@ class Watchdog:
                     call.end("deadline")
                 elif call.caller_is_gone():
                     call.end("caller_gone")
+                else:
+                    call.lose_patience(now)
             if not self._calls:
                 self._busy.clear()
                 if self._calls:

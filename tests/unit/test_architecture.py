@@ -85,7 +85,13 @@ ONE_WAY = {
     "app.ledger.ledger": {"app.factory", "app.services.exchange", "app.process"},
     "app.upstreams.openai_client": {"app.factory", "app.services.exchange"},
     "app.upstreams.routing": {"app.services.exchange", "app.upstreams.openai_client"},
-    "app.upstreams.slots": {"app.factory", "app.services.exchange"},
+    "app.upstreams.fleet": {"app.factory", "app.services", "app.web.cli"},
+    "app.upstreams.slots": {
+        "app.factory",
+        "app.services.exchange",
+        "app.upstreams.plan",
+        "app.upstreams.openai_client",
+    },
     "app.calls.watchdog": {"app.factory", "app.services.exchange", "app.upstreams.openai_client"},
 }
 """The parts of the one way through a request, and who may know them: no other module admits, takes a slot, attempts."""
