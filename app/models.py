@@ -39,7 +39,7 @@ SCHEMA_VALUES_MAX = 20_000
 IMAGE_URL_MAX_LENGTH = 2048
 IMAGE_DATA_MAX_LENGTH = 700_000
 
-USAGE_GROUPS = ("day", "model", "client", "api_key_source")
+USAGE_GROUPS = ("day", "model", "client", "api_key_source", "upstream")
 USAGE_PAGE_MAX = 500
 
 KeySource = Literal["user_provided", "default"]

@@ -59,8 +59,8 @@ class OpenAIHeadersSchema(QuickSchema):
         data_key="X-Upstream",
         validate=validate.Length(min=1, max=64),
         metadata={
-            "description": "With several upstreams: where the caller's own key belongs. Default: the first that speaks the "
-            "API of this route."
+            "description": "With several upstreams: where the caller's own key belongs. Default: the first that speaks "
+            "the API of this route."
         },
     )
     organization = own_header("OpenAI-Organization")

@@ -62,10 +62,11 @@ class Entry:
         broke off costs what was written until then, but no more than was reserved.
         """
         costs = [cost for *_, cost in self.absorbed()] if self.receipt.attempts > 1 else []
-        last = self._charge_of_the_last()
+        last = self.charge_of_the_last()
         return None if last is None or None in costs else last + sum(cost or 0 for cost in costs)
 
-    def _charge_of_the_last(self) -> int | None:
+    def charge_of_the_last(self) -> int | None:
+        """What the attempt costs that answered, or failed last."""
         cost, reserved = self.cost_nano(), self.reserved_nano
         if not reserved or not self._server_paid or self.receipt.cache_hit:
             return cost

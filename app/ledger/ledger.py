@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from app.calls.call import Call
 from app.calls.receipt import Receipt
 from app.errors import ServiceException
-from app.ledger import settlement
+from app.ledger import attempts, settlement
 from app.ledger.accounts import Accounts, Principal
 from app.ledger.admission import MAX_OUTPUT_TOKENS, Admission, Admitted
 from app.ledger.entry import Entry, unrecorded
@@ -200,7 +200,8 @@ class Ledger:
         }
         charged = (cost_nano or 0) if key is not None and key.source == "default" else 0
         self._entries.pop(entry, None)
-        self._database.write_later(self._work_all, settlement.Settlement(admitted, charged, row))
+        tried = tuple(attempts.rows_of(entry, status, code, self.fingerprint))
+        self._database.write_later(self._work_all, settlement.Settlement(admitted, charged, row, tried))
 
     def _work_all(
         self, connection: sa.Connection, items: Sequence[Opening | settlement.Settlement]

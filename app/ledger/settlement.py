@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.ledger import attempts
 from app.ledger.admission import Admitted
 from app.store.fitting import WHOLE_MAX, Fitting, whole
 from app.store.statement import RowsStatement
@@ -86,11 +87,13 @@ _SPEND = (
 
 @dataclass(frozen=True)
 class Settlement:
-    """How one request ended. `charged_nano`: what its client's budget pays for it; `row`: the values of COLUMNS."""
+    """How one request ended. `charged_nano`: what its client's budget pays for it; `row`: the values of COLUMNS;
+    `attempts`: the rows below it."""
 
     admitted: Admitted
     charged_nano: int
     row: Mapping[str, Any]
+    attempts: Sequence[Mapping[str, Any]] = ()
 
     def values(self) -> dict[str, Any]:
         """What the statement that closes the row is given."""
@@ -116,6 +119,7 @@ def settle_all(connection: sa.Connection, settlements: Sequence[Settlement]) -> 
         still = set(connection.execute(_STILL_PENDING, {"ids": ids}).scalars())
         reserved = [item for item in reserved if item.admitted.row_id in still]
     _SETTLE.run(connection, [item.values() for item in settlements])
+    attempts.write(connection, ((item.admitted.row_id, item.attempts) for item in settlements if item.attempts))
     spend(connection, (_spent(item.admitted, item.charged_nano) for item in reserved))
     return [None] * len(settlements)
 

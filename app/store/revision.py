@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.errors import ConfigurationException
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration."""
 
 

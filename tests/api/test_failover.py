@@ -125,10 +125,14 @@ def test_another_upstream_answers(two: Flask, upstream: Upstream, b: Upstream, n
     assert "authorization" not in b.received[0].headers
     (row,) = settled(database_url)
     assert (row["model"], row["model_answered"], row["status"]) == ("alias", "gpt-4o-mini", "ok")
+    told = two.test_client().get(f"/api/v1/usage/requests/{row['request_id']}").get_json()
+    first, second = told["attempts"]
+    assert (first["upstream"], first["model"], first["outcome"]) == ("a", "alias", MOVES[name][1])
+    assert (second["upstream"], second["model"], second["outcome"], second["output_tokens"]) == ("b", "other", "ok", 7)
 
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
-@pytest.mark.parametrize("name", MOVES.keys() - {"a page"})
+@pytest.mark.parametrize("name", sorted(MOVES.keys() - {"a page"}))
 def test_the_doors_move_on_as_well(two: Flask, upstream: Upstream, b: Upstream, name: str, path: str) -> None:
     """Nothing of the first upstream's reaches the caller."""
     upstream.default, b.default = MOVES[name][0], reply(200, {"from": "b"})
@@ -251,7 +255,9 @@ def test_a_stream_moves_on_before_its_first_content(
     b.default = stream(STREAMS[path])
     options = {"stream_options": {"include_usage": True}}
     answer = two.test_client().post(path, json={"model": "alias", "stream": True} | options, headers=FREE)
-    assert (answer.status_code, answer.get_data()) == (200, b"".join(STREAMS[path]))
+    assert answer.status_code == 200
+    # A comment with the cost follows.
+    assert answer.get_data().partition(b"\n:")[0] == b"".join(STREAMS[path]).rstrip(b"\n") + b"\n"
     assert (len(upstream.received), len(b.received)) == (1, 1)
 
 
@@ -296,6 +302,22 @@ def test_where_a_budget_pays_nobody_is_asked_after_a_cost(
     assert (answer.status_code == 200, len(b.received)) == (moves, moves)
     (row,) = settled(database_url)
     assert row["cost_nano"] > 0
+
+
+def test_an_attempt_that_may_cost_is_billed(two: Flask, upstream: Upstream, b: Upstream, database_url: str) -> None:
+    """Of what was given up, too: the sum is the request's, and each upstream has its part."""
+    upstream.default = reply(
+        200, response_document("", status="failed", error={"code": "server_error"}, model="gpt-4o-mini")
+    )
+    assert ask(two, model="gpt-4o-mini").status_code == 200
+    (row,) = settled(database_url)
+    totals = two.test_client().get("/api/v1/usage?by=upstream").get_json()["totals"]
+    assert [(total["key"], total["requests"], total["ok"], total["output_tokens"]) for total in totals] == [
+        ("a", 1, 0, 7),
+        ("b", 1, 1, 7),
+    ]
+    assert float(totals[0]["cost_usd"]) == float(totals[1]["cost_usd"]) > 0
+    assert row["cost_nano"] == round(1e9 * sum(float(total["cost_usd"]) for total in totals))
 
 
 def test_every_kind_of_failure_is_tried() -> None:
