@@ -24,6 +24,7 @@ from app.process.housekeeping import Housekeeping
 from app.process.metrics import Metrics
 from app.process.quick_stop import QuickStop
 from app.process.readiness import Readiness
+from app.process.upstream_commands import register_upstream_commands
 from app.services.cache import ResponseCache
 from app.services.chat import ChatService
 from app.services.exchange import Exchange
@@ -113,3 +114,4 @@ def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None
     api.register(chat.blp, openai.blp, usage.blp, system.blp, metrics.blp, health.blp, docs.blp)
     register_commands(app)
     register_database_commands(app)
+    register_upstream_commands(app)

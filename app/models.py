@@ -125,7 +125,8 @@ class Generation:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatPreview:
-    """What a chat request would send upstream, and who would pay. Token numbers are estimates."""
+    """What a chat request would send upstream, and who would pay. Token numbers are estimates. `plan`: with several
+    upstreams, each that may be asked, in order, with the model's name there and the reason for its place."""
 
     upstream_path: str
     upstream_body: str
@@ -134,6 +135,7 @@ class ChatPreview:
     total_tokens: int
     tokens_estimated: bool
     dropped_turns: int
+    plan: Sequence[Mapping[str, str]] = ()
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,7 @@ class ChatService:
             total_tokens=sum(assembled.tokens.values()),
             tokens_estimated=True,
             dropped_turns=assembled.dropped_turns,
+            plan=[attempt.described() for attempt in plan.attempts] if plan.is_listed else (),
         )
 
     def _assemble(self, request: ChatRequest) -> Assembled:

@@ -152,11 +152,19 @@ class OpenExchange:
         """The bound on output that the request must be given, as a budget pays for it and it names none."""
         return self._entry.output_limit
 
+    def everywhere(self) -> Iterator[Attempt]:
+        """Each upstream, for what is asked of all."""
+        return self._exchange.fleet.everywhere()
+
     def send(
-        self, ask: Callable[[Attempt], Asked], begin: Callable[[HeldResponse], Result]
+        self,
+        ask: Callable[[Attempt], Asked],
+        begin: Callable[[HeldResponse], Result],
+        *,
+        only: Attempt | None = None,
     ) -> tuple[HeldResponse, Result]:
-        """Make the attempts of the plan, each in a slot; the slot of the one that succeeds is held until the response
-        is closed.
+        """Make the attempts of the plan, or one `only`, each in a slot; the slot of the one that succeeds is held until
+        the response is closed.
 
         `ask` says what an upstream is asked, once for each in a row. `begin` reads so much of an answer as shows that
         it is one; while another upstream can be asked, its failure is the attempt's. A pause between two attempts holds
@@ -177,9 +185,8 @@ class OpenExchange:
                 body.accepted()
             return response, found
 
-        return routing.follow(
-            self._plan, self._exchange.keys, self._call, attempt, pays_twice=not self._entry.reserved_nano
-        )
+        plan = self._plan if only is None else dataclasses.replace(self._plan, attempts=(only,))
+        return routing.follow(plan, self._exchange.keys, self._call, attempt, pays_twice=not self._entry.reserved_nano)
 
     def _begun(self, response: HeldResponse, begin: Callable[[HeldResponse], Result]) -> Result:
         self.receipt.answered = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -35,6 +36,8 @@ from app.upstreams.sse import StreamEvent
 from app.upstreams.usage import TAIL_BYTES, read_usage, usage_in_tail
 
 AFTER_END_SECONDS = 1.0
+MODELS_SECONDS = 60.0
+"""How old a list of the models of several upstreams may be."""
 BLANK = b" \t\r\n"
 
 
@@ -82,6 +85,7 @@ class Passthrough:
         self._stored = stored
         self._free_mode = free_mode
         self._token_required = token_required
+        self._models: tuple[float, bytes] | None = None
 
     def credentials(
         self,
@@ -156,6 +160,8 @@ class Passthrough:
         """Upstream's models; of a client with a model list those that it may use. `query` is empty or has its `?`."""
         ask = Ask(route="/v1/models", is_listing=True)
         with self._exchange.open(ask, credentials, principal, call) as exchange:
+            if self._lists_all(exchange):
+                return _allowed(self._offered(exchange), principal)
             return _allowed(_get(f"/models{query}", exchange, is_list=True), principal)
 
     def model(self, name: str, credentials: Credentials, principal: Principal, call: Call) -> PassedResponse:
@@ -167,12 +173,38 @@ class Passthrough:
         with self._exchange.open(ask, credentials, principal, call) as exchange:
             if principal.account is not None and not principal.account.allows_model(name):
                 raise OpenAIClientException("This client may not use this model", "model_not_found")
+            if self._lists_all(exchange):
+                unknown = OpenAIClientException("No upstream of this server knows this model", "model_not_found")
+                return _listed(name, self._offered(exchange), unknown)
             try:
                 return _get(f"/models/{quote(name, safe='')}", exchange)
             except OpenAIClientException as exc:
                 if exc.status != 404:
                     raise
                 return _listed(name, _get("/models", exchange, is_list=True), exc)
+
+    def _lists_all(self, exchange: OpenExchange) -> bool:
+        """Whether models are those of all upstreams: there are several, and the server's keys pay."""
+        return self._exchange.fleet.catalog.is_listed and exchange.paid_with.source == "default"
+
+    def _offered(self, exchange: OpenExchange) -> PassedResponse:
+        """The models that the file names, and those that upstreams offer, each once; kept for a minute. An upstream
+        that does not answer is left out."""
+        now = time.monotonic()
+        if self._models is None or now - self._models[0] > MODELS_SECONDS:
+            found = {name: _model(name) for name in self._exchange.fleet.catalog.models}
+            for attempt in exchange.everywhere():
+                with contextlib.suppress(OpenAIClientException):
+                    passed = _get("/models", exchange, is_list=True, only=attempt)
+                    for entry in _models(load_json(passed.body)) if isinstance(passed.body, bytes) else ():
+                        found.setdefault(_name(entry), entry)
+            self._models = now, dump_json({"object": "list", "data": list(found.values())})
+        return PassedResponse(self._models[1], {}, lambda: None, lambda: None)
+
+
+def _model(name: str) -> dict[str, Any]:
+    """The entry of a model that the file names."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "llm-server"}
 
 
 def _events(
@@ -250,8 +282,8 @@ def _streamed(
     )
 
 
-def _get(path: str, exchange: OpenExchange, *, is_list: bool = False) -> PassedResponse:
-    response, raw = exchange.send(lambda _: Asked(path), HeldResponse.read)
+def _get(path: str, exchange: OpenExchange, *, is_list: bool = False, only: Attempt | None = None) -> PassedResponse:
+    response, raw = exchange.send(lambda _: Asked(path), HeldResponse.read, only=only)
     with response:
         return _whole(raw, response, exchange, is_list=is_list)
 

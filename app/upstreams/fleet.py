@@ -60,6 +60,12 @@ class Fleet:
             raise OpenAIClientException(f"No upstream of this server speaks {name}", "not_found", status=404)
         return Plan(payer, tuple(attempts), is_listed=True)
 
+    def everywhere(self) -> Iterator[Attempt]:
+        """Each upstream with one of the server's keys, for what is asked of all."""
+        for upstream in self.upstreams.values():
+            for key in sorted(upstream.settings.keys, key=upstream.load.of)[:1]:
+                yield Attempt(upstream, key)
+
     def native_dialect(self, upstream: Upstream) -> str:
         """The dialect in which the native chat asks an upstream."""
         return native_dialect(upstream.settings, self._native)

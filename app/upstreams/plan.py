@@ -54,6 +54,10 @@ class Attempt:
     model: str = ""
     reason: str = ""
 
+    def described(self) -> dict[str, str]:
+        """What may be told of it."""
+        return {"upstream": self.upstream.settings.name, "model": self.model, "reason": self.reason}
+
     @property
     def place(self) -> str:
         """Whose prices hold: the provider that the file names, or the base URL to know it by."""

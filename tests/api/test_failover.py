@@ -11,7 +11,8 @@ from flask import Flask
 
 from app.ledger.accounts import Accounts, Limits
 from app.upstreams.failover import TABLE
-from app.upstreams.fleet import Fleet
+from app.upstreams.fleet import Fleet, Wanted
+from app.upstreams.keys import Payer
 from app.web.services import service
 from tests.conftest import CALLER_KEY
 from tests.records import settled
@@ -332,3 +333,63 @@ def test_delayed_answers_are_answers(two: Flask, upstream: Upstream, b: Upstream
     upstream.default = delayed(0.2, text("from a"))
     assert ask(two).get_json()["response_text"] == "from a"
     assert b.received == []
+
+
+def test_the_models_of_all(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """What the file names and what upstreams offer, each once; one that is down does not break the list."""
+    b.default = reply(200, {"object": "list", "data": [{"id": "qwen3"}, {"id": "alias"}]})
+    upstream.default = reply(500, error_document())
+    client = two.test_client()
+    listed = client.get("/v1/models", headers=FREE).get_json()["data"]
+    assert [model["id"] for model in listed] == ["alias", "gpt-4o-mini", "same", "qwen3"]
+    assert client.get("/v1/models/qwen3", headers=FREE).get_json() == {"id": "qwen3"}
+    assert client.get("/v1/models/alias", headers=FREE).get_json()["owned_by"] == "llm-server"
+    assert client.get("/v1/models/nothing", headers=FREE).status_code == 404
+    assert len(b.received) == 1
+
+
+def test_the_plan_can_be_seen(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """By the preview and on the command line, with the reason for each place; nobody is asked."""
+    plan = two.test_client().post("/api/v1/chat/preview", json=NATIVE).get_json()["plan"]
+    assert plan == [
+        {"upstream": "a", "model": "alias", "reason": "chosen by weight"},
+        {"upstream": "a", "model": "alias", "reason": "chosen by weight"},
+        {"upstream": "b", "model": "other", "reason": "on failure"},
+    ]
+    service(Fleet, two).upstreams["a"].health.rest_for(9, "upstream_error")
+    told = two.test_cli_runner().invoke(args=["upstreams", "explain", "alias"]).output
+    assert told.splitlines() == [
+        "1. b  other  on failure",
+        "2. a  alias  chosen by weight, rests (upstream_error)",
+        "3. a  alias  chosen by weight, rests (upstream_error)",
+    ]
+    assert upstream.received == b.received == []
+
+
+def test_the_file_can_be_checked(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """Each upstream is asked with each key."""
+    upstream.script(reply(200, {"data": []}), reply(401, error_document()))
+    done = two.test_cli_runner().invoke(args=["upstreams", "check"])
+    assert done.exit_code == 1
+    assert "key 1: answers" in done.output
+    assert "key 2: server_credentials_rejected" in done.output
+    assert "alias  ->  a, b" in done.output
+    upstream.default = b.default = reply(200, {"data": []})
+    assert two.test_cli_runner().invoke(args=["upstreams", "check"]).exit_code == 0
+
+
+def test_weights_and_sessions(make_two: Make, tmp_path: Path, upstream: Upstream, b: Upstream) -> None:
+    """A target is first as often as its weight says; with affinity always the same for one session."""
+    file = tmp_path / "upstreams.toml"
+    targets = 'targets = [{upstream = "a", weight = 3}, {upstream = "b"}]'
+    file.write_text(file.read_text() + f'\n[models.w]\n{targets}\n[models.s]\n{targets}\naffinity = "session"\n')
+    fleet = service(Fleet, make_two())
+    payer = Payer((fleet.upstreams["a"].settings.keys[0],))
+
+    def first(model: str, session: str = "") -> str:
+        return fleet.plan(payer, Wanted(model, "responses", session=session)).attempts[0].upstream.settings.name
+
+    assert 640 < sum(first("w") == "a" for _ in range(1000)) < 860
+    chosen = {str(number): first("s", str(number)) for number in range(1000)}
+    assert 640 < sum(name == "a" for name in chosen.values()) < 860
+    assert all(first("s", session) == name for session, name in chosen.items())
