@@ -308,5 +308,5 @@ class ChatPreviewSchema(Schema):
     )
     plan = fields.List(
         fields.Nested(PlannedSchema),
-        metadata={"description": "Who may be asked, in order; empty where the server has one upstream."},
+        metadata={"description": "Who may be asked, in order; empty where the server has one upstream.", "example": []},
     )

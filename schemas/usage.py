@@ -66,7 +66,9 @@ class AttemptSchema(Schema):
         allow_none=True, metadata={"description": "Tells keys apart.", "example": "0f3a5c7e9b1d2f4a"}
     )
     outcome = fields.String(metadata={"description": "`ok`, or the code of what failed.", "example": "upstream_error"})
-    ms = fields.Float(allow_none=True, metadata={"description": "Until the answer began, or failed.", "example": 12.5})
+    ms = fields.Float(
+        allow_none=True, metadata={"description": "Until the answer began, or failed.", "example": 12.5, "minimum": 0}
+    )
     input_tokens = fields.Integer(metadata={"description": "Tokens of the prompt.", "example": 24, "minimum": 0})
     cached_tokens = fields.Integer(metadata={"description": "Those upstream had cached.", "example": 0, "minimum": 0})
     output_tokens = fields.Integer(metadata={"description": "Tokens of the answer.", "example": 0, "minimum": 0})
@@ -138,7 +140,7 @@ class OneUsageRowSchema(UsageRowSchema):
 
     attempts = fields.List(
         fields.Nested(AttemptSchema),
-        metadata={"description": "Empty where the server has one upstream: the row says it all then."},
+        metadata={"description": "Empty where the server has one upstream: the row says it all then.", "example": []},
     )
 
 
