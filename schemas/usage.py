@@ -67,7 +67,7 @@ class AttemptSchema(Schema):
     )
     outcome = fields.String(metadata={"description": "`ok`, or the code of what failed.", "example": "upstream_error"})
     ms = fields.Float(
-        allow_none=True, metadata={"description": "Until the answer began, or failed.", "example": 12.5, "minimum": 0}
+        allow_none=True, metadata={"description": "Until it began or failed.", "example": 12.5, "minimum": 0}
     )
     input_tokens = fields.Integer(metadata={"description": "Tokens of the prompt.", "example": 24, "minimum": 0})
     cached_tokens = fields.Integer(metadata={"description": "Those upstream had cached.", "example": 0, "minimum": 0})
