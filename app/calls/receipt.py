@@ -6,6 +6,7 @@ the answer read it.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from app.models import ApiKey, KeySource, Usage
@@ -14,7 +15,8 @@ from app.tokens import TextCount
 
 @dataclass(slots=True)
 class Tried:
-    """One attempt. `model`: the name that was asked for there; `place`: whose prices hold. `code`: how it failed.
+    """One attempt. `model`: the name that was asked for there; `place`: whose prices hold. `code`: how it failed;
+    `began` is monotonic, `seconds` is until the answer began.
 
     Of one that was given up for another, `usage` is what upstream counted and `written` what had come of its answer.
     """
@@ -23,6 +25,7 @@ class Tried:
     model: str
     place: str
     key: ApiKey
+    began: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     code: str | None = None
     may_cost: bool = False

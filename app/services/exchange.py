@@ -304,8 +304,7 @@ class OpenExchange:
             return HeldResponse(response, attempt, self.receipt, taken.pop_all().close, may_move=may_move)
 
     def _attempt(self, attempt: Attempt, asked: Asked) -> Response:
-        receipt, began = self.receipt, time.monotonic()
-        upstream = attempt.upstream.settings
+        receipt, upstream = self.receipt, attempt.upstream.settings
         tried = self._tried = Tried(
             upstream.name if self._plan.is_listed else "", attempt.model, attempt.place, attempt.key
         )
@@ -323,8 +322,9 @@ class OpenExchange:
             tried.code = failure.error.error_code
             raise
         finally:
-            tried.seconds = time.monotonic() - began
+            tried.seconds = time.monotonic() - tried.began
             receipt.upstream_seconds += tried.seconds
+            attempt.upstream.load.recent.append(tried)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 
+from app.calls.receipt import Tried
 from app.models import ApiKey
 
 RETRIES_SHARE = 0.2
 RETRIES_MIN = 3
+RECENT = 500
+"""So many attempts are remembered."""
 
 
 class Load:
@@ -20,6 +23,7 @@ class Load:
         self._retries = 0
         self._lock = threading.Lock()
         self.total = 0
+        self.recent: deque[Tried] = deque(maxlen=RECENT)
 
     def begin(self, key: ApiKey) -> None:
         """One more, with this key."""

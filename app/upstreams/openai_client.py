@@ -69,6 +69,7 @@ class OpenAIClient:
         self._key_health = {key: Health() for key in self.settings.keys}
         self._transport = transport or Transport.of(config, self.settings.base_url)
         self._keys = keys or KeySelector.of(config)
+        self._key_name = f"key_env of {self.settings.name}" if config.upstreams_file else "OPENAI_API_KEY"
         self._watchdog = Watchdog()
         self._outage = Outage(self.settings.base_url)
 
@@ -188,7 +189,7 @@ class OpenAIClient:
         error = from_status(status, headers, refusal, key, whole_seconds(wait))
         if error.error_code == "upstream_bad_response":
             self._outage.misdirected(status, headers.get("location", ""))
-        _tell(error, status, refusal, call)
+        _tell(error, status, refusal, call, self._key_name)
         failure = retry.refused(error, status, upstream_request_id, wait)
         failure.refused_parameter = refused_parameter(status, body)
         return failure
@@ -215,10 +216,10 @@ def _unconnected(call: Call, *, may_cost: bool = False, may_retry: bool | None =
     return AttemptFailed(error, may_cost=may_cost, max_retries=retry.MAX_RETRIES if may_retry else 0)
 
 
-def _tell(error: ServiceException, status: int, refusal: Refusal, call: Call) -> None:
+def _tell(error: ServiceException, status: int, refusal: Refusal, call: Call, key_name: str) -> None:
     """Log what upstream refused, for the operator. Its message may hold prompts, so its code has to do."""
     if error.error_code == "server_credentials_rejected":
-        logger.error("upstream rejects the server's key (HTTP %d); check OPENAI_API_KEY", status)
+        logger.error("upstream rejects the server's key (HTTP %d); check %s", status, key_name)
     logger.info(
         "upstream answered HTTP %d, upstream_code=%s request_id=%s",
         status,

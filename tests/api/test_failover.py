@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from app.upstreams.fleet import Fleet, Wanted
 from app.upstreams.keys import Payer
 from app.web.services import service
 from tests.conftest import CALLER_KEY
+from tests.prometheus import samples, value
 from tests.records import settled
 from tests.streams import completion_events, response_events, stream
 from tests.upstream import (
@@ -393,3 +395,24 @@ def test_weights_and_sessions(make_two: Make, tmp_path: Path, upstream: Upstream
     chosen = {str(number): first("s", str(number)) for number in range(1000)}
     assert 640 < sum(name == "a" for name in chosen.values()) < 860
     assert all(first("s", session) == name for session, name in chosen.items())
+
+
+def test_how_they_do_can_be_seen(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """By a route for admins and by metrics; nothing in it is a key."""
+    upstream.script(reply(401, error_document()))
+    upstream.default = reply(500, error_document())
+    for _ in range(5):
+        with ask(two) as answer:
+            assert answer.status_code == 200
+    told = two.test_client().get("/api/v1/upstreams").get_data(as_text=True)
+    first, second = json.loads(told)["upstreams"]
+    assert (first["name"], first["state"], first["reason"]) == ("a", "rests", "upstream_error")
+    assert 20 < first["due_in_seconds"] <= 36
+    assert (first["recent_attempts"], first["success_rate"], first["p50_ms"]) == (6, 0, None)
+    assert [key["state"] for key in first["keys"]] == ["rests", "well"]
+    assert first["keys"][0]["reason"] == "server_credentials_rejected"
+    assert (second["state"], second["success_rate"], second["in_flight"]) == ("well", 1, 0)
+    assert "sk-" not in told
+    metrics = samples(two.test_client().get("/metrics").get_data(as_text=True))
+    assert value(metrics, "llm_server_upstream_attempts_total", upstream="b", outcome="ok") == 5
+    assert value(metrics, "llm_server_upstream_attempts_total", upstream="a", outcome="upstream_error") == 5

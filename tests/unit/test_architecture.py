@@ -49,6 +49,7 @@ ROOMS: dict[str, set[str]] = {
     "app.web": FOUNDATION | {"app.config", "app.web", "app.services", "app.ledger", "app.calls", "schemas"},
     "blueprints": FOUNDATION
     | {"blueprints", "schemas", "app.web", "app.services", "app.ledger.accounts", "app.ledger.reports"}
+    | {"app.upstreams.fleet"}
     | {"app.process.metrics", "app.process.readiness", "app.process.system"},
     "app.process": BELOW_THE_WEB | {"app.process", "app.logging", "app.web"},
     "app.factory": BELOW_THE_WEB | {"app.process", "app.web", "blueprints"},
@@ -85,7 +86,7 @@ ONE_WAY = {
     "app.ledger.ledger": {"app.factory", "app.services.exchange", "app.process"},
     "app.upstreams.openai_client": {"app.factory", "app.services.exchange"},
     "app.upstreams.routing": {"app.services.exchange", "app.upstreams.openai_client"},
-    "app.upstreams.fleet": {"app.factory", "app.services", "app.process.upstream_commands"},
+    "app.upstreams.fleet": {"app.factory", "app.services", "app.process.upstream_commands", "blueprints.upstreams"},
     "app.upstreams.slots": {
         "app.factory",
         "app.services.exchange",
