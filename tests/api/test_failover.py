@@ -414,5 +414,5 @@ def test_how_they_do_can_be_seen(two: Flask, upstream: Upstream, b: Upstream) ->
     assert (second["state"], second["success_rate"], second["in_flight"]) == ("well", 1, 0)
     assert "sk-" not in told
     metrics = samples(two.test_client().get("/metrics").get_data(as_text=True))
-    assert value(metrics, "llm_server_upstream_attempts_total", upstream="b", outcome="ok") == 5
-    assert value(metrics, "llm_server_upstream_attempts_total", upstream="a", outcome="upstream_error") == 5
+    assert value(metrics, "upstream_attempts_total", upstream="b", outcome="ok") == 5
+    assert value(metrics, "upstream_attempts_total", upstream="a", outcome="upstream_error") == 5
