@@ -17,6 +17,7 @@ from app.logging import log_config
 from app.process.address import check_host, host_and_port
 from app.process.lifecycle import Hooks, give_up
 from app.store.revision import check_file
+from app.upstreams.catalog import Catalog
 from app.upstreams.local_model import model_file
 
 try:
@@ -26,6 +27,7 @@ try:
     os.environ["TOKEN_DIGEST_KEY"] = settings.token_digest_key or f"hex:{digest_key(settings).hex()}"
     check_file(settings.database_url)
     check_host(settings.server_host)
+    Catalog.from_config(settings)
     local_model_file = model_file(settings.local_model) if settings.local_model else None
 except ConfigurationException as exc:
     give_up(exc)

@@ -186,6 +186,16 @@ class Config:
         "The upstream API that `/api/v1/chat` calls. With a local model the default is `chat_completions`.",
         ko="`/api/v1/chat`이 호출하는 업스트림 API. 로컬 모델을 쓰면 기본값은 `chat_completions`입니다.",
     )
+    upstreams_file: str = setting(
+        "",
+        text,
+        "A file (TOML) of several upstreams and of where each model is answered. Then `OPENAI_BASE_URL`, "
+        "`OPENAI_API_KEY` and what belongs to them are not used.",
+        ko=(
+            "여러 업스트림과 모델별 응답 위치를 적은 파일(TOML). 이 파일이 있으면 `OPENAI_BASE_URL`, "
+            "`OPENAI_API_KEY`와 관련 설정은 쓰지 않습니다."
+        ),
+    )
     openai_door_free_mode: bool = setting(
         False,
         flag,
@@ -454,7 +464,7 @@ class Config:
     def has_upstream(self) -> bool:
         """Whether the server has something of its own that strangers could use: a key, a model, or a way to one."""
         default = type(self).__dataclass_fields__["openai_base_url"].default
-        return bool(self.openai_api_key or self.local_model) or self.openai_base_url != default
+        return bool(self.openai_api_key or self.local_model or self.upstreams_file) or self.openai_base_url != default
 
     def check_exposure(self, *addresses: Any) -> None:
         """Refuse to let the public use the server's key or model by mistake; raises ConfigurationException.
@@ -499,6 +509,11 @@ class Config:
             return int(self.get(key) or default)
         except ValueError:
             return default
+
+
+def variable(name: str) -> str | None:
+    """A variable of the environment that another setting names."""
+    return os.environ.get(name)
 
 
 @functools.cache

@@ -24,16 +24,18 @@ from app.process.housekeeping import Housekeeping
 from app.process.metrics import Metrics
 from app.process.quick_stop import QuickStop
 from app.process.readiness import Readiness
+from app.process.upstream_commands import register_upstream_commands
 from app.services.cache import ResponseCache
 from app.services.chat import ChatService
 from app.services.exchange import Exchange
 from app.services.passthrough import Passthrough
 from app.store.database import Database
+from app.upstreams.catalog import Catalog
+from app.upstreams.fleet import Fleet
 from app.upstreams.keys import KeySelector
 from app.upstreams.local_model import LocalModelProbe
 from app.upstreams.openai_client import OpenAIClient
 from app.upstreams.slots import Slots
-from app.upstreams.transport import Transport
 from app.web.access import register_access
 from app.web.api import ServerApi
 from app.web.body_room import BodyRoom
@@ -43,7 +45,7 @@ from app.web.flask_app import make_flask
 from app.web.middleware import register_middleware
 from app.web.problems import register_error_handlers
 from app.web.services import provide
-from blueprints import chat, docs, health, metrics, openai, system, usage
+from blueprints import chat, docs, health, metrics, openai, system, upstreams, usage
 
 
 def make_app(config: Config) -> Flask:
@@ -78,21 +80,21 @@ def make_app(config: Config) -> Flask:
         fingerprint_key=secret,
         booked=counts.booked,
     )
-    keys = KeySelector.of(config)
-    transport = Transport.from_config(config)
-    client = OpenAIClient(config, transport=transport, keys=keys)
-    exchange = Exchange(client, keys, slots, Watchdog(), ledger)
+    catalog = Catalog.from_config(config)
+    keys = KeySelector.of(config, catalog=catalog)
+    clients = {name: OpenAIClient(config, settings=settings, keys=keys) for name, settings in catalog.upstreams.items()}
+    fleet = Fleet(catalog, clients, native=config.upstream_api)
+    exchange = Exchange(fleet, keys, slots, Watchdog(), ledger)
     cache = ResponseCache[Completion](config.cache_max_size, config.cache_ttl) if config.cache_enabled else None
     passthrough = Passthrough(
         exchange,
         StoredResponses(database),
         free_mode=config.openai_door_free_mode,
-        is_local=bool(config.local_model),
         token_required=config.token_required,
     )
     needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []
     calls = Calls()
-    provide(app, config, database, accounts, ledger, counts, slots, client, exchange, passthrough, calls)
+    provide(app, config, database, accounts, ledger, counts, slots, fleet, exchange, passthrough, calls)
     provide(app, ChatService(exchange, config, cache), UsageReports(database))
     provide(app, Readiness(database.is_writable, *needed), QuickStop(calls, ledger, database))
     provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))
@@ -110,6 +112,7 @@ def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None
     register_error_handlers(app)
     if config.cors_origins:
         allow_origins(app, config.cors_origins)
-    api.register(chat.blp, openai.blp, usage.blp, system.blp, metrics.blp, health.blp, docs.blp)
+    api.register(chat.blp, openai.blp, usage.blp, upstreams.blp, system.blp, metrics.blp, health.blp, docs.blp)
     register_commands(app)
     register_database_commands(app)
+    register_upstream_commands(app)

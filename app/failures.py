@@ -260,6 +260,13 @@ FAILURES: Mapping[str, Failure] = {
         retry_after=60,
         told="시스템 설정 오류: 서버 API 키의 사용량을 모두 썼습니다.",
     ),
+    "upstream_credentials_exhausted": Failure(
+        502,
+        "server",
+        "With several upstreams: every key of the server's that may answer is refused or has used up its quota.",
+        "여러 업스트림 사용 시: 응답할 수 있는 서버의 키가 모두 거절되었거나 할당량을 다 씀.",
+        told="시스템 설정 오류: AI 서비스들이 서버의 API 키를 모두 거절했거나 할당량이 없습니다.",
+    ),
     "insufficient_quota": Failure(
         429,
         "client",

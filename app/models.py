@@ -39,7 +39,7 @@ SCHEMA_VALUES_MAX = 20_000
 IMAGE_URL_MAX_LENGTH = 2048
 IMAGE_DATA_MAX_LENGTH = 700_000
 
-USAGE_GROUPS = ("day", "model", "client", "api_key_source")
+USAGE_GROUPS = ("day", "model", "client", "api_key_source", "upstream")
 USAGE_PAGE_MAX = 500
 
 KeySource = Literal["user_provided", "default"]
@@ -59,12 +59,14 @@ class ApiKey:
 class Credentials:
     """What a request says of who is to pay: the caller's own key, empty if it brings none, and free mode.
 
-    `headers` go to upstream with the caller's own key and with no other.
+    `headers` go to upstream with the caller's own key and with no other; `upstream` names where that key belongs, empty
+    where nothing is said.
     """
 
     api_key: str = field(default="", repr=False)
     free_mode: bool = False
     headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    upstream: str = ""
 
 
 def is_well_formed(api_key: str) -> bool:
@@ -123,7 +125,8 @@ class Generation:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatPreview:
-    """What a chat request would send upstream, and who would pay. Token numbers are estimates."""
+    """What a chat request would send upstream, and who would pay. Token numbers are estimates. `plan`: with several
+    upstreams, each that may be asked, in order, with the model's name there and the reason for its place."""
 
     upstream_path: str
     upstream_body: str
@@ -132,6 +135,7 @@ class ChatPreview:
     total_tokens: int
     tokens_estimated: bool
     dropped_turns: int
+    plan: Sequence[Mapping[str, str]] = ()
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,7 @@ def _credentials(headers: dict[str, str]) -> Credentials:
         None if free_mode is None else free_mode == "true",
         principal(),
         {name: headers[field] for field, name in OWN_HEADERS.items() if headers.get(field)},
+        headers.get("upstream", ""),
     )
 
 

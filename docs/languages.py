@@ -73,6 +73,7 @@ ROUTES_KO = {
     "openai.embeddings": "OpenAI 임베딩 요청을 업스트림에 그대로 전달",
     "openai.models": "업스트림의 모델 목록",
     "openai.model": "업스트림의 모델 하나",
+    "upstreams.states": "업스트림과 키의 상태: 쉬는지, 이유, 진행 중인 호출",
     "usage.report": "사용량: 날짜·모델·클라이언트·키 종류별 합계 또는 사용 기록",
     "usage.one_request": "요청 하나의 사용 기록",
     "system.info": "호스트, CPU, 메모리, 디스크, 네트워크, 프로세스, 컨테이너",

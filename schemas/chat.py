@@ -269,6 +269,17 @@ class TokensSchema(Schema):
     user = token_count("The user's message.", 8)
 
 
+class PlannedSchema(Schema):
+    """One attempt that may be made for a chat turn."""
+
+    class Meta:
+        title = "Planned"
+
+    upstream = fields.String(metadata={"description": "The upstream's name in the file.", "example": "openai"})
+    model = fields.String(metadata={"description": "The model's name there.", "example": "gpt-4o-mini"})
+    reason = fields.String(metadata={"description": "Why it stands in this place.", "example": "chosen by weight"})
+
+
 class ChatPreviewSchema(Schema):
     """What a chat turn would send upstream."""
 
@@ -294,4 +305,8 @@ class ChatPreviewSchema(Schema):
             "example": 0,
             "minimum": 0,
         }
+    )
+    plan = fields.List(
+        fields.Nested(PlannedSchema),
+        metadata={"description": "Who may be asked, in order; empty where the server has one upstream.", "example": []},
     )

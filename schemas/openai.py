@@ -55,6 +55,14 @@ class OpenAIHeadersSchema(QuickSchema):
             "example": "true",
         },
     )
+    upstream = fields.String(
+        data_key="X-Upstream",
+        validate=validate.Length(min=1, max=64),
+        metadata={
+            "description": "With several upstreams: where the caller's own key belongs. Default: the first that speaks "
+            "the API of this route."
+        },
+    )
     organization = own_header("OpenAI-Organization")
     project = own_header("OpenAI-Project")
     beta = own_header("OpenAI-Beta")

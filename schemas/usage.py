@@ -39,7 +39,7 @@ class UsageQuerySchema(Schema):
 class UsageTotalSchema(Schema):
     """The sums of one group."""
 
-    key = fields.String(metadata={"description": "Day, model, client or key source.", "example": "2026-01-31"})
+    key = fields.String(metadata={"description": "Day, model, client, key source, upstream.", "example": "2026-01-31"})
     requests = fields.Integer(metadata={"description": "Accepted requests.", "example": 12, "minimum": 0})
     ok = fields.Integer(metadata={"description": "Those that were answered.", "example": 11, "minimum": 0})
     input_tokens = fields.Integer(metadata={"description": "Tokens of the prompts.", "example": 2400, "minimum": 0})
@@ -50,6 +50,31 @@ class UsageTotalSchema(Schema):
     )
     requests_of_unknown_cost = fields.Integer(
         metadata={"description": "Requests whose cost is not in the sum, as it is unknown.", "example": 0, "minimum": 0}
+    )
+
+
+class AttemptSchema(Schema):
+    """One attempt to have a request answered, where the server has several upstreams."""
+
+    class Meta:
+        title = "Attempt"
+
+    upstream = fields.String(metadata={"description": "Its name in the file.", "example": "openai"})
+    model = fields.String(metadata={"description": "The model's name there.", "example": "gpt-4o-mini"})
+    model_answered = fields.String(allow_none=True, metadata={"description": "Who answered.", "example": "gpt-4o-mini"})
+    api_key_fingerprint = fields.String(
+        allow_none=True, metadata={"description": "Tells keys apart.", "example": "0f3a5c7e9b1d2f4a"}
+    )
+    outcome = fields.String(metadata={"description": "`ok`, or the code of what failed.", "example": "upstream_error"})
+    ms = fields.Float(
+        allow_none=True, metadata={"description": "Until it began or failed.", "example": 12.5, "minimum": 0}
+    )
+    input_tokens = fields.Integer(metadata={"description": "Tokens of the prompt.", "example": 24, "minimum": 0})
+    cached_tokens = fields.Integer(metadata={"description": "Those upstream had cached.", "example": 0, "minimum": 0})
+    output_tokens = fields.Integer(metadata={"description": "Tokens of the answer.", "example": 0, "minimum": 0})
+    estimated = fields.Boolean(metadata={"description": "Whether the tokens are estimated.", "example": False})
+    cost_usd = fields.String(
+        allow_none=True, metadata={"description": "US dollars, decimal; `null` when unknown.", "example": "0"}
     )
 
 
@@ -107,6 +132,15 @@ class UsageRowSchema(Schema):
     )
     upstream_request_id = fields.String(
         allow_none=True, metadata={"description": "Upstream's request id.", "example": "req_1"}
+    )
+
+
+class OneUsageRowSchema(UsageRowSchema):
+    """One request's row of the ledger with its attempts, oldest first."""
+
+    attempts = fields.List(
+        fields.Nested(AttemptSchema),
+        metadata={"description": "Empty where the server has one upstream: the row says it all then.", "example": []},
     )
 
 

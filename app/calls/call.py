@@ -69,8 +69,10 @@ class Call:
         self.stream_deadline = self.started + max(timeout, stream_max)
         self._idle_seconds: float | None = min(stream_idle, timeout)
         self.ended: EndReason | None = None
+        self.lost_patience = False
         self.receipt: Receipt | None = None
         self.each_look: Callable[[float], None] | None = None
+        self._patient_until = math.inf
         self._event = threading.Event()
         self._held: HeldSocket | None = None
 
@@ -114,6 +116,18 @@ class Call:
         """Upstream has sent a piece of a stream: from now on its silence and the stream's whole time are bounded."""
         if self._idle_seconds is not None:
             self.deadline = min(time.monotonic() + self._idle_seconds, self.stream_deadline)
+
+    def patience(self, seconds: float | None) -> None:
+        """From now on an upstream may be silent for so long, and then only its connection is cut; None: as the call."""
+        self.lost_patience = False
+        self._patient_until = math.inf if seconds is None else time.monotonic() + seconds
+
+    def lose_patience(self, now: float) -> None:
+        """Cut the connection of an upstream that was silent for too long: another one may answer in time."""
+        if now >= self._patient_until:
+            self.lost_patience, self._patient_until = True, math.inf
+            if self._held is not None:
+                self._held.cut(self)
 
     def shorten(self, seconds: float) -> None:
         """Move the deadline to `seconds` from now, unless it is earlier, and let nothing move it back."""

@@ -6,6 +6,7 @@ the answer read it.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from app.models import ApiKey, KeySource, Usage
@@ -13,17 +14,39 @@ from app.tokens import TextCount
 
 
 @dataclass(slots=True)
+class Tried:
+    """One attempt. `model`: the name that was asked for there; `place`: whose prices hold. `code`: how it failed;
+    `began` is monotonic, `seconds` is until the answer began.
+
+    Of one that was given up for another, `usage` is what upstream counted and `written` what had come of its answer.
+    """
+
+    upstream: str
+    model: str
+    place: str
+    key: ApiKey
+    began: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
+    code: str | None = None
+    may_cost: bool = False
+    usage: Usage | None = None
+    answered_by: str | None = None
+    written: TextCount = field(default_factory=TextCount)
+
+
+@dataclass(slots=True)
 class Receipt:
     """Times are seconds. `may_cost`: upstream may have begun to work for the request, so it may bill it.
 
-    `written` counts what has come of a streamed answer: if upstream never counts it, that is the estimate.
+    `written` counts what has come of a streamed answer: if upstream never counts it, that is the estimate. `tried` has
+    every attempt; what is said here of usage, model, text and cost is the last one's.
     """
 
     assemble_seconds: float = 0.0
     queue_seconds: float = 0.0
     upstream_seconds: float = 0.0
     first_token_seconds: float | None = None
-    attempts: int = 0
+    tried: list[Tried] = field(default_factory=list)
     key: ApiKey | None = None
     answered: bool = False
     may_cost: bool = False
@@ -35,6 +58,37 @@ class Receipt:
     code: str | None = None
     settled: bool = False
     written: TextCount = field(default_factory=TextCount)
+
+    @property
+    def attempts(self) -> int:
+        """How often an upstream was asked."""
+        return len(self.tried)
+
+    @property
+    def last(self) -> Tried | None:
+        """The attempt that answered, or failed last."""
+        return self.tried[-1] if self.tried else None
+
+    def begin_attempt(self, tried: Tried) -> None:
+        """One more attempt: what the one before has brought is its own from now on."""
+        self.close_attempt()
+        self.tried.append(tried)
+        # Known before the answer: a caller who leaves before it comes has spent this key's money all the same.
+        self.key = tried.key
+        self.usage = self.model = self.response_id = None
+        self.answered = self.may_cost = False
+        if self.written.tokens:
+            self.written = TextCount()
+
+    def close_attempt(self) -> None:
+        """Keep with the last attempt what is known of it."""
+        if (last := self.last) is not None:
+            last.usage, last.answered_by, last.may_cost, last.written = (
+                self.usage,
+                self.model,
+                self.may_cost,
+                self.written,
+            )
 
     @property
     def key_source(self) -> KeySource | None:

@@ -45,8 +45,10 @@ class Watchdog:
                     call.end("deadline")
                 elif call.caller_is_gone():
                     call.end("caller_gone")
-                elif call.each_look is not None:
-                    call.each_look(now + self._interval_seconds)
+                else:
+                    call.lose_patience(now)
+                    if call.each_look is not None:
+                        call.each_look(now + self._interval_seconds)
             if not self._calls:
                 self._busy.clear()
                 if self._calls:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from app.calls.call import Call
-from app.calls.receipt import Receipt
+from app.calls.receipt import Receipt, Tried
 from app.ledger.admission import Admitted
 from app.ledger.limits import Ask
 from app.ledger.pricing import NoPrices, Prices
@@ -29,7 +29,7 @@ class Entry:
         self._ask = ask
         self.model = ask.model
         self._prices = prices
-        self._reserved_nano = admitted.reserved_nano if admitted else 0
+        self.reserved_nano = admitted.reserved_nano if admitted else 0
         self.output_limit = admitted.output_limit if admitted else None
         self._priced: tuple[Usage, int | None] | None = None
         self._settled: Callable[[Entry, str, str | None], None] | None = settled
@@ -40,17 +40,34 @@ class Entry:
         if self.receipt.cache_hit or not usage.total_tokens:
             return 0
         if self._priced is None or self._priced[0] is not usage:
-            cost = self._prices.cost_nano(self.receipt.model or "", usage, asked=self._ask.model)
-            self._priced = usage, cost
+            self._priced = usage, self._cost(self.receipt.model or "", usage, self.receipt.last)
         return self._priced[1]
 
+    def _cost(self, model: str, usage: Usage, tried: Tried | None) -> int | None:
+        if not usage.total_tokens:
+            return 0
+        asked, place = (tried.model, tried.place) if tried else (self._ask.model, "")
+        return self._prices.cost_nano(model, usage, asked=asked, place=place)
+
+    def absorbed(self) -> Iterator[tuple[Tried, Usage, bool, int | None]]:
+        """The attempts that were given up for another: tokens, whether these are estimated, and nano-dollars."""
+        for tried in self.receipt.tried[:-1]:
+            usage, is_estimated = self._usage(tried.usage, tried.written.tokens, tried.may_cost)
+            yield tried, usage, is_estimated, self._cost(tried.answered_by or "", usage, tried)
+
     def charge_nano(self) -> int | None:
-        """What the request costs in the end.
+        """What the request costs in the end, with the attempts that were given up on the way.
 
         Where something was reserved and usage or price is not known, all of it: a limit is a promise. A stream that
         broke off costs what was written until then, but no more than was reserved.
         """
-        cost, reserved = self.cost_nano(), self._reserved_nano
+        costs = [cost for *_, cost in self.absorbed()] if self.receipt.attempts > 1 else []
+        last = self.charge_of_the_last()
+        return None if last is None or None in costs else last + sum(cost or 0 for cost in costs)
+
+    def charge_of_the_last(self) -> int | None:
+        """What the attempt costs that answered, or failed last."""
+        cost, reserved = self.cost_nano(), self.reserved_nano
         if not reserved or not self._server_paid or self.receipt.cache_hit:
             return cost
         if self.receipt.usage is not None or not self._may_cost:
@@ -68,10 +85,12 @@ class Entry:
 
     def usage(self) -> tuple[Usage, bool]:
         """Tokens as upstream counted them, or (True) estimated: upstream was asked and then did not come to tell."""
-        counted = self.receipt.usage
-        if counted is not None or not self._may_cost:
+        return self._usage(self.receipt.usage, self.receipt.written.tokens, self._may_cost)
+
+    def _usage(self, counted: Usage | None, written: int, may_cost: bool) -> tuple[Usage, bool]:
+        if counted is not None or not may_cost:
             return counted or Usage(), False
-        sent, written = self._ask.prompt_tokens, self.receipt.written.tokens
+        sent = self._ask.prompt_tokens
         return Usage(sent, written, sent + written), bool(sent + written)
 
     def settle(self, status: str, code: str | None = None) -> bool:

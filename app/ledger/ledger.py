@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from app.calls.call import Call
 from app.calls.receipt import Receipt
 from app.errors import ServiceException
-from app.ledger import settlement
+from app.ledger import attempts, settlement
 from app.ledger.accounts import Accounts, Principal
 from app.ledger.admission import Admission, Admitted
 from app.ledger.client_rows import hold
@@ -34,6 +34,7 @@ from app.units import MICROSECONDS, milliseconds
 
 logger = logging.getLogger(__name__)
 
+Priced = Sequence[tuple[str, str]]
 RENEW_SECONDS = 20.0
 """How old a lease is when it is renewed: well before its LEASE_SECONDS are over."""
 AWAY_SECONDS = 15.0
@@ -75,8 +76,18 @@ class Ledger:
         self._swept_at: float | None = None
         self._fingerprints: dict[ApiKey, str] = {}
 
-    def open(self, ask: Ask, principal: Principal, call: Call, receipt: Receipt, *, server_pays: bool) -> Entry:
+    def open(
+        self,
+        ask: Ask,
+        principal: Principal,
+        call: Call,
+        receipt: Receipt,
+        *,
+        server_pays: bool,
+        priced: Priced = (),
+    ) -> Entry:
         """Admit a request; the row is durable when this returns. `server_pays`: the server's key may come to pay.
+        `priced`: the models that may come to answer and whose prices hold there; the dearest is reserved.
 
         Raises ServiceException: 401 `unauthorized`, 403 `model_not_allowed`, 429 `rate_limited`,
         `concurrency_limited` or `budget_exceeded`, 503 `store_unavailable`, or what has ended the call already.
@@ -84,7 +95,10 @@ class Ledger:
         call.check()
 
         def worst_nano(limit: int) -> int | None:
-            return self.prices.cost_nano(ask.model, Usage(ask.prompt_tokens, limit * ask.choices))
+            usage = Usage(ask.prompt_tokens, limit * ask.choices)
+            costs = [self.prices.cost_nano(model, usage, place=place) for model, place in priced or ((ask.model, ""),)]
+            known = [cost for cost in costs if cost is not None]
+            return max(known) if len(known) == len(costs) else None
 
         opening = Opening(call=call, principal=principal, ask=ask, server_pays=server_pays, worst_nano=worst_nano)
         try:
@@ -188,7 +202,8 @@ class Ledger:
         }
         charged = (cost_nano or 0) if key is not None and key.source == "default" else 0
         self._entries.pop(entry, None)
-        self._database.write_later(self._work_all, settlement.Settlement(admitted, charged, row))
+        tried = tuple(attempts.rows_of(entry, status, code, self.fingerprint))
+        self._database.write_later(self._work_all, settlement.Settlement(admitted, charged, row, tried))
 
     def _work_all(
         self, connection: sa.Connection, items: Sequence[Opening | settlement.Settlement]
@@ -226,6 +241,15 @@ class _Lease:
 class NullLedger:
     """The ledger of plain Python: everybody may call, nothing is written down."""
 
-    def open(self, ask: Ask, principal: Principal, call: Call, receipt: Receipt, *, server_pays: bool) -> Entry:
+    def open(
+        self,
+        ask: Ask,
+        principal: Principal,
+        call: Call,
+        receipt: Receipt,
+        *,
+        server_pays: bool,
+        priced: Priced = (),
+    ) -> Entry:
         """Admit."""
         return unrecorded(ask, call, receipt)

@@ -77,18 +77,19 @@ class Prices:
         """Read the shipped list now: it takes a third of a second, which no request should pay."""
         _shipped("gpt-4o-mini", _provider(self._base_url))
 
-    def price(self, model: str, *, asked: str = "") -> Price | None:
+    def price(self, model: str, *, asked: str = "", place: str = "") -> Price | None:
         """What tokens of `model` cost; None when that is not known.
 
         `asked`: the name it was asked for by. Its listed price counts where the answering one, a dated form of it, has
         none; another model that answered in its place has no price by that. An own price counts by either name.
+        `place`: the provider or the base URL of the upstream that answers; empty: of the only one.
         """
         own = self._own.get(model) or self._own.get(asked)
-        return own or _listed(model, asked, _provider(self._base_url), _this_hour())
+        return own or _listed(model, asked, _provider(place or self._base_url), _this_hour())
 
-    def cost_nano(self, model: str, usage: Usage, *, asked: str = "") -> int | None:
+    def cost_nano(self, model: str, usage: Usage, *, asked: str = "", place: str = "") -> int | None:
         """What `usage` of `model` costs, in nano-dollars rounded half up; see `price`."""
-        price = self.price(model, asked=asked)
+        price = self.price(model, asked=asked, place=place)
         return None if price is None else price.cost_nano(usage)
 
 
@@ -100,11 +101,11 @@ class NoPrices:
     def load(self) -> None:
         """There is nothing to read."""
 
-    def price(self, model: str, *, asked: str = "") -> Price | None:
+    def price(self, model: str, *, asked: str = "", place: str = "") -> Price | None:
         """Unknown."""
         return None
 
-    def cost_nano(self, model: str, usage: Usage, *, asked: str = "") -> int | None:
+    def cost_nano(self, model: str, usage: Usage, *, asked: str = "", place: str = "") -> int | None:
         """Unknown."""
         return None
 
@@ -156,9 +157,12 @@ def _providers() -> dict[str, str]:
 
 
 @functools.cache
-def _provider(base_url: str) -> str:
-    """The provider that a base URL belongs to; OpenAI's prices hold where the list knows none."""
-    return next((name for name, pattern in _providers().items() if re.match(pattern, base_url)), "openai")
+def _provider(place: str) -> str:
+    """The provider of that name, or the one that a base URL belongs to; OpenAI's prices hold where the list knows
+    none."""
+    if place in _providers():
+        return place
+    return next((name for name, pattern in _providers().items() if re.match(pattern, place)), "openai")
 
 
 def _tiers(price: Any) -> Tiers:

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.store.database import Database
-from app.store.tables import requests
+from app.store.tables import attempts, requests
 from app.units import MICROSECONDS_PER_DAY, dollars, iso
 
 
@@ -27,18 +27,22 @@ class UsageReports:
         self._database = database
 
     def totals(self, by: str, period: Period, client_id: int | None = None) -> list[dict[str, Any]]:
-        """Sums per group; a cost is None when a row of the group has an unknown one and none a known."""
-        group = _group(by)
-        total = sa.func.sum
+        """Sums per group; a cost is None when a row of the group has an unknown one and none a known.
+
+        By upstream the rows are attempts, so a request that two of them were asked for counts for both.
+        """
+        table, ok = (attempts, attempts.c.outcome) if by == "upstream" else (requests, requests.c.status)
+        group, total = _group(by), sa.func.sum
         query = (
             sa.select(
                 group.label("key"),
                 sa.func.count().label("requests"),
-                total(sa.case((requests.c.status == "ok", 1), else_=0)).label("ok"),
-                *(total(requests.c[name]).label(name) for name in ("input_tokens", "cached_tokens", "output_tokens")),
-                total(requests.c.cost_nano).label("cost_nano"),
-                total(sa.case((requests.c.cost_nano.is_(None), 1), else_=0)).label("requests_of_unknown_cost"),
+                total(sa.case((ok == "ok", 1), else_=0)).label("ok"),
+                *(total(table.c[name]).label(name) for name in ("input_tokens", "cached_tokens", "output_tokens")),
+                total(table.c.cost_nano).label("cost_nano"),
+                total(sa.case((table.c.cost_nano.is_(None), 1), else_=0)).label("requests_of_unknown_cost"),
             )
+            .select_from(requests.join(attempts) if by == "upstream" else requests)
             .where(*_restrictions(period, client_id))
             .group_by(group)
             .order_by(group)
@@ -63,13 +67,19 @@ class UsageReports:
         conditions = [*_restrictions(Period(), client_id), requests.c.request_id == request_id]
         query = requests.select().where(*conditions).order_by(requests.c.id.desc()).limit(1)
         row = self._database.read(lambda connection: connection.execute(query).first())
-        return None if row is None else _row(row._mapping)
+        if row is None:
+            return None
+        tried = attempts.select().where(attempts.c.request == row.id).order_by(attempts.c.number)
+        found = self._database.read(lambda connection: connection.execute(tried).all())
+        return _row(row._mapping) | {"attempts": [_attempt(attempt._mapping) for attempt in found]}
 
 
 def _group(by: str) -> sa.ColumnElement[Any]:
     # Literals, not parameters: PostgreSQL must see the same expression in SELECT and GROUP BY.
     if by == "day":
         return requests.c.created_at - requests.c.created_at % sa.literal_column(str(MICROSECONDS_PER_DAY))
+    if by == "upstream":
+        return attempts.c.upstream
     names = {"model": "model", "client": "client_name", "api_key_source": "api_key_source"}
     return sa.func.coalesce(requests.c[names[by]], sa.literal_column("''"))
 
@@ -90,6 +100,11 @@ def _totals(by: str, row: Any) -> dict[str, Any]:
     key = iso(row["key"])[:10] if by == "day" else row["key"]
     nano = row["cost_nano"]
     return {"key": key, **values, "cost_usd": dollars(None if nano is None else int(nano))}
+
+
+def _attempt(row: Any) -> dict[str, Any]:
+    hidden = {"id", "request", "number", "cost_nano"}
+    return {name: value for name, value in row.items() if name not in hidden} | {"cost_usd": dollars(row["cost_nano"])}
 
 
 def _row(row: Any) -> dict[str, Any]:

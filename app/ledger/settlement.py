@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.ledger import attempts
 from app.ledger.admission import Admitted
 from app.ledger.client_rows import hold
 from app.store.fitting import WHOLE_MAX, whole
@@ -74,11 +75,12 @@ _SPEND = Statement(
 @dataclass(frozen=True)
 class Settlement:
     """How one request ended. `charged_nano`: what its client's budget pays for it; `row`: `row_id`, which says which
-    row it is, and the values of COLUMNS."""
+    row it is, and the values of COLUMNS; `attempts`: the rows below it."""
 
     admitted: Admitted
     charged_nano: int
     row: Mapping[str, Any]
+    attempts: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def settle_all(connection: sa.Connection, settlements: Sequence[Settlement]) -> 
     """Close the rows that are open; a row that a sweep has closed stays as it is."""
     closed = {row["id"] for row in _SETTLE.rows(connection, [item.row for item in settlements])}
     ours = [item for item in settlements if item.admitted.row_id in closed]
+    attempts.write(connection, ((item.admitted.row_id, item.attempts) for item in ours if item.attempts))
     spend(connection, (_spent(item.admitted, item.charged_nano) for item in ours))
     return [None] * len(settlements)
 

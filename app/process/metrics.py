@@ -64,6 +64,9 @@ class Metrics:
         self._cache = counter("cache_requests", "Requests that asked the response cache.", "result")
         self._tokens = counter("tokens", "Tokens as the ledger has them, without cached answers.", "direction")
         self._cost = counter("cost_usd", "US dollars as the ledger has them, by whose key paid.", "api_key_source")
+        self._attempts = counter(
+            "upstream_attempts", "Attempts to have a request answered, by upstream.", "upstream", "outcome"
+        )
         self._unpriced = counter("unpriced_requests", "Requests whose cost is not known.")
         self._unrecorded = counter("ledger_unrecorded", "Requests answered without a ledger row (LEDGER_FAIL_OPEN).")
         self._set_aside = counter(
@@ -98,6 +101,9 @@ class Metrics:
             count(self._refusals, (code,))
         if receipt.cache_hit is not None:
             count(self._cache, ("hit" if receipt.cache_hit else "miss",))
+        for tried in receipt.tried:
+            if tried.upstream:
+                count(self._attempts, (tried.upstream, tried.code or "ok"))
         if timed:
             self._observe(call, receipt, route)
 

@@ -19,14 +19,16 @@ from app.ledger.limits import Ask, check_permission
 from app.models import ChatPreview, ChatRequest, ChatResponse, Completion, Credentials, Generation, Message
 from app.services import prompt
 from app.services.cache import ResponseCache
-from app.services.exchange import Exchange, HeldResponse, OpenExchange
+from app.services.exchange import Asked, Exchange, HeldResponse, Meant, OpenExchange
 from app.services.rules import broken_rules, read_turns
 from app.tokens import estimate_tokens, image_tokens
 from app.units import dollars
-from app.upstreams.dialects import Dialect, native_dialect
+from app.upstreams.dialects import DIALECTS, Dialect
 from app.upstreams.errors import bad_response
+from app.upstreams.fleet import NATIVE
 from app.upstreams.json import TextJoiner, load_answered_json
 from app.upstreams.parameters import ADDED, AdaptedBody
+from app.upstreams.plan import Attempt
 from app.upstreams.sse import StreamEvent
 
 ROUTE = "/api/v1/chat"
@@ -75,7 +77,6 @@ class ChatService:
         self._config = config or Config.from_env()
         self._exchange = exchange or Exchange.in_process(self._config)
         self._cache = cache
-        self._dialect = native_dialect(self._config)
         self._parameters = self._exchange.parameters
         self._headings = prompt.Headings(
             role=self._config.prompt_heading_role,
@@ -103,7 +104,7 @@ class ChatService:
         ask = _ask(request, assembled, streamed=listener is not None)
         assemble_seconds = time.monotonic() - began
         with self._exchange.open(
-            ask, _credentials(request), principal, call, assemble_seconds=assemble_seconds
+            ask, _credentials(request), principal, call, dialect=NATIVE, assemble_seconds=assemble_seconds
         ) as exchange:
             cache = self._cache if use_cache else None
             if cache is None:
@@ -118,19 +119,21 @@ class ChatService:
         Raises as a chat turn does, but for what depends on how much the client has used.
         """
         assembled = self._assemble(request)
-        payer = self._exchange.keys.payer(_credentials(request))
+        ask = _ask(request, assembled, streamed=bool(request.stream))
+        plan = self._exchange.plan(ask, _credentials(request), principal, NATIVE)
         if principal.account is not None:
-            ask = _ask(request, assembled, streamed=bool(request.stream))
-            check_permission(principal.account, ask, server_pays=payer.may_be_server)
-        body = self._body(assembled.generation, stream=bool(request.stream)).body
+            check_permission(principal.account, ask, server_pays=plan.payer.may_be_server)
+        first = plan.attempts[0]
+        body = self._body(assembled.generation, first, stream=bool(request.stream)).body
         return ChatPreview(
-            upstream_path=self._dialect.PATH,
+            upstream_path=self._dialect(first).PATH,
             upstream_body=body.decode(),
-            api_key_source=payer.first.source,
+            api_key_source=first.key.source,
             tokens=assembled.tokens,
             total_tokens=sum(assembled.tokens.values()),
             tokens_estimated=True,
             dropped_turns=assembled.dropped_turns,
+            plan=[attempt.described() for attempt in plan.attempts] if plan.is_listed else (),
         )
 
     def _assemble(self, request: ChatRequest) -> Assembled:
@@ -167,13 +170,13 @@ class ChatService:
 
         Shared by all clients, it would tell each of them what another one has asked.
         """
-        shape, first = self._dialect.request_body(generation), exchange.payer.first
+        shape, first = self._dialect(exchange.first).request_body(generation), exchange.payer.first
         owner = b"" if principal.account is None else str(principal.account.id).encode()
         new: list[ParsedCompletion] = []
 
         def fetch() -> tuple[bytes, Completion]:
             new.append(self._complete(exchange, generation, listener))
-            return cache.key(owner, exchange.paid_with.secret.encode(), shape), new[0].completion
+            return cache.key(owner, exchange.paid_by.secret.encode(), shape), new[0].completion
 
         completion, hit = cache.get_or_fetch(
             cache.key(owner, first.secret.encode(), shape), call, fetch, found=exchange.note_cache
@@ -188,38 +191,58 @@ class ChatService:
 
     def _complete(self, exchange: OpenExchange, generation: Generation, listener: Listener | None) -> ParsedCompletion:
         """Have upstream answer; with a listener upstream is asked to stream."""
-        asked = self._body(generation, stream=listener is not None)
-        with exchange.send(self._dialect.PATH, asked.body, again=asked.again) as response:
-            asked.accepted()
-            if listener is None:
-                completion = self._read(exchange, response)
-            else:
-                completion = self._follow(exchange, response, generation.model, listener)
+        is_streamed = listener is not None
+
+        def ask(attempt: Attempt) -> Asked:
+            return Asked(self._dialect(attempt).PATH, self._body(generation, attempt, stream=is_streamed))
+
+        if listener is None:
+            response, completion = exchange.send(ask, functools.partial(self._read, exchange))
+            response.close()
+        else:
+            response, events = exchange.send(ask, functools.partial(self._begun, exchange))
+            with response:
+                completion = self._follow(exchange, response, events, generation.model, listener)
         exchange.note(completion.usage, completion.model)
         # What does not parse is a failure, and failures are not kept.
         return ParsedCompletion(completion, _parsed(completion, generation))
 
-    def _body(self, generation: Generation, *, stream: bool) -> AdaptedBody:
+    def _dialect(self, attempt: Attempt) -> Dialect:
+        return DIALECTS[self._exchange.fleet.native_dialect(attempt.upstream)]
+
+    def _body(self, generation: Generation, attempt: Attempt, *, stream: bool) -> AdaptedBody:
         """The body that asks for `generation`, in the form that its model takes."""
-        make = functools.partial(self._dialect.request_body, generation, stream=stream)
+        if attempt.model != generation.model:
+            generation = dataclasses.replace(generation, model=attempt.model)
+        make = functools.partial(self._dialect(attempt).request_body, generation, stream=stream)
         optional = ADDED | generation.defaults
         return AdaptedBody(self._parameters, generation.model, lambda without: make(without=without), optional)
+
+    def _begun(self, exchange: OpenExchange, response: HeldResponse) -> Iterator[Meant]:
+        return exchange.begun(response, exchange.events(response, self._dialect(response.attempt).read_event))
 
     def _read(self, exchange: OpenExchange, response: HeldResponse) -> Completion:
         """The finished answer of a plain response. What one that is no use has cost is noted all the same."""
         raw = response.read()
         try:
-            return self._dialect.parse_completion(raw)
+            return self._dialect(response.attempt).parse_completion(raw)
         except ServiceException:
             with contextlib.suppress(ServiceException):
-                told = self._dialect.read_event(raw)
+                told = self._dialect(response.attempt).read_event(raw)
                 exchange.note(told.usage, told.model)
             raise
 
-    def _follow(self, exchange: OpenExchange, response: HeldResponse, model: str, listener: Listener) -> Completion:
+    def _follow(
+        self,
+        exchange: OpenExchange,
+        response: HeldResponse,
+        events: Iterator[Meant],
+        model: str,
+        listener: Listener,
+    ) -> Completion:
         """Tell the listener who answers and each piece of text of a stream; give the finished answer."""
-        reader, text, length = self._dialect.CompletionReader(), TextJoiner(), 0
-        for event in _announced(exchange, response, self._dialect, model, listener):
+        reader, text, length = self._dialect(response.attempt).CompletionReader(), TextJoiner(), 0
+        for event in _announced(exchange, events, model, listener):
             length += len(event.text)
             if length > TEXT_MAX_LENGTH:
                 raise bad_response()
@@ -235,7 +258,8 @@ class ChatService:
         self, request: ChatRequest, assembled: Assembled, answer: ParsedCompletion, call: Call, exchange: OpenExchange
     ) -> ChatResponse:
         generation = assembled.generation
-        is_sent = generation.sends_temperature(self._parameters.of(generation.model))
+        last = exchange.receipt.last
+        is_sent = generation.sends_temperature(self._parameters.of(last.model if last else generation.model))
         response = ChatResponse.from_openai_response(
             answer.completion,
             session_id=request.session_id or "",
@@ -281,12 +305,12 @@ class ChatService:
 
 
 def _announced(
-    exchange: OpenExchange, response: HeldResponse, dialect: Dialect, model: str, listener: Listener
+    exchange: OpenExchange, events: Iterator[Meant], model: str, listener: Listener
 ) -> Iterator[StreamEvent]:
     """The events of a stream. The first that says something starts the answer; it names the model that answers."""
     source, is_started = exchange.paid_with.source, False
     try:
-        for _, meaning in exchange.events(response, dialect.read_event):
+        for _, meaning in events:
             if meaning.document and not is_started:
                 is_started = True
                 listener.started(meaning.model or model, source, cached=False)

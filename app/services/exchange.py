@@ -6,40 +6,50 @@ attempts and settles, and the only one that writes a request's receipt.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Self, TypeVar
 
 from app.calls.call import Call
-from app.calls.receipt import Receipt
+from app.calls.receipt import Receipt, Tried
 from app.calls.watchdog import Watchdog
 from app.config import Config
-from app.errors import ServiceException
+from app.errors import OpenAIClientException, ServiceException
 from app.ledger.accounts import Principal
 from app.ledger.entry import Entry
 from app.ledger.ledger import Ledger, NullLedger
 from app.ledger.limits import Ask
 from app.models import ApiKey, Completion, Credentials, Usage
 from app.upstreams import routing
-from app.upstreams.errors import request_id
+from app.upstreams.catalog import Catalog
+from app.upstreams.errors import request_id, told_failure
+from app.upstreams.fleet import Fleet, Wanted
 from app.upstreams.keys import KeySelector, Payer
 from app.upstreams.openai_client import OpenAIClient
-from app.upstreams.parameters import ModelParameters
+from app.upstreams.parameters import AdaptedBody, ModelParameters
+from app.upstreams.plan import Attempt, Plan, UpstreamRequest
 from app.upstreams.retry import AttemptFailed
-from app.upstreams.routing import Attempt, Plan, Upstream, UpstreamRequest
-from app.upstreams.slots import Slots
+from app.upstreams.slots import Slots, busy
 from app.upstreams.sse import Event, StreamEvent
 from app.upstreams.stream_end import whole_stream
 from app.upstreams.transport import Response, bounded
+
+Result = TypeVar("Result")
+Meant = tuple[Event, StreamEvent]
+HELD_EVENTS = 64
+HELD_BYTES = 256 * 1024
+"""What is held of a stream's beginning at most."""
 
 
 @dataclass(frozen=True)
 class Exchange:
     """Opens the exchange of each request; its collaborators are those of the worker."""
 
-    upstream: Upstream
+    fleet: Fleet
     keys: KeySelector
     slots: Slots
     watchdog: Watchdog
@@ -51,24 +61,43 @@ class Exchange:
         """The exchange of a plain Python program: its own key pays, everybody may call, nothing is written down."""
         keys = KeySelector.of(config, in_process=True)
         slots = Slots(config.max_concurrent_requests, config.max_queue_seconds)
-        return cls(OpenAIClient(config, keys=keys), keys, slots, Watchdog(), NullLedger())
+        catalog = Catalog.from_config(config)
+        client = OpenAIClient(config, keys=keys)
+        fleet = Fleet(catalog, {client.settings.name: client}, native=config.upstream_api)
+        return cls(fleet, keys, slots, Watchdog(), NullLedger())
 
     def open(
-        self, ask: Ask, credentials: Credentials, principal: Principal, call: Call, *, assemble_seconds: float = 0.0
+        self,
+        ask: Ask,
+        credentials: Credentials,
+        principal: Principal,
+        call: Call,
+        *,
+        dialect: str = "",
+        assemble_seconds: float = 0.0,
     ) -> OpenExchange:
-        """Choose who pays and admit the request; its row is durable when this returns.
+        """Choose who pays and where, and admit the request; its row is durable when this returns.
 
-        A request that no key may pay for is refused before anything else. Raises ServiceException: see
-        KeySelector.payer and Ledger.open.
+        A request that no key may pay for, or that no upstream speaks the `dialect` of, is refused before anything else.
+        Raises ServiceException: see KeySelector.payer, Fleet.plan and Ledger.open.
         """
         receipt = call.receipt = Receipt(assemble_seconds=assemble_seconds)
         try:
-            payer = self.keys.payer(credentials)
-            entry = self.ledger.open(ask, principal, call, receipt, server_pays=payer.may_be_server)
+            plan = self.plan(ask, credentials, principal, dialect)
+            priced = [(attempt.model, attempt.place) for attempt in plan.attempts if attempt.key.source == "default"]
+            entry = self.ledger.open(ask, principal, call, receipt, server_pays=plan.payer.may_be_server, priced=priced)
         except ServiceException as exc:
             receipt.code = exc.error_code
             raise
-        return OpenExchange(self, routing.make_plan(payer, self.upstream), entry, call, receipt)
+        return OpenExchange(self, plan, entry, call, receipt)
+
+    def plan(self, ask: Ask, credentials: Credentials, principal: Principal, dialect: str) -> Plan:
+        """Who pays for a request, and which attempts may be made for it; raises as `open` does."""
+        owner = "" if principal.account is None else str(principal.account.id)
+        wanted = Wanted(
+            ask.model, dialect, credentials.upstream, f"{owner}\n{ask.session_id}" if ask.session_id else ""
+        )
+        return self.fleet.plan(self.keys.payer(credentials), wanted)
 
 
 class OpenExchange:
@@ -81,6 +110,7 @@ class OpenExchange:
         self._exchange = exchange
         self._plan = plan
         self._entry = entry
+        self._tried: Tried
         self._call = call
 
     @property
@@ -98,6 +128,16 @@ class OpenExchange:
         """The key that was tried last, or the one to be tried first."""
         return self.receipt.key or self.payer.first
 
+    @property
+    def paid_by(self) -> ApiKey:
+        """The same, whichever of the server's keys it was."""
+        return next((key for key in self.payer.keys if key.source == self.paid_with.source), self.payer.first)
+
+    @property
+    def first(self) -> Attempt:
+        """The attempt that is to be made first."""
+        return self._plan.attempts[0]
+
     def cost_nano(self) -> int | None:
         """What the request has cost so far, in nano-dollars; None when that is not known."""
         return self._entry.charge_nano()
@@ -112,23 +152,71 @@ class OpenExchange:
         """The bound on output that the request must be given, as a budget pays for it and it names none."""
         return self._entry.output_limit
 
-    def send(
-        self, path: str, body: bytes | None, *, again: Callable[[str], bytes | None] | None = None
-    ) -> HeldResponse:
-        """Make the attempts of the plan, each in a slot; the slot of the one that succeeds is held until the response
-        is closed.
+    def everywhere(self) -> Iterator[Attempt]:
+        """Each upstream, for what is asked of all."""
+        return self._exchange.fleet.everywhere()
 
-        A pause between two attempts holds none: one upstream account that is limited must not stop everybody else
-        (test_slots.py). Without a body it is a GET. `again` is told the parameter that upstream does not take and gives
-        the body of one more attempt, or None. Raises ServiceException.
+    def send(
+        self,
+        ask: Callable[[Attempt], Asked],
+        begin: Callable[[HeldResponse], Result],
+        *,
+        only: Attempt | None = None,
+    ) -> tuple[HeldResponse, Result]:
+        """Make the attempts of the plan, or one `only`, each in a slot; the slot of the one that succeeds is held until
+        the response is closed.
+
+        `ask` says what an upstream is asked, once for each in a row. `begin` reads so much of an answer as shows that
+        it is one; while another upstream can be asked, its failure is the attempt's. A pause between two attempts holds
+        no slot: one upstream account that is limited must not stop everybody else (test_slots.py). Raises
+        ServiceException.
         """
-        asked = _Asked(UpstreamRequest(path, body), again)
-        response, _ = routing.follow(
-            self._plan, self._exchange.keys, self._call, lambda attempt: self._adapted(attempt, asked)
-        )
+        asked: list[tuple[Attempt, Asked]] = []
+
+        def attempt(attempt: Attempt, may_move: bool) -> tuple[HeldResponse, Result]:
+            if not asked or asked[-1][0].upstream is not attempt.upstream or asked[-1][0].model != attempt.model:
+                asked.append((attempt, ask(attempt)))
+            response = self._adapted(attempt, asked[-1][1], may_move)
+            with contextlib.ExitStack() as unless_begun:
+                unless_begun.callback(response.close)
+                found = self._begun(response, begin)
+                unless_begun.pop_all()
+            if (body := asked[-1][1].body) is not None:
+                body.accepted()
+            return response, found
+
+        plan = self._plan if only is None else dataclasses.replace(self._plan, attempts=(only,))
+        return routing.follow(plan, self._exchange.keys, self._call, attempt, pays_twice=not self._entry.reserved_nano)
+
+    def _begun(self, response: HeldResponse, begin: Callable[[HeldResponse], Result]) -> Result:
         self.receipt.answered = True
         self.receipt.upstream_request_id = request_id(response.headers)
-        return HeldResponse(response, self.receipt, self._exchange.slots.release)
+        try:
+            return begin(response)
+        except OpenAIClientException as exc:
+            self._tried.code = exc.error_code
+            raise AttemptFailed(exc, may_cost=True) from exc.__cause__
+
+    def begun(self, response: HeldResponse, events: Iterator[Meant]) -> Iterator[Meant]:
+        """The events of a stream, the first of them held until one says something: until then another upstream can
+        still answer in this one's place, and what this one has said so far would be told twice.
+
+        Raises OpenAIClientException for a failure that comes before. Where nobody else can be asked nothing is held.
+        """
+        if not response.may_move:
+            return events
+        held: list[Meant] = []
+        size = 0
+        self._call.patience(response.attempt.upstream.settings.first_byte_seconds)
+        for event, meaning in events:
+            if (failure := told_failure(meaning.document)) is not None:
+                raise failure
+            held.append((event, meaning))
+            size += len(event.raw)
+            if meaning.written or meaning.is_end or len(held) >= HELD_EVENTS or size > HELD_BYTES:
+                break
+        self._call.patience(None)
+        return itertools.chain(held, events)
 
     def events(
         self, response: HeldResponse, read_event: Callable[[bytes], StreamEvent], *, only_whole: bool = True
@@ -184,69 +272,85 @@ class OpenExchange:
         self._exchange.watchdog.discard(self._call)
         self.settle(*_ending(exc))
 
-    def _take_slot(self) -> None:
+    def _take_slot(self, slots: Slots) -> None:
         began = time.monotonic()
         try:
-            self._exchange.slots.acquire(self._call)
+            slots.acquire(self._call)
         finally:
             self.receipt.queue_seconds += time.monotonic() - began
 
-    def _adapted(self, attempt: Attempt, asked: _Asked) -> Response:
+    def _adapted(self, attempt: Attempt, asked: Asked, may_move: bool) -> HeldResponse:
         """Make one attempt, and one more each time the request can be changed to what upstream takes."""
         while True:
             try:
-                return self._in_slot(attempt, asked.request)
+                return self._in_slot(attempt, asked, may_move)
             except AttemptFailed as failure:
-                if not asked.changed(failure.refused_parameter):
+                if not asked.again(failure.refused_parameter):
                     raise
 
-    def _in_slot(self, attempt: Attempt, request: UpstreamRequest) -> Response:
-        self._take_slot()
-        try:
-            return self._attempt(attempt, request)
-        except BaseException:
-            self._exchange.slots.release()
-            raise
+    def _in_slot(self, attempt: Attempt, asked: Asked, may_move: bool) -> HeldResponse:
+        upstream = attempt.upstream
+        with contextlib.ExitStack() as taken:
+            if upstream.slots is not None:
+                if may_move and upstream.slots.is_full:
+                    raise AttemptFailed(busy())
+                self._take_slot(upstream.slots)
+                taken.callback(upstream.slots.release)
+            self._take_slot(self._exchange.slots)
+            taken.callback(self._exchange.slots.release)
+            upstream.load.begin(attempt.key)
+            taken.callback(upstream.load.end, attempt.key)
+            response = self._attempt(attempt, asked)
+            return HeldResponse(response, attempt, self.receipt, taken.pop_all().close, may_move=may_move)
 
-    def _attempt(self, attempt: Attempt, request: UpstreamRequest) -> Response:
-        receipt, began = self.receipt, time.monotonic()
-        receipt.attempts += 1
-        # Known before the answer: a caller who leaves before it comes has spent this key's money all the same.
-        receipt.key = attempt.key
+    def _attempt(self, attempt: Attempt, asked: Asked) -> Response:
+        receipt, upstream = self.receipt, attempt.upstream.settings
+        tried = self._tried = Tried(
+            upstream.name if self._plan.is_listed else "", attempt.model, attempt.place, attempt.key
+        )
+        receipt.begin_attempt(tried)
         try:
+            body = None if asked.body is None else asked.body.body
+            request = UpstreamRequest(asked.path, body, attempt.model)
             response = attempt.upstream.send(request, attempt.key, self._call)
+            self._call.patience(None)
             receipt.may_cost = True
             return response
         except AttemptFailed as failure:
             receipt.may_cost = failure.may_cost
             receipt.upstream_request_id = failure.upstream_request_id
+            tried.code = failure.error.error_code
             raise
         finally:
-            receipt.upstream_seconds += time.monotonic() - began
+            tried.seconds = time.monotonic() - tried.began
+            receipt.upstream_seconds += tried.seconds
+            attempt.upstream.load.recent.append(tried)
 
 
-@dataclass
-class _Asked:
-    """What is sent upstream. What was changed for a refusal stays changed for a retry and for the next key."""
+@dataclass(frozen=True)
+class Asked:
+    """What one upstream is asked; without a body it is a GET. What was changed for a refusal stays changed for a retry
+    and for the next key."""
 
-    request: UpstreamRequest
-    again: Callable[[str], bytes | None] | None
+    path: str
+    body: AdaptedBody | None = None
 
-    def changed(self, refused: str | None) -> bool:
+    def again(self, refused: str | None) -> bool:
         """Leave out the parameter that upstream has refused; False when the refusal is the answer."""
-        body = self.again(refused) if self.again is not None and refused is not None else None
-        if body is None:
-            return False
-        self.request = UpstreamRequest(self.request.path, body)
-        return True
+        return refused is not None and self.body is not None and self.body.again(refused) is not None
 
 
 class HeldResponse:
-    """Upstream's response while its slot is held; closing it gives the slot back."""
+    """Upstream's response while its slot is held; closing it gives the slot back. `may_move`: if it turns out to be no
+    answer, another upstream can be asked."""
 
-    def __init__(self, response: Response, receipt: Receipt, release: Callable[[], None]) -> None:
+    def __init__(
+        self, response: Response, attempt: Attempt, receipt: Receipt, release: Callable[[], None], *, may_move: bool
+    ) -> None:
         self.headers = response.headers
         self.max_bytes = response.max_bytes
+        self.attempt = attempt
+        self.may_move = may_move
         self._response = response
         self._receipt = receipt
         self._release: Callable[[], None] | None = release

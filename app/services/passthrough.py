@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,19 +22,22 @@ from app.ledger.accounts import Principal
 from app.ledger.limits import Ask
 from app.ledger.stored import StoredResponses
 from app.models import MODEL_MAX_LENGTH, Credentials, is_placeholder
-from app.services.exchange import Exchange, HeldResponse, OpenExchange
+from app.services.exchange import Asked, Exchange, HeldResponse, Meant, OpenExchange
 from app.services.passed_request import LIMITS, PassedRequest, read_request
 from app.units import dollars
 from app.upstreams import chat_completions, embeddings, responses
 from app.upstreams.answer_headers import passed_headers
-from app.upstreams.errors import bad_response
+from app.upstreams.errors import bad_response, told_failure
 from app.upstreams.json import load_json, read_json, string_or_none
 from app.upstreams.llama_events import LlamaEvents, response_format
 from app.upstreams.parameters import AdaptedBody
+from app.upstreams.plan import Attempt
 from app.upstreams.sse import StreamEvent
 from app.upstreams.usage import TAIL_BYTES, read_usage, usage_in_tail
 
 AFTER_END_SECONDS = 1.0
+MODELS_SECONDS = 60.0
+"""How old a list of the models of several upstreams may be."""
 BLANK = b" \t\r\n"
 
 
@@ -65,8 +70,8 @@ class PassedResponse:
 
 
 class Passthrough:
-    """`free_mode` is the default of the header; `is_local`: upstream is our llama.cpp, whose events are completed;
-    `token_required`: every caller has a token, and the server's key pays for a client that may use it."""
+    """`free_mode` is the default of the header; `token_required`: every caller has a token, and the server's key pays
+    for a client that may use it."""
 
     def __init__(
         self,
@@ -74,24 +79,28 @@ class Passthrough:
         stored: StoredResponses,
         *,
         free_mode: bool,
-        is_local: bool,
         token_required: bool,
     ) -> None:
         self._exchange = exchange
         self._stored = stored
         self._free_mode = free_mode
         self._token_required = token_required
-        self._is_local = is_local
+        self._models: tuple[float, bytes] | None = None
 
     def credentials(
-        self, api_key: str, free_mode: bool | None, principal: Principal, headers: Mapping[str, str]
+        self,
+        api_key: str,
+        free_mode: bool | None,
+        principal: Principal,
+        headers: Mapping[str, str],
+        upstream: str = "",
     ) -> Credentials:
         """Who is to pay. Where a request says nothing of free mode, the setting does; a client that may use the
         server's key and brings none of its own need not ask for it."""
         if free_mode is None:
             brings_none = not api_key or is_placeholder(api_key)
             free_mode = self._free_mode or (brings_none and self._may_use_servers_key(principal))
-        return Credentials(api_key, free_mode, headers)
+        return Credentials(api_key, free_mode, headers, upstream)
 
     def _may_use_servers_key(self, principal: Principal) -> bool:
         account = principal.account
@@ -103,18 +112,31 @@ class Passthrough:
         """Pass a body on to `path` and `query`, and the answer back; raises ServiceException."""
         request = self._checked(read_request(path, body), credentials, principal)
         with contextlib.ExitStack() as resources:
-            exchange = resources.enter_context(self._exchange.open(request.ask, credentials, principal, call))
-            if self._is_local and path == responses.PATH and (members := response_format(request.document)):
-                request = request.with_members(**members)
+            exchange = resources.enter_context(
+                self._exchange.open(
+                    request.ask, credentials, principal, call, dialect=path.strip("/").replace("/", "_")
+                )
+            )
             asks_for_usage = request.hides_usage and exchange.payer.may_be_server
-            response = resources.enter_context(_send(path, query, request, exchange, asks_for_usage))
+
+            def ask(attempt: Attempt) -> Asked:
+                return Asked(path + query, _body(path, request, exchange, attempt, asks_for_usage))
+
             if request.ask.streamed:
-                llama = LlamaEvents(exchange.model) if self._is_local else None
-                passed = _events(response, exchange, call, DIALECTS[path], asks_for_usage, llama)
+                dialect = DIALECTS[path]
+
+                def begin_stream(response: HeldResponse) -> Iterator[Meant]:
+                    events = exchange.events(response, dialect.read_event, only_whole=False)
+                    return exchange.begun(response, events)
+
+                response, events = exchange.send(ask, begin_stream)
+                resources.enter_context(response)
+                llama = LlamaEvents(response.attempt.model) if response.attempt.upstream.settings.is_local else None
+                passed = _events(events, exchange, call, asks_for_usage, llama)
             else:
-                pieces = iter(response)
-                head, is_whole = _head(pieces, response.max_bytes)
-                if is_whole:
+                response, (head, pieces) = exchange.send(ask, functools.partial(_begun, exchange))
+                resources.enter_context(response)
+                if pieces is None:
                     return _whole(head, response, exchange)
                 passed = _unheld(head, pieces, exchange)
             # The row of a stream is settled where the stream ends.
@@ -138,6 +160,8 @@ class Passthrough:
         """Upstream's models; of a client with a model list those that it may use. `query` is empty or has its `?`."""
         ask = Ask(route="/v1/models", is_listing=True)
         with self._exchange.open(ask, credentials, principal, call) as exchange:
+            if self._lists_all(exchange):
+                return _allowed(self._offered(exchange), principal)
             return _allowed(_get(f"/models{query}", exchange, is_list=True), principal)
 
     def model(self, name: str, credentials: Credentials, principal: Principal, call: Call) -> PassedResponse:
@@ -149,6 +173,9 @@ class Passthrough:
         with self._exchange.open(ask, credentials, principal, call) as exchange:
             if principal.account is not None and not principal.account.allows_model(name):
                 raise OpenAIClientException("This client may not use this model", "model_not_found")
+            if self._lists_all(exchange):
+                unknown = OpenAIClientException("No upstream of this server knows this model", "model_not_found")
+                return _listed(name, self._offered(exchange), unknown)
             try:
                 return _get(f"/models/{quote(name, safe='')}", exchange)
             except OpenAIClientException as exc:
@@ -156,24 +183,42 @@ class Passthrough:
                     raise
                 return _listed(name, _get("/models", exchange, is_list=True), exc)
 
+    def _lists_all(self, exchange: OpenExchange) -> bool:
+        """Whether models are those of all upstreams: there are several, and the server's keys pay."""
+        return self._exchange.fleet.catalog.is_listed and exchange.paid_with.source == "default"
+
+    def _offered(self, exchange: OpenExchange) -> PassedResponse:
+        """The models that the file names, and those that upstreams offer, each once; kept for a minute. An upstream
+        that does not answer is left out."""
+        now = time.monotonic()
+        if self._models is None or now - self._models[0] > MODELS_SECONDS:
+            found = {name: _model(name) for name in self._exchange.fleet.catalog.models}
+            for attempt in exchange.everywhere():
+                with contextlib.suppress(OpenAIClientException):
+                    passed = _get("/models", exchange, is_list=True, only=attempt)
+                    for entry in _models(load_json(passed.body)) if isinstance(passed.body, bytes) else ():
+                        found.setdefault(_name(entry), entry)
+            self._models = now, dump_json({"object": "list", "data": list(found.values())})
+        return PassedResponse(self._models[1], {}, lambda: None, lambda: None)
+
+
+def _model(name: str) -> dict[str, Any]:
+    """The entry of a model that the file names."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "llm-server"}
+
 
 def _events(
-    response: HeldResponse,
-    exchange: OpenExchange,
-    call: Call,
-    dialect: PassedDialect,
-    hides_usage: bool,
-    llama: LlamaEvents | None,
+    events: Iterator[Meant], exchange: OpenExchange, call: Call, hides_usage: bool, llama: LlamaEvents | None
 ) -> Iterator[bytes]:
     """The events as they came; raises ServiceException where the stream breaks off.
 
     `hides_usage`: usage was asked for on the client's behalf, and its chunk is taken out again.
     """
-    for event, meaning in exchange.events(response, dialect.read_event, only_whole=False):
+    for event, meaning in events:
         if not meaning.written or meaning.is_end:
             # What carries the answer's text, as nearly every event does, tells nothing of these.
             exchange.note_response(_response_id(meaning.document))
-            if _tells_failure(meaning.document):
+            if told_failure(meaning.document):
                 exchange.settle("error", "upstream_failed")
             is_usage_alone = meaning.usage is not None and not event.tail and not meaning.document.get("choices")
             if hides_usage and is_usage_alone:
@@ -184,22 +229,42 @@ def _events(
             call.shorten(AFTER_END_SECONDS)
 
 
-def _send(path: str, query: str, request: PassedRequest, exchange: OpenExchange, asks_for_usage: bool) -> HeldResponse:
-    """Send a request as it came, but with the output limit that its budget needs, and asking for usage where upstream
-    knows how to (app/upstreams/parameters.py)."""
-    limit = {} if exchange.output_limit is None else {LIMITS[path][0]: exchange.output_limit}
+def _body(
+    path: str, request: PassedRequest, exchange: OpenExchange, attempt: Attempt, asks_for_usage: bool
+) -> AdaptedBody:
+    """A request as it came, but with the model's name at this upstream, with the output limit that its budget needs,
+    and asking for usage where upstream knows how to (app/upstreams/parameters.py)."""
+    changed: dict[str, Any] = {} if exchange.output_limit is None else {LIMITS[path][0]: exchange.output_limit}
+    if attempt.model != request.ask.model:
+        changed["model"] = attempt.model
+    if attempt.upstream.settings.is_local and path == responses.PATH:
+        changed |= response_format(request.document)
     given = request.document.get("stream_options")
     options = {**(given if isinstance(given, dict) else {}), "include_usage": True}
 
     def make(without: frozenset[str]) -> bytes:
         is_added = asks_for_usage and "stream_options" not in without
-        members = limit | ({"stream_options": options} if is_added else {})
+        members = changed | ({"stream_options": options} if is_added else {})
         return request.changed(**members) if members else request.body
 
-    asked = AdaptedBody(exchange.parameters, exchange.model, make, {"stream_options"} if asks_for_usage else ())
-    response = exchange.send(path + query, asked.body, again=asked.again)
-    asked.accepted()
-    return response
+    return AdaptedBody(exchange.parameters, attempt.model, make, {"stream_options"} if asks_for_usage else ())
+
+
+def _begun(exchange: OpenExchange, response: HeldResponse) -> tuple[bytes, Iterator[bytes] | None]:
+    """So much of a plain answer as can be held, and what is left of it; None where that is nothing.
+
+    Raises the failure that it tells of, while another upstream can answer instead.
+    """
+    pieces = iter(response)
+    head, is_whole = _head(pieces, response.max_bytes)
+    if is_whole and response.may_move:
+        document = read_json(head)
+        if not isinstance(document, dict):
+            raise bad_response()
+        if (failure := told_failure(document)) is not None:
+            exchange.note(read_usage(document), string_or_none(document.get("model")))
+            raise failure
+    return head, None if is_whole else pieces
 
 
 def _streamed(
@@ -219,9 +284,10 @@ def _streamed(
     )
 
 
-def _get(path: str, exchange: OpenExchange, *, is_list: bool = False) -> PassedResponse:
-    with exchange.send(path, None) as response:
-        return _whole(response.read(), response, exchange, is_list=is_list)
+def _get(path: str, exchange: OpenExchange, *, is_list: bool = False, only: Attempt | None = None) -> PassedResponse:
+    response, raw = exchange.send(lambda _: Asked(path), HeldResponse.read, only=only)
+    with response:
+        return _whole(raw, response, exchange, is_list=is_list)
 
 
 def _head(pieces: Iterator[bytes], max_bytes: int) -> tuple[bytes, bool]:
@@ -260,17 +326,10 @@ def _whole(raw: bytes, response: HeldResponse, exchange: OpenExchange, *, is_lis
         raise bad_response()
     exchange.note(read_usage(document), string_or_none(document.get("model")))
     exchange.note_response(_response_id(document))
-    if _tells_failure(document):
+    if told_failure(document):
         exchange.settle("error", "upstream_failed")
     cost = dollars(exchange.cost_nano())
     return PassedResponse(raw, passed_headers(response.headers, exchange.paid_with), lambda: cost, response.close)
-
-
-def _tells_failure(document: Mapping[str, Any]) -> bool:
-    """Whether an answer or an event says that upstream failed, whatever its HTTP status."""
-    answer = document.get("response")
-    status = answer.get("status") if isinstance(answer, dict) else document.get("status")
-    return bool(document.get("error")) or document.get("type") == "error" or status in ("failed", "cancelled")
 
 
 def _response_id(document: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.errors import ConfigurationException
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest migration."""
 
 

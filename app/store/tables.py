@@ -1,4 +1,4 @@
-"""The tables: clients, what each has spent in its budget's period, and the ledger of requests.
+"""The tables: clients, what each has spent in its budget's period, the ledger of requests, and their attempts.
 
 Money is in nano-dollars (10**-9 USD), moments are microseconds since 1970 in UTC, durations are milliseconds. A pending
 ledger row is its request's lease as well: it has an owner and a moment after which no worker works on it any more.
@@ -94,4 +94,23 @@ requests = Table(
         sqlite_where=text("status = 'pending'"),
         postgresql_where=text("status = 'pending'"),
     ),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", BigKey, primary_key=True),
+    Column("request", BigKey, ForeignKey("requests.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("number", Integer, nullable=False),
+    Column("upstream", String(64), nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("model_answered", String(256)),
+    Column("api_key_fingerprint", String(16)),
+    Column("outcome", String(64), nullable=False),
+    Column("ms", Float),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cost_nano", BigInteger),
+    Column("estimated", Boolean, nullable=False),
 )

@@ -49,6 +49,6 @@ class Connecting:
         left = min(self._until - time.monotonic(), self._call.remaining_seconds())
         ready = poller.poll(1000 * max(0.0, left if seconds is None else min(left, seconds)))
         self._call.remaining_seconds()
-        if not ready and time.monotonic() >= self._until:
+        if self._call.lost_patience or (not ready and time.monotonic() >= self._until):
             raise CouldNotConnect("timed out")
         return [descriptor for descriptor, _ in ready]

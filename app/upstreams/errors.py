@@ -91,6 +91,11 @@ def connection_error(*, retryable: bool = True) -> OpenAIClientException:
     return OpenAIClientException(message, "upstream_connection_error", retryable=retryable)
 
 
+def no_first_byte() -> OpenAIClientException:
+    """Upstream said nothing for as long as it may."""
+    return OpenAIClientException("The AI service did not answer in time", "upstream_timeout")
+
+
 def failed_response(error: Any) -> OpenAIClientException:
     """Upstream finished with status `failed`; its error code is passed on as `upstream_code`."""
     fields: Fields = {}
@@ -98,6 +103,16 @@ def failed_response(error: Any) -> OpenAIClientException:
         fields["upstream_code"] = code
         fields["retryable"] = HOPELESS_CODES.fullmatch(code) is None
     return OpenAIClientException("The AI service could not complete the answer", "upstream_failed", **fields)
+
+
+def told_failure(document: Mapping[str, Any]) -> OpenAIClientException | None:
+    """The failure that an answer or an event tells of, whatever its HTTP status; None where it tells of none."""
+    answer = document.get("response")
+    told = answer if isinstance(answer, dict) else document
+    is_error = bool(document.get("error")) or document.get("type") == "error"
+    if not is_error and told.get("status") not in ("failed", "cancelled"):
+        return None
+    return failed_response(document.get("error") or told.get("error") or document)
 
 
 def _credentials_rejected() -> OpenAIClientException:

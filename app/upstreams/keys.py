@@ -15,6 +15,7 @@ from cachetools import TTLCache
 from app.config import Config
 from app.errors import ConfigurationException, OpenAIClientException, ServiceException, ValidationException
 from app.models import MALFORMED_KEY, ApiKey, Credentials, is_placeholder, is_well_formed
+from app.upstreams.catalog import Catalog
 
 REFUSED_SECONDS = 60
 REFUSED_MAX = 10_000
@@ -65,9 +66,13 @@ class KeySelector:
         self._lock = threading.Lock()
 
     @classmethod
-    def of(cls, config: Config, *, in_process: bool = False) -> Self:
-        """The selector that the settings describe."""
-        return cls(config.openai_api_key, server_headers=config.openai_headers, in_process=in_process)
+    def of(cls, config: Config, *, in_process: bool = False, catalog: Catalog | None = None) -> Self:
+        """The selector that the settings describe. Of several keys of the server's the first stands for all of them:
+        which of them pays is decided by the plan."""
+        selector = cls(in_process=in_process)
+        upstreams = (catalog or Catalog.from_config(config)).upstreams.values()
+        selector._server = next((key for upstream in upstreams for key in upstream.keys), None)
+        return selector
 
     @property
     def has_server_key(self) -> bool:

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
 
 from app.calls.call import Call
 from app.calls.watchdog import Watchdog
@@ -18,15 +19,19 @@ from app.config import Config
 from app.errors import ServiceException
 from app.models import ApiKey, Completion, Credentials, Generation, Message, is_well_formed
 from app.upstreams import retry, routing
+from app.upstreams.catalog import MODEL, Catalog, UpstreamSettings
 from app.upstreams.connection_errors import ConnectionLost, CouldNotConnect
 from app.upstreams.dialects import native_dialect
-from app.upstreams.errors import connection_error, from_status, request_id
+from app.upstreams.errors import connection_error, from_status, no_first_byte, request_id
+from app.upstreams.health import Health
 from app.upstreams.keys import ACCOUNT_HEADERS, KeySelector
+from app.upstreams.load import Load
 from app.upstreams.outage import Outage
 from app.upstreams.parameters import ModelParameters, refused_parameter
+from app.upstreams.plan import UpstreamRequest, make_plan
 from app.upstreams.refusals import Refusal, read_refusal
 from app.upstreams.retry import AttemptFailed
-from app.upstreams.routing import UpstreamRequest
+from app.upstreams.slots import Slots
 from app.upstreams.transport import Response, Transport
 from app.upstreams.waits import asked_wait, whole_seconds
 
@@ -42,31 +47,46 @@ HEADERS = {
 
 
 class OpenAIClient:
-    """`transport` holds the connections of one worker: make it after the fork.
+    """`transport` holds the connections of one worker: make it after the fork. `settings`: which upstream it is; the
+    only one, or the first, where they are not given.
 
     Plain Python needs no arguments: the settings are those of the environment then.
     """
 
     def __init__(
-        self, config: Config | None = None, *, transport: Transport | None = None, keys: KeySelector | None = None
+        self,
+        config: Config | None = None,
+        *,
+        settings: UpstreamSettings | None = None,
+        transport: Transport | None = None,
+        keys: KeySelector | None = None,
     ) -> None:
-        self._config = config or Config.from_env()
-        self._transport = transport or Transport.from_config(self._config)
-        self._keys = keys or KeySelector.of(self._config)
+        self._config = config = config or Config.from_env()
+        self.settings = settings or next(iter(Catalog.from_config(config).upstreams.values()))
+        self.health, self.load = Health(), Load()
+        most = self.settings.max_in_flight
+        self.slots = None if most is None else Slots(most, config.max_queue_seconds)
+        self._key_health = {key: Health() for key in self.settings.keys}
+        self._transport = transport or Transport.of(config, self.settings.base_url)
+        self._keys = keys or KeySelector.of(config)
+        self._key_name = f"key_env of {self.settings.name}" if config.upstreams_file else "OPENAI_API_KEY"
         self._watchdog = Watchdog()
-        self._outage = Outage(self._config.openai_base_url)
+        self._outage = Outage(self.settings.base_url)
+
+    def key_health(self, key: ApiKey) -> Health:
+        """How one of its keys does; of a caller's nothing is kept."""
+        return self._key_health.get(key) or Health()
 
     def send(self, request: UpstreamRequest, key: ApiKey, call: Call) -> Response:
         """Make one attempt to have `request` answered; the response is a success (2xx) and has to be closed.
 
         Raises AttemptFailed for everything else.
         """
-        # The local model knows one key, whoever pays: a caller's own would be refused, and nothing is billed by it.
-        secret = self._config.openai_api_key if self._config.local_model else key.secret
-        headers = {**HEADERS, **key.headers, "Authorization": f"Bearer {secret}"}
+        self.health.asked()
+        call.patience(self.settings.first_byte_seconds)
         try:
             call.remaining_seconds()
-            response = self._transport.send(request.path, headers, request.body, call)
+            response = self._transport.send(self._path(request), self._headers(key), request.body, call)
         except CouldNotConnect as exc:
             failure = _unconnected(call, may_retry=exc.may_retry)
             if failure.error.error_code == "upstream_connection_error":
@@ -81,6 +101,23 @@ class OpenAIClient:
             self._outage.over()
             return response
         raise self._refused(response, key, call)
+
+    def _headers(self, key: ApiKey) -> dict[str, str]:
+        # The local model knows one key, whoever pays: a caller's own would be refused, and nothing is billed by it.
+        secret = self.settings.keys[0].secret if self.settings.is_local and self.settings.keys else key.secret
+        if not secret:
+            return {**HEADERS, **key.headers}
+        name = self.settings.key_header
+        return {**HEADERS, **key.headers, name: f"Bearer {secret}" if name == "Authorization" else secret}
+
+    def _path(self, request: UpstreamRequest) -> str:
+        """The path below the base URL, in which the model may have to be named, with the query of every request."""
+        path = request.path
+        if MODEL in self.settings.base_url:
+            path = urlsplit(self.settings.base_url).path.replace(MODEL, quote(request.model, safe="")) + path
+        if not self.settings.query:
+            return path
+        return path + ("&" if "?" in path else "?") + urlencode(self.settings.query)
 
     def close(self) -> None:
         """Close the connections."""
@@ -115,14 +152,14 @@ class OpenAIClient:
             images=images,
             defaults=frozenset({"temperature"} if temperature is None else ()),
         )
-        plan = routing.make_plan(self._keys.payer(Credentials(api_key or "", free_mode)), self)
+        plan = make_plan(self._keys.payer(Credentials(api_key or "", free_mode)), self)
         without = ModelParameters().of(generation.model)
         request = UpstreamRequest(dialect.PATH, dialect.request_body(generation, without=without))
         began = time.monotonic()
         self._watchdog.add(call)
         try:
             response, key = routing.follow(
-                plan, self._keys, call, lambda attempt: self.send(request, attempt.key, call)
+                plan, self._keys, call, lambda attempt, _: (self.send(request, attempt.key, call), attempt.key)
             )
             with response:
                 completion = dialect.parse_completion(response.read())
@@ -152,7 +189,7 @@ class OpenAIClient:
         error = from_status(status, headers, refusal, key, whole_seconds(wait))
         if error.error_code == "upstream_bad_response":
             self._outage.misdirected(status, headers.get("location", ""))
-        _tell(error, status, refusal, call)
+        _tell(error, status, refusal, call, self._key_name)
         failure = retry.refused(error, status, upstream_request_id, wait)
         failure.refused_parameter = refused_parameter(status, body)
         return failure
@@ -162,7 +199,8 @@ class OpenAIClient:
         config = self._config
         theirs = (key.headers[name] for name in ACCOUNT_HEADERS if name in key.headers)
         accounts = (config.openai_org_id, config.openai_project_id, *theirs)
-        scrubbed = refusal.scrubbed(key.secret, config.openai_api_key, *accounts)
+        secrets = (own.secret for own in self.settings.keys if own.secret)
+        scrubbed = refusal.scrubbed(key.secret, config.openai_api_key, *secrets, *accounts)
         return scrubbed if config.upstream_messages else dataclasses.replace(scrubbed, message="")
 
 
@@ -172,14 +210,16 @@ def _unconnected(call: Call, *, may_cost: bool = False, may_retry: bool | None =
         call.remaining_seconds()
     except ServiceException as ended:
         return AttemptFailed(ended, may_cost=may_cost)
+    if call.lost_patience:
+        return AttemptFailed(no_first_byte(), may_cost=may_cost)
     error = connection_error(retryable=may_retry is not False)
     return AttemptFailed(error, may_cost=may_cost, max_retries=retry.MAX_RETRIES if may_retry else 0)
 
 
-def _tell(error: ServiceException, status: int, refusal: Refusal, call: Call) -> None:
+def _tell(error: ServiceException, status: int, refusal: Refusal, call: Call, key_name: str) -> None:
     """Log what upstream refused, for the operator. Its message may hold prompts, so its code has to do."""
     if error.error_code == "server_credentials_rejected":
-        logger.error("upstream rejects the server's key (HTTP %d); check OPENAI_API_KEY", status)
+        logger.error("upstream rejects the server's key (HTTP %d); check %s", status, key_name)
     logger.info(
         "upstream answered HTTP %d, upstream_code=%s request_id=%s",
         status,

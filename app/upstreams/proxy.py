@@ -37,7 +37,7 @@ class Proxy:
 
 def proxy_for(config: Config, base_url: str) -> str:
     """The URL of the proxy through which an upstream is called; empty when it is called directly."""
-    if config.local_model:
+    if config.local_model and base_url.startswith("http://127.0.0.1:"):
         return ""
     if config.upstream_proxy:
         return "" if config.upstream_proxy == "direct" else config.upstream_proxy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import TypeVar
 
 from app.calls.call import Call
 from app.errors import ServiceException
+from app.upstreams.load import Load
 
 logger = logging.getLogger(__name__)
 
@@ -63,21 +65,35 @@ def refused(
     )
 
 
-def until_answered(attempt: Callable[[], Result], call: Call) -> Result:
-    """Call `attempt` until it succeeds, as often as its failures allow and the deadline of `call` has room for.
+def until_answered(
+    attempt: Callable[[], Result], call: Call, load: Load, others: Callable[[AttemptFailed], bool] = lambda _: False
+) -> Result:
+    """Call `attempt` until it succeeds, as often as its failures, the deadline of `call` and the upstream's `load` have
+    room for; not again where `others` says that another one may be made for it.
 
     Nothing may be held over the pauses between: a slot would keep others from upstream who could be served.
 
     Raises AttemptFailed, the last one, or what ended the call meanwhile.
     """
-    retries = 0
-    while True:
-        try:
-            return attempt()
-        except AttemptFailed as failure:
-            if retries >= failure.max_retries or not _paused(failure, retries, call):
-                raise
-        retries += 1
+    try:
+        return attempt()
+    except AttemptFailed as failure:
+        if not failure.max_retries or others(failure) or not load.begin_retry():
+            raise
+        failed = failure
+    try:
+        for retries in itertools.count():
+            if not _paused(failed, retries, call):
+                raise failed
+            try:
+                return attempt()
+            except AttemptFailed as failure:
+                if retries + 1 >= failure.max_retries or others(failure):
+                    raise
+                failed = failure
+    finally:
+        load.end_retry()
+    raise failed
 
 
 def _paused(failure: AttemptFailed, retries: int, call: Call) -> bool:

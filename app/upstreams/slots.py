@@ -24,6 +24,11 @@ class Slots:
         """Slots taken at this moment."""
         return self.size - self._free
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the next one would have to wait."""
+        return self._free <= 0
+
     def acquire(self, call: Call) -> None:
         """Take a slot for `call`, waiting at most `max_queue_seconds` and never past the call's end.
 
@@ -44,7 +49,7 @@ class Slots:
         if granted:
             self.release()
         call.remaining_seconds()
-        raise ChatServiceException("The server is busy; try again shortly", "server_busy")
+        raise busy()
 
     def release(self) -> None:
         """Give a slot back: to the longest waiting call, or to the free ones."""
@@ -53,3 +58,8 @@ class Slots:
                 self._waiting.popleft().wake()
             else:
                 self._free += 1
+
+
+def busy() -> ChatServiceException:
+    """The answer when no slot is free."""
+    return ChatServiceException("The server is busy; try again shortly", "server_busy")

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from app.calls.call import Call
 from app.config import Config
+from app.upstreams.catalog import MODEL
 from app.upstreams.connect import Connector
 from app.upstreams.connection_errors import ConnectionLost
 from app.upstreams.content_coding import decoded
@@ -57,12 +58,14 @@ class Transport:
         weakref.finalize(self, self._idle.close)
 
     @classmethod
-    def from_config(cls, config: Config) -> Self:
-        """The connections to the upstream of the settings."""
+    def of(cls, config: Config, base_url: str) -> Self:
+        """The connections to one upstream. Where its base URL has a place for the model, the path of a request is
+        whole."""
+        url = base_url if MODEL not in base_url else urlsplit(base_url)._replace(path="").geturl()
         return cls(
-            config.openai_base_url,
+            url,
             config.max_concurrent_requests,
-            proxy=proxy_for(config, config.openai_base_url),
+            proxy=proxy_for(config, base_url),
             ca_file=config.upstream_ca_file,
         )
 

@@ -70,8 +70,12 @@ def register_middleware(app: Flask, config: Config, counter: Counter, calls: Cal
         for name, value in SECURITY_HEADERS:
             if name.lower() not in there:
                 headers.add(name, value)
-        if opened.receipt and opened.receipt.upstream_request_id:
-            headers.add("X-Upstream-Request-ID", opened.receipt.upstream_request_id)
+        if (receipt := opened.receipt) is not None:
+            if receipt.upstream_request_id:
+                headers.add("X-Upstream-Request-ID", receipt.upstream_request_id)
+            if receipt.last is not None and receipt.last.upstream:
+                headers.add("X-Upstream", receipt.last.upstream)
+                headers.add("X-Attempts", str(receipt.attempts))
         response.call_on_close(LogLine(opened, asked, response.status_code, counter, calls, timed=timed))
         return response
 

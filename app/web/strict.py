@@ -51,6 +51,7 @@ CHAT_PROBLEMS = (
     "upstream_unavailable",
     "upstream_timeout",
     "upstream_error",
+    "upstream_credentials_exhausted",
     "upstream_failed",
     "upstream_bad_response",
     "upstream_connection_error",

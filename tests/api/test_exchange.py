@@ -23,10 +23,11 @@ from app.ledger.ledger import Ledger
 from app.ledger.limits import Ask
 from app.models import ChatRequest, Credentials, Generation
 from app.services import prompt
-from app.services.exchange import Exchange
-from app.upstreams import chat_completions, responses, routing
+from app.services.exchange import Asked, Exchange, HeldResponse, OpenExchange
+from app.upstreams import chat_completions, plan, responses
 from app.upstreams.keys import KeySelector
 from app.upstreams.openai_client import OpenAIClient
+from app.upstreams.parameters import AdaptedBody
 from app.upstreams.slots import Slots
 from app.web.services import service
 from tests.conftest import CALLER_KEY
@@ -45,7 +46,7 @@ COUNTED: dict[CodeType, str] = {
         "payer chosen": KeySelector.payer,
         "admitted": Ledger.open,
         "receipt made": Receipt.__init__,
-        "plan made": routing.make_plan,
+        "plan made": plan.make_plan,
         "slot taken": Slots.acquire,
         "attempted": OpenAIClient.send,
         "settled": Entry.settle,
@@ -140,15 +141,20 @@ def test_a_list_of_models_takes_it_too(app: Flask, upstream: Upstream) -> None:
     assert {name: counts[name] for name in ONCE} == dict.fromkeys(ONCE, 1) | twice
 
 
+def send(opened: OpenExchange) -> None:
+    body = AdaptedBody(opened.parameters, opened.model, lambda without: b"{}", ())
+    response, _ = opened.send(lambda attempt: Asked("/responses", body), HeldResponse.read)
+    response.close()
+
+
 def test_a_refused_key_is_the_second_attempt_of_one_plan(app: Flask, upstream: Upstream, database_url: str) -> None:
     """The slot is held while the server's key is tried; the receipt tells both attempts, and which key has paid."""
     upstream.script(reply(401, {"error": {}}))
     exchange, call = service(Exchange, app), Call(5, request_id="r-1")
     with (
         exchange.open(Ask(route="/x", model="gpt-4o-mini"), Credentials(CALLER_KEY, True), NOBODY, call) as opened,
-        opened.send("/responses", b"{}") as response,
     ):
-        response.read()
+        send(opened)
     assert call.receipt is opened.receipt
     assert (opened.receipt.attempts, opened.receipt.key_source) == (2, "default")
     assert [row["status"] for row in settled(database_url)] == ["ok"]
@@ -168,7 +174,7 @@ def test_the_wait_for_a_slot_is_on_the_receipt(full: Flask, database_url: str) -
     call = Call(5, request_id="r-1")
     opened = service(Exchange, full).open(Ask(route="/x"), Credentials("", True), NOBODY, call)
     with pytest.raises(ChatServiceException) as caught, opened:
-        opened.send("/responses", b"{}")
+        send(opened)
     assert caught.value.error_code == "server_busy"
     assert opened.receipt.queue_seconds == pytest.approx(0.2, abs=0.15)
     (row,) = settled(database_url)
@@ -181,7 +187,7 @@ def test_a_caller_who_leaves_while_it_waits_gives_its_place_up(full: Flask, data
 
     def wait() -> str:
         with exchange.open(Ask(route="/x"), Credentials("", True), NOBODY, call) as opened:
-            opened.send("/responses", b"{}")
+            send(opened)
         return "answered"
 
     with ThreadPoolExecutor(1) as pool:

@@ -49,6 +49,7 @@ ROOMS: dict[str, set[str]] = {
     "app.web": FOUNDATION | {"app.config", "app.web", "app.services", "app.ledger", "app.calls", "schemas"},
     "blueprints": FOUNDATION
     | {"blueprints", "schemas", "app.web", "app.services", "app.ledger.accounts", "app.ledger.reports"}
+    | {"app.upstreams.fleet"}
     | {"app.process.metrics", "app.process.readiness", "app.process.system"},
     "app.process": BELOW_THE_WEB | {"app.process", "app.logging", "app.web"},
     "app.factory": BELOW_THE_WEB | {"app.process", "app.web", "blueprints"},
@@ -57,7 +58,7 @@ ROOMS: dict[str, set[str]] = {
 }
 """What each room may import of ours. A name stands for a module and all under it, "app" for app/__init__.py alone."""
 
-WEB = {"app", "app.factory", "app.web", "blueprints", "app.process.commands"}
+WEB = {"app", "app.factory", "app.web", "blueprints", "app.process.commands", "app.process.upstream_commands"}
 LIBRARIES = {
     "openai": {"app.models", "app.process.terminal"},
     "httptools": {"app.upstreams", "app.process.http_head"},
@@ -74,7 +75,7 @@ LIBRARIES = {
     "sqlalchemy": {"app.store", "app.ledger"},
     "alembic": {"app.store"},
     "genai_prices": {"app.ledger.pricing"},
-    "click": {"app.web.cli", "app.process.commands"},
+    "click": {"app.web.cli", "app.process.commands", "app.process.upstream_commands"},
     "prometheus_client": {"app.process.metrics", "app.process.tally"},
 }
 """Libraries that only some rooms may name."""
@@ -84,7 +85,13 @@ ONE_WAY = {
     "app.ledger.ledger": {"app.factory", "app.services.exchange", "app.process"},
     "app.upstreams.openai_client": {"app.factory", "app.services.exchange"},
     "app.upstreams.routing": {"app.services.exchange", "app.upstreams.openai_client"},
-    "app.upstreams.slots": {"app.factory", "app.services.exchange"},
+    "app.upstreams.fleet": {"app.factory", "app.services", "app.process.upstream_commands", "blueprints.upstreams"},
+    "app.upstreams.slots": {
+        "app.factory",
+        "app.services.exchange",
+        "app.upstreams.plan",
+        "app.upstreams.openai_client",
+    },
     "app.calls.watchdog": {"app.factory", "app.services.exchange", "app.upstreams.openai_client"},
 }
 """The parts of the one way through a request, and who may know them: no other module admits, takes a slot, attempts."""

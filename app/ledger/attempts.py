@@ -1,0 +1,72 @@
+"""The attempts of a request: which upstream was asked with which key, how it ended, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.calls.receipt import Tried
+from app.ledger.entry import Entry
+from app.models import ApiKey, Usage
+from app.store.statement import RowsStatement
+from app.store.tables import attempts
+from app.units import milliseconds
+
+_COLUMNS = {column.name: column.type for column in attempts.columns if column.name != "id"}
+_INSERT = RowsStatement(
+    lambda given: attempts.insert().from_select(
+        [*_COLUMNS], sa.select(*(given.c[name] for name in _COLUMNS)), include_defaults=False
+    ),
+    _COLUMNS,
+)
+Row = Mapping[str, Any]
+
+
+def rows_of(entry: Entry, status: str, code: str | None, fingerprint: Callable[[ApiKey], str]) -> Iterator[Row]:
+    """The rows of a request's attempts, the last of which is what the request came to. None where the server has but
+    one upstream: the request's own row says it all."""
+    last = entry.receipt.last
+    if last is None or not last.upstream:
+        return
+    for tried, usage, is_estimated, cost_nano in entry.absorbed():
+        yield _row(tried, tried.code or "error", usage, is_estimated, cost_nano, tried.answered_by, fingerprint)
+    usage, is_estimated = entry.usage()
+    outcome = code or last.code or status
+    yield _row(last, outcome, usage, is_estimated, entry.charge_of_the_last(), entry.receipt.model, fingerprint)
+
+
+def _row(
+    tried: Tried,
+    outcome: str,
+    usage: Usage,
+    is_estimated: bool,
+    cost_nano: int | None,
+    model_answered: str | None,
+    fingerprint: Callable[[ApiKey], str],
+) -> Row:
+    return {
+        "upstream": tried.upstream,
+        "model": tried.model,
+        "model_answered": model_answered,
+        "api_key_fingerprint": fingerprint(tried.key) if tried.key.secret else None,
+        "outcome": outcome,
+        "ms": milliseconds(tried.seconds),
+        "input_tokens": usage.input_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "output_tokens": usage.output_tokens,
+        "cost_nano": cost_nano,
+        "estimated": is_estimated,
+    }
+
+
+def write(connection: sa.Connection, tried: Iterable[tuple[int, Iterable[Row]]]) -> None:
+    """Write the attempts of requests, each with the id of its request's row."""
+    rows = [
+        {**row, "request": row_id, "number": number}
+        for row_id, made in tried
+        for number, row in enumerate(made, start=1)
+    ]
+    if rows:
+        _INSERT.run(connection, rows)

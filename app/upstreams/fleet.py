@@ -1,0 +1,148 @@
+"""Fleet: every upstream of this worker, and the plan that a request is answered by.
+
+The order of a plan: the caller's own key at its upstream alone; else the targets of the model, one of them chosen by
+weight and the others behind it, then those for failures. Who rests comes last, the one that is due first before others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from app.errors import OpenAIClientException, ValidationException
+from app.models import ApiKey
+from app.upstreams.catalog import Catalog, Route, Target, native_dialect
+from app.upstreams.keys import Payer
+from app.upstreams.plan import Attempt, Plan, Upstream, make_plan
+
+NATIVE = "native"
+"""Instead of a dialect: any in which the native chat can be asked."""
+NAMES = {"responses": "the Responses API", "chat_completions": "Chat Completions", "messages": "the Messages API"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a request wants: a model, spoken to in `dialect` (empty: any upstream will do).
+
+    `upstream`: where a caller's own key belongs; empty: the first that speaks the dialect. `session`: what requests of
+    one session have in common; empty: nothing.
+    """
+
+    model: str = ""
+    dialect: str = ""
+    upstream: str = ""
+    session: str = ""
+
+
+class Fleet:
+    """`upstreams` by the names of `catalog`; `native`: the dialect that the native chat prefers."""
+
+    def __init__(self, catalog: Catalog, upstreams: Mapping[str, Upstream], *, native: str) -> None:
+        self.catalog = catalog
+        self.upstreams = upstreams
+        self._native = native
+        self._first = next(iter(upstreams.values()))
+
+    def plan(self, payer: Payer, wanted: Wanted) -> Plan:
+        """The attempts that may be made for a request.
+
+        Raises ValidationException for an upstream that is not there, and OpenAIClientException 404 `not_found` where no
+        upstream speaks the dialect.
+        """
+        if not self.catalog.is_listed:
+            return make_plan(payer, self._first, wanted.model)
+        attempts = [attempt for key in payer.keys for attempt in self._attempts(key, wanted)]
+        if not attempts:
+            name = NAMES.get(wanted.dialect, wanted.dialect.replace("_", " "))
+            raise OpenAIClientException(f"No upstream of this server speaks {name}", "not_found", status=404)
+        return Plan(payer, tuple(attempts), is_listed=True)
+
+    def everywhere(self) -> Iterator[Attempt]:
+        """Each upstream with one of the server's keys, for what is asked of all."""
+        for upstream in self.upstreams.values():
+            for key in sorted(upstream.settings.keys, key=upstream.load.of)[:1]:
+                yield Attempt(upstream, key)
+
+    def native_dialect(self, upstream: Upstream) -> str:
+        """The dialect in which the native chat asks an upstream."""
+        return native_dialect(upstream.settings, self._native)
+
+    def _attempts(self, key: ApiKey, wanted: Wanted) -> list[Attempt]:
+        if key.source != "default":
+            return [self._own(key, wanted)]
+        found = list(self._servers(wanted))
+        found.sort(key=_due_in)
+        return [
+            dataclasses.replace(attempt, reason=f"{attempt.reason}, rests") if _due_in(attempt) else attempt
+            for attempt in found
+        ]
+
+    def _own(self, key: ApiKey, wanted: Wanted) -> Attempt:
+        """The caller's own key, at the upstream that it was brought for."""
+        if wanted.upstream and wanted.upstream not in self.upstreams:
+            raise ValidationException("is no upstream of this server", "X-Upstream", location="headers")
+        named = self.upstreams.get(wanted.upstream) or next(self._speaking(wanted.dialect), self._first)
+        if not self._speaks(named, wanted.dialect):
+            raise OpenAIClientException("This upstream does not speak the API of this route", "not_found", status=404)
+        targets = self._route(wanted).targets + self._route(wanted).on_failure
+        model = next((target.model for target in targets if target.upstream == named.settings.name), "")
+        return Attempt(named, key, model or wanted.model, "the caller's key belongs there")
+
+    def _servers(self, wanted: Wanted) -> Iterator[Attempt]:
+        route = self._route(wanted)
+        chosen = _by_session(route.targets, wanted.session) if route.affinity else _by_weight(route.targets)
+        first = "chosen by session" if route.affinity and wanted.session else "chosen by weight"
+        for place, target in enumerate((*chosen, *route.on_failure)):
+            reason = first if place == 0 else "next target" if place < len(chosen) else "on failure"
+            upstream = self.upstreams[target.upstream]
+            if self._speaks(upstream, wanted.dialect):
+                for key in sorted(upstream.settings.keys, key=upstream.load.of):
+                    yield Attempt(upstream, key, target.model or wanted.model, reason)
+
+    def _route(self, wanted: Wanted) -> Route:
+        """Where the model is answered: as the file says, or at the first upstream that speaks the dialect."""
+        route = self.catalog.models.get(wanted.model)
+        if route is not None:
+            return route
+        return Route(tuple(Target(upstream.settings.name) for upstream in self._speaking(wanted.dialect))[:1])
+
+    def _speaking(self, dialect: str) -> Iterator[Upstream]:
+        return (upstream for upstream in self.upstreams.values() if self._speaks(upstream, dialect))
+
+    def _speaks(self, upstream: Upstream, dialect: str) -> bool:
+        if dialect == NATIVE:
+            return bool(self.native_dialect(upstream))
+        return not dialect or dialect in upstream.settings.dialects
+
+
+def _due_in(attempt: Attempt) -> float:
+    return max(attempt.upstream.health.due_in, attempt.upstream.key_health(attempt.key).due_in)
+
+
+def _by_weight(targets: Sequence[Target]) -> list[Target]:
+    """All targets in a random order in which each is first as often as its weight says.
+
+    Source: Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006.
+    """
+    if len(targets) == 1:
+        return list(targets)
+    return sorted(targets, key=lambda target: random.random() ** (1 / target.weight), reverse=True)
+
+
+def _by_session(targets: Sequence[Target], session: str) -> list[Target]:
+    """The same by a digest and not by chance: one order for each session, whichever worker or machine asks.
+
+    Rendezvous hashing with weights. Source: Schindelhauer and Schomaker, "Weighted Distributed Hash Tables", 2005.
+    """
+    if not session:
+        return _by_weight(targets)
+
+    def score(target: Target) -> float:
+        mark = f"{target.upstream}\n{target.model}\n{session}".encode()
+        share = (int.from_bytes(hashlib.blake2b(mark, digest_size=8).digest()) + 1) / (2**64 + 1)
+        return float(share ** (1 / target.weight))
+
+    return sorted(targets, key=score, reverse=True)

@@ -1,0 +1,418 @@
+"""Several upstreams: the table of what happens when an attempt fails (docs/upstreams), row by row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from app.ledger.accounts import Accounts, Limits
+from app.upstreams.failover import TABLE
+from app.upstreams.fleet import Fleet, Wanted
+from app.upstreams.keys import Payer
+from app.web.services import service
+from tests.conftest import CALLER_KEY
+from tests.prometheus import samples, value
+from tests.records import settled
+from tests.streams import completion_events, response_events, stream
+from tests.upstream import (
+    Answer,
+    Upstream,
+    delayed,
+    error_document,
+    pieces,
+    reply,
+    reset,
+    response_document,
+    silence,
+    text,
+)
+
+FILE = """
+[upstreams.a]
+base_url = "{a}"
+dialects = ["responses", "chat_completions"]
+key_env = ["KEY_A", "KEY_A2"]
+first_byte_seconds = 0.5
+
+[upstreams.b]
+base_url = "{b}"
+dialects = ["responses", "chat_completions"]
+key_env = "KEY_B"
+key_header = "api-key"
+query = {{"api-version" = "1"}}
+
+[models.alias]
+targets = [{{upstream = "a"}}]
+on_failure = [{{upstream = "b", model = "other"}}]
+
+[models."gpt-4o-mini"]
+targets = [{{upstream = "a"}}]
+on_failure = [{{upstream = "b"}}]
+
+[models.same]
+targets = [{{upstream = "a"}}]
+on_failure = [{{upstream = "b"}}]
+"""
+NATIVE = {"user_message": "hi", "free_mode": True, "model": "alias"}
+FREE = {"X-Free-Mode": "true"}
+GOOD = text("from b", model="gpt-4o-mini")
+CUT = pieces([b"HTTP/1.1 200 X\r\nContent-Length: 99\r\n\r\n{"])
+FAILED = reply(200, response_document("", status="failed", error={"code": "server_error"}))
+Make = Callable[..., Flask]
+
+
+@pytest.fixture
+def b() -> Iterator[Upstream]:
+    with Upstream() as second:
+        second.default = GOOD
+        yield second
+
+
+@pytest.fixture
+def make_two(make_app: Make, upstream: Upstream, b: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """An app over two upstreams, `a` (the fixture `upstream`) and `b`."""
+    for name, secret in {"KEY_A": "sk-a-1", "KEY_A2": "sk-a-2", "KEY_B": "sk-b-1"}.items():
+        monkeypatch.setenv(name, secret)
+    file = tmp_path / "upstreams.toml"
+    file.write_text(FILE.format(a=upstream.base_url, b=b.base_url))
+    return lambda **settings: make_app(upstreams_file=str(file), **settings)
+
+
+@pytest.fixture
+def two(make_two: Make) -> Flask:
+    return make_two()
+
+
+def ask(app: Flask, **changes: Any) -> Any:
+    return app.test_client().post("/api/v1/chat", json=NATIVE | changes)
+
+
+MOVES: dict[str, tuple[Answer, str]] = {
+    "an error of its own": (reply(500, error_document()), "upstream_error"),
+    "overloaded": (reply(503, error_document()), "upstream_unavailable"),
+    "a gateway's timeout": (reply(504, error_document()), "upstream_error"),
+    "too many requests": (reply(429, error_document(), {"Retry-After": "7"}), "upstream_rate_limited"),
+    "a reset": (reset(), "upstream_connection_error"),
+    "an answer that is cut": (CUT, "upstream_connection_error"),
+    "no answer": (silence(), "upstream_timeout"),
+    "a page": (reply(200, b"<html>"), "upstream_bad_response"),
+    "a redirect": (reply(302, b"", {"Location": "/"}), "upstream_bad_response"),
+    "a failure in a success": (FAILED, "upstream_failed"),
+    "another model has it": (reply(404, error_document("model_not_found")), "model_not_found"),
+    "another model is longer": (reply(400, error_document("context_length_exceeded")), "upstream_rejected_request"),
+}
+STAYS: dict[str, tuple[Answer, int]] = {
+    "a bad request": (reply(400, error_document("bad")), 400),
+    "a forbidden one": (reply(403, error_document("flagged")), 403),
+    "too large": (reply(413, error_document()), 413),
+    "not processable": (reply(422, error_document()), 422),
+    "not there": (reply(404, error_document("no_such_thing")), 404),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_another_upstream_answers(two: Flask, upstream: Upstream, b: Upstream, name: str, database_url: str) -> None:
+    """At once, once each, with its own name of the model, key and query; the row tells the alias and who answered."""
+    upstream.default = MOVES[name][0]
+    answer = ask(two)
+    assert (answer.status_code, answer.get_json()["response_text"]) == (200, "from b")
+    assert (answer.headers["X-Upstream"], answer.headers["X-Attempts"]) == ("b", "2")
+    assert len(upstream.received) == len(b.received) == 1
+    assert (b.received[0].json["model"], b.received[0].headers["api-key"]) == ("other", "sk-b-1")
+    assert b.received[0].path == "/v1/responses?api-version=1"
+    assert "authorization" not in b.received[0].headers
+    (row,) = settled(database_url)
+    assert (row["model"], row["model_answered"], row["status"]) == ("alias", "gpt-4o-mini", "ok")
+    told = two.test_client().get(f"/api/v1/usage/requests/{row['request_id']}").get_json()
+    first, second = told["attempts"]
+    assert (first["upstream"], first["model"], first["outcome"]) == ("a", "alias", MOVES[name][1])
+    assert (second["upstream"], second["model"], second["outcome"], second["output_tokens"]) == ("b", "other", "ok", 7)
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
+@pytest.mark.parametrize("name", sorted(MOVES.keys() - {"a page"}))
+def test_the_doors_move_on_as_well(two: Flask, upstream: Upstream, b: Upstream, name: str, path: str) -> None:
+    """Nothing of the first upstream's reaches the caller."""
+    upstream.default, b.default = MOVES[name][0], reply(200, {"from": "b"})
+    answer = two.test_client().post(path, json={"model": "alias", "input": "x", "messages": []}, headers=FREE)
+    assert (answer.status_code, answer.get_json()) == (200, {"from": "b"})
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_the_requests_own_fault_goes_nowhere_else(two: Flask, upstream: Upstream, b: Upstream, name: str) -> None:
+    """The same request would be refused there as well."""
+    upstream.default, status = STAYS[name]
+    answer = ask(two)
+    assert (answer.status_code, answer.headers["X-Upstream"], b.received) == (status, "a", [])
+
+
+@pytest.mark.parametrize("name", ["another model has it", "another model is longer"])
+def test_the_same_model_elsewhere_has_the_same_limits(two: Flask, upstream: Upstream, b: Upstream, name: str) -> None:
+    """Only another model may do better."""
+    upstream.default = MOVES[name][0]
+    assert ask(two, model="same").status_code in {400, 404}
+    assert b.received == []
+
+
+@pytest.mark.parametrize("status", [401, 402])
+def test_a_key_that_is_refused_rests_by_itself(two: Flask, upstream: Upstream, b: Upstream, status: int) -> None:
+    """The next key of the same upstream is tried, and the one that was refused not again for a while."""
+    upstream.script(reply(status, error_document()), text("from a"))
+    assert ask(two).get_json()["response_text"] == "from a"
+    assert [received.key for received in upstream.received] == ["sk-a-1", "sk-a-2"]
+    upstream.default = text("from a")
+    for _ in range(3):
+        ask(two)
+    assert {received.key for received in upstream.received[2:]} == {"sk-a-2"}
+    assert b.received == []
+
+
+def test_all_keys_are_refused(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """502, so that no caller thinks its own token bad."""
+    upstream.default, b.default = reply(401, error_document()), reply(429, error_document("insufficient_quota"))
+    answer = ask(two)
+    assert (answer.status_code, answer.get_json()["code"]) == (502, "upstream_credentials_exhausted")
+    assert (len(upstream.received), len(b.received)) == (2, 1)
+
+
+def test_the_last_that_may_be_asked_is_asked_again(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """After a pause, as a single upstream is."""
+    upstream.default = reply(500, error_document())
+    b.script(reply(500, error_document()), reply(503, error_document()))
+    assert ask(two).get_json()["response_text"] == "from b"
+    assert (len(upstream.received), len(b.received)) == (1, 3)
+
+
+def test_who_fails_again_and_again_is_asked_last(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """Five in a row, and then nobody has to wait for it any more."""
+    upstream.default = reply(500, error_document())
+    for _ in range(9):
+        assert ask(two).status_code == 200
+    assert (len(upstream.received), len(b.received)) == (5, 9)
+    b.default = reply(500, error_document())
+    upstream.default = text("from a")
+    assert ask(two).get_json()["response_text"] == "from a"
+
+
+def test_a_limit_of_rate_rests_as_long_as_it_says(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """Exactly; nobody asks meanwhile."""
+    upstream.default = MOVES["too many requests"][0]
+    for _ in range(4):
+        assert ask(two).status_code == 200
+    assert (len(upstream.received), len(b.received)) == (1, 4)
+    rest = service(Fleet, two).upstreams["a"].health
+    assert 6 < rest.due_in <= 7
+
+
+CALLERS: dict[str, Answer] = {name: MOVES[name][0] for name in ("an error of its own", "a reset", "too many requests")}
+
+
+@pytest.mark.parametrize("name", CALLERS)
+def test_a_callers_key_stays_where_it_was_brought_for(two: Flask, upstream: Upstream, b: Upstream, name: str) -> None:
+    """Nothing is asked elsewhere on its behalf, and no key of ours pays in its place."""
+    upstream.default = CALLERS[name]
+    answer = two.test_client().post(
+        "/v1/responses", json={"model": "alias", "input": "x"}, headers={"Authorization": f"Bearer {CALLER_KEY}"}
+    )
+    assert answer.status_code >= 400
+    assert b.received == []
+    assert {received.key for received in upstream.received} == {CALLER_KEY}
+
+
+def test_a_callers_key_at_another_upstream(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """A header names it; the model's name is that upstream's."""
+    headers = {"Authorization": f"Bearer {CALLER_KEY}", "X-Upstream": "b"}
+    answer = two.test_client().post("/v1/responses", json={"model": "alias", "input": "x"}, headers=headers)
+    assert (answer.status_code, upstream.received) == (200, [])
+    assert (b.received[0].headers["api-key"], b.received[0].json["model"]) == (CALLER_KEY, "other")
+    headers["X-Upstream"] = "nowhere"
+    answer = two.test_client().post("/v1/responses", json={"model": "alias", "input": "x"}, headers=headers)
+    assert answer.status_code == 422
+
+
+def test_an_api_that_nobody_speaks(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """404 with a sentence, and no row."""
+    answer = two.test_client().post("/v1/embeddings", json={"model": "m", "input": "x"}, headers=FREE)
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (404, "not_found")
+    assert "embeddings" in answer.get_json()["error"]["message"]
+    assert upstream.received == b.received == []
+
+
+STREAMS = {"/v1/responses": response_events("from b"), "/v1/chat/completions": completion_events("from b")}
+
+
+@pytest.mark.parametrize("path", STREAMS)
+@pytest.mark.parametrize("beginning", ["nothing", "events"])
+@pytest.mark.parametrize("ending", ["cut", "error", "silence"])
+def test_a_stream_moves_on_before_its_first_content(
+    two: Flask, upstream: Upstream, b: Upstream, path: str, beginning: str, ending: str
+) -> None:
+    """What it said before was held: the caller sees one whole stream."""
+    first = STREAMS[path][:1] if beginning == "events" and path == "/v1/responses" else []
+    upstream.default = broken_stream(first, ending)
+    b.default = stream(STREAMS[path])
+    options = {"stream_options": {"include_usage": True}}
+    answer = two.test_client().post(path, json={"model": "alias", "stream": True} | options, headers=FREE)
+    assert answer.status_code == 200
+    # A comment with the cost follows.
+    assert answer.get_data().partition(b"\n:")[0] == b"".join(STREAMS[path]).rstrip(b"\n") + b"\n"
+    assert (len(upstream.received), len(b.received)) == (1, 1)
+
+
+def test_after_its_first_content_a_stream_ends_with_an_error(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """Never a splice."""
+    events = STREAMS["/v1/responses"]
+    upstream.default = broken_stream(events[:-1], "cut")
+    answer = two.test_client().post("/v1/responses", json={"model": "alias", "stream": True}, headers=FREE)
+    assert b'"error"' in answer.get_data()
+    assert b.received == []
+
+
+def test_the_native_stream_moves_on_as_well(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """Its `start` names who answers."""
+    upstream.default = broken_stream(STREAMS["/v1/responses"][:1], "error")
+    b.default = stream(STREAMS["/v1/responses"])
+    body = ask(two, stream=True).get_data()
+    assert b"event: done" in body
+    assert b"event: error" not in body
+    assert body.count(b"event: start") == 1
+
+
+def broken_stream(events: list[bytes], ending: str) -> Answer:
+    """A stream that begins so and then is cut, tells an error, or says nothing more."""
+    head = b"HTTP/1.1 200 X\r\nContent-Type: text/event-stream\r\nConnection: close\r\nContent-Length: 99999\r\n\r\n"
+    parts = [head, *events]
+    if ending == "error":
+        parts.append(b'event: error\ndata: {"type": "error", "error": {"code": "server_error"}}\n\n')
+    return pieces(parts, close=ending != "silence")
+
+
+@pytest.mark.parametrize(("failure", "moves"), [(reply(500, error_document()), True), (CUT, False)])
+def test_where_a_budget_pays_nobody_is_asked_after_a_cost(
+    make_two: Make, upstream: Upstream, b: Upstream, failure: Answer, moves: bool, database_url: str
+) -> None:
+    """What was reserved covers one answer: a failure that is free moves on, and one that may have cost does not."""
+    app = make_two(auth_mode="token")
+    token = service(Accounts, app).add("app", Limits(free_mode=True, budget_nano=10**9, budget_period="total"))
+    upstream.default = failure
+    body, headers = NATIVE | {"model": "gpt-4o-mini"}, {"Authorization": f"Bearer {token}"}
+    answer = app.test_client().post("/api/v1/chat", json=body, headers=headers)
+    assert (answer.status_code == 200, len(b.received)) == (moves, moves)
+    (row,) = settled(database_url)
+    assert row["cost_nano"] > 0
+
+
+def test_an_attempt_that_may_cost_is_billed(two: Flask, upstream: Upstream, b: Upstream, database_url: str) -> None:
+    """Of what was given up, too: the sum is the request's, and each upstream has its part."""
+    upstream.default = reply(
+        200, response_document("", status="failed", error={"code": "server_error"}, model="gpt-4o-mini")
+    )
+    assert ask(two, model="gpt-4o-mini").status_code == 200
+    (row,) = settled(database_url)
+    totals = two.test_client().get("/api/v1/usage?by=upstream").get_json()["totals"]
+    assert [(total["key"], total["requests"], total["ok"], total["output_tokens"]) for total in totals] == [
+        ("a", 1, 0, 7),
+        ("b", 1, 1, 7),
+    ]
+    assert float(totals[0]["cost_usd"]) == float(totals[1]["cost_usd"]) > 0
+    assert row["cost_nano"] == round(1e9 * sum(float(total["cost_usd"]) for total in totals))
+
+
+def test_every_kind_of_failure_is_tried() -> None:
+    """A new row of the table needs one above."""
+    tried = {code for _, code in MOVES.values()} - {"upstream_rejected_request"}
+    tried |= {"context_length_exceeded", "server_credentials_rejected", "server_quota_exhausted", "api_key_rejected"}
+    assert tried | {"server_busy"} == TABLE.keys()
+
+
+def test_delayed_answers_are_answers(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """Within `first_byte_seconds`."""
+    upstream.default = delayed(0.2, text("from a"))
+    assert ask(two).get_json()["response_text"] == "from a"
+    assert b.received == []
+
+
+def test_the_models_of_all(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """What the file names and what upstreams offer, each once; one that is down does not break the list."""
+    b.default = reply(200, {"object": "list", "data": [{"id": "qwen3"}, {"id": "alias"}]})
+    upstream.default = reply(500, error_document())
+    client = two.test_client()
+    listed = client.get("/v1/models", headers=FREE).get_json()["data"]
+    assert [model["id"] for model in listed] == ["alias", "gpt-4o-mini", "same", "qwen3"]
+    assert client.get("/v1/models/qwen3", headers=FREE).get_json() == {"id": "qwen3"}
+    assert client.get("/v1/models/alias", headers=FREE).get_json()["owned_by"] == "llm-server"
+    assert client.get("/v1/models/nothing", headers=FREE).status_code == 404
+    assert len(b.received) == 1
+
+
+def test_the_plan_can_be_seen(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """By the preview and on the command line, with the reason for each place; nobody is asked."""
+    plan = two.test_client().post("/api/v1/chat/preview", json=NATIVE).get_json()["plan"]
+    assert plan == [
+        {"upstream": "a", "model": "alias", "reason": "chosen by weight"},
+        {"upstream": "a", "model": "alias", "reason": "chosen by weight"},
+        {"upstream": "b", "model": "other", "reason": "on failure"},
+    ]
+    service(Fleet, two).upstreams["a"].health.rest_for(9, "upstream_error")
+    told = two.test_cli_runner().invoke(args=["upstreams", "explain", "alias"]).output
+    assert told.splitlines() == [
+        "1. b  other  on failure",
+        "2. a  alias  chosen by weight, rests (upstream_error)",
+        "3. a  alias  chosen by weight, rests (upstream_error)",
+    ]
+    assert upstream.received == b.received == []
+
+
+def test_the_file_can_be_checked(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """Each upstream is asked with each key."""
+    upstream.script(reply(200, {"data": []}), reply(401, error_document()))
+    done = two.test_cli_runner().invoke(args=["upstreams", "check"])
+    assert done.exit_code == 1
+    assert "key 1: answers" in done.output
+    assert "key 2: server_credentials_rejected" in done.output
+    assert "alias  ->  a, b" in done.output
+    upstream.default = b.default = reply(200, {"data": []})
+    assert two.test_cli_runner().invoke(args=["upstreams", "check"]).exit_code == 0
+
+
+def test_weights_and_sessions(make_two: Make, tmp_path: Path, upstream: Upstream, b: Upstream) -> None:
+    """A target is first as often as its weight says; with affinity always the same for one session."""
+    file = tmp_path / "upstreams.toml"
+    targets = 'targets = [{upstream = "a", weight = 3}, {upstream = "b"}]'
+    file.write_text(file.read_text() + f'\n[models.w]\n{targets}\n[models.s]\n{targets}\naffinity = "session"\n')
+    fleet = service(Fleet, make_two())
+    payer = Payer((fleet.upstreams["a"].settings.keys[0],))
+
+    def first(model: str, session: str = "") -> str:
+        return fleet.plan(payer, Wanted(model, "responses", session=session)).attempts[0].upstream.settings.name
+
+    assert 640 < sum(first("w") == "a" for _ in range(1000)) < 860
+    chosen = {str(number): first("s", str(number)) for number in range(1000)}
+    assert 640 < sum(name == "a" for name in chosen.values()) < 860
+    assert all(first("s", session) == name for session, name in chosen.items())
+
+
+def test_how_they_do_can_be_seen(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """By a route for admins and by metrics; nothing in it is a key."""
+    upstream.script(reply(401, error_document()))
+    upstream.default = reply(500, error_document())
+    for _ in range(5):
+        with ask(two) as answer:
+            assert answer.status_code == 200
+    told = two.test_client().get("/api/v1/upstreams").get_data(as_text=True)
+    first, second = json.loads(told)["upstreams"]
+    assert (first["name"], first["state"], first["reason"]) == ("a", "rests", "upstream_error")
+    assert 20 < first["due_in_seconds"] <= 36
+    assert (first["recent_attempts"], first["success_rate"], first["p50_ms"]) == (6, 0, None)
+    assert [key["state"] for key in first["keys"]] == ["rests", "well"]
+    assert first["keys"][0]["reason"] == "server_credentials_rejected"
+    assert (second["state"], second["success_rate"], second["in_flight"]) == ("well", 1, 0)
+    assert "sk-" not in told
+    metrics = samples(two.test_client().get("/metrics").get_data(as_text=True))
+    assert value(metrics, "upstream_attempts_total", upstream="b", outcome="ok") == 5
+    assert value(metrics, "upstream_attempts_total", upstream="a", outcome="upstream_error") == 5

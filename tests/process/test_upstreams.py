@@ -1,0 +1,133 @@
+"""Several upstreams behind real gunicorn, which fail in turn: nobody is mixed up, nothing is lost, all is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+import sqlalchemy as sa
+
+from app.store.tables import attempts
+from tests.records import connected, settled
+from tests.server import Server
+from tests.upstream import Answer, Received, Upstream, delayed, echo, error_document, pieces, reply, reset, silence
+
+REQUESTS = int(os.environ.get("CHAOS_REQUESTS", "1500"))
+CALLERS = 16
+SPELL_SECONDS = 0.7
+resets: list[str] = []
+
+
+async def counted_reset(received: Received, writer: asyncio.StreamWriter) -> None:
+    resets.append(received.path)
+    await reset()(received, writer)
+
+
+FAULTS: list[Answer] = [
+    reply(500, error_document()),
+    reply(503, error_document()),
+    reply(429, error_document(), {"Retry-After": "1"}),
+    counted_reset,
+    silence(),
+    pieces([b"HTTP/1.1 200 X\r\nContent-Length: 99\r\n\r\n{"]),
+]
+Start = Callable[..., Server]
+
+
+def faulty_in_turn(number: int, chance: random.Random) -> Answer:
+    """The answers of one of three upstreams: every third spell it fails, each time in another way."""
+
+    async def answer(received: Received, writer: asyncio.StreamWriter) -> None:
+        spell = int(time.monotonic() / SPELL_SECONDS)
+        fails = spell % 3 == number
+        await (chance.choice(FAULTS) if fails else delayed(0.005, echo))(received, writer)
+
+    return answer
+
+
+@pytest.fixture
+def three() -> Iterator[list[Upstream]]:
+    with Upstream() as first, Upstream() as second, Upstream() as third:
+        for number, one in enumerate((first, second, third)):
+            one.default = faulty_in_turn(number, random.Random(number))
+        yield [first, second, third]
+
+
+@pytest.fixture
+def server(three: list[Upstream], start_server: Start, tmp_path: Path) -> Server:
+    """Two workers over the three, any of which may answer."""
+    file = tmp_path / "upstreams.toml"
+    tables = [
+        f'[upstreams.u{number}]\nbase_url = "{one.base_url}"\ndialects = "responses"\nfirst_byte_seconds = 0.5\n'
+        for number, one in enumerate(three)
+    ]
+    targets = ", ".join(f'{{upstream = "u{number}"}}' for number in range(len(three)))
+    file.write_text("\n".join([*tables, f'[models."gpt-4o-mini"]\ntargets = [{targets}]\n']))
+    return start_server(UPSTREAMS_FILE=file, WEB_CONCURRENCY=2)
+
+
+def ask(server: Server, nonce: str) -> str:
+    """`ok`, what went wrong, or `lost` where the worker took the connection with it."""
+    try:
+        answer = server.chat(nonce, free_mode=True)
+    except (OSError, http.client.HTTPException):
+        return "lost"
+    told = json.loads(answer.body)
+    if answer.status == 200:
+        return "ok" if told["response_text"] == nonce else "mixed"
+    return str(told["code"])
+
+
+def tried(url: str) -> int:
+    with connected(url) as connection:
+        return int(connection.execute(sa.select(sa.func.count()).select_from(attempts)).scalar_one())
+
+
+@pytest.mark.alone
+def test_upstreams_that_fail_in_turn(server: Server, three: list[Upstream], database_url: str) -> None:
+    """Whenever one target is well, it answers; one of the workers is killed meanwhile."""
+    server.wait_for(lambda: len(server.worker_pids) == 2)
+    killing = threading.Timer(2.0, lambda: psutil.Process(server.worker_pids[0]).send_signal(signal.SIGKILL))
+    killing.start()
+    with ThreadPoolExecutor(CALLERS) as pool:
+        outcomes = Counter(pool.map(lambda number: ask(server, f"nonce-{number}"), range(REQUESTS)))
+    killing.join()
+    lost = outcomes.pop("lost", 0)
+    assert lost <= CALLERS
+    assert outcomes["mixed"] == 0
+    assert outcomes["ok"] >= 0.999 * (REQUESTS - lost), outcomes
+    rows = settled(database_url, 30)
+    assert REQUESTS - lost <= len(rows) <= REQUESTS
+    asked = sum(len(one.received) for one in three)
+    # What a killed worker had asked for is not written down, with all its attempts. A reset of a connection that was
+    # used before is taken for the end of an idle one: the same attempt sends its request once more.
+    assert 0 <= asked - tried(database_url) <= 3 * lost + len(resets)
+    assert not [row for row in rows if row["status"] == "pending"]
+
+
+def test_an_upstream_that_is_switched_off(server: Server, three: list[Upstream]) -> None:
+    """In mid-load, for good: no request fails for it."""
+    for one in three:
+        one.default = delayed(0.02, echo)
+
+    def switch_off() -> None:
+        three[0].default = reset()
+
+    off = threading.Timer(0.4, switch_off)
+    off.start()
+    with ThreadPoolExecutor(CALLERS) as pool:
+        outcomes = Counter(pool.map(lambda number: ask(server, f"nonce-{number}"), range(500)))
+    off.join()
+    assert outcomes == {"ok": 500}

@@ -1,0 +1,103 @@
+"""Who rests, for how long, and how it comes back; and how many repetitions an upstream may have."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.models import ApiKey
+from app.upstreams.health import FAILURES_IN_A_ROW, PROBE_SECONDS, Health
+from app.upstreams.load import Load
+
+KEY = ApiKey("sk-1", "default")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def health(clock: Clock) -> Health:
+    return Health(clock, lambda: 1.0)
+
+
+def fail(health: Health, times: int = FAILURES_IN_A_ROW) -> None:
+    for _ in range(times):
+        health.asked()
+        health.failed("upstream_error")
+
+
+def test_it_rests_after_five_failures_in_a_row(health: Health) -> None:
+    """Four, or five with a success between, are no reason."""
+    fail(health, 4)
+    health.succeeded()
+    fail(health, 4)
+    assert (health.rest, health.due_in) == (None, 0)
+    fail(health, 1)
+    assert health.rest is not None
+    assert (health.rest.reason, health.due_in) == ("upstream_error", 30)
+
+
+def test_failures_of_what_was_under_way_do_not_prolong_it(health: Health) -> None:
+    """A hundred requests that fail together are one reason, not twenty."""
+    health.asked()
+    for _ in range(100):
+        health.failed("upstream_error")
+    assert health.due_in == 30
+
+
+def test_each_rest_is_longer_than_the_one_before(health: Health, clock: Clock) -> None:
+    """30 s times in a row, at most 300 s; one failed probe is enough."""
+    fail(health)
+    rests = []
+    for _ in range(12):
+        rests.append(health.due_in)
+        clock.now += health.due_in
+        assert health.due_in == 0
+        fail(health, 1)
+    assert rests == [30, 60, 90, 120, 150, 180, 210, 240, 270, 300, 300, 300]
+    health.succeeded()
+    fail(health)
+    assert health.due_in == 30
+
+
+def test_one_probe_at_a_time(health: Health, clock: Clock) -> None:
+    """Others wait for how it goes; a probe that never tells does not keep them away for ever."""
+    fail(health)
+    clock.now += 30
+    health.asked()
+    assert health.due_in == PROBE_SECONDS
+    clock.now += PROBE_SECONDS
+    assert health.due_in == 0
+    health.asked()
+    health.succeeded()
+    assert health.due_in == 0
+
+
+def test_a_rest_of_known_length(health: Health, clock: Clock) -> None:
+    """After a 429 it is as long as upstream has said."""
+    health.rest_for(7.5, "upstream_rate_limited")
+    assert health.due_in == 7.5
+    clock.now += 7.5
+    assert (health.rest, health.due_in) == (None, 0)
+
+
+def test_a_fifth_may_be_repetitions() -> None:
+    """Three at least, so that one caller of a small server is not told of every hiccup."""
+    load = Load()
+    assert [load.begin_retry() for _ in range(4)] == [True, True, True, False]
+    for _ in range(40):
+        load.begin(KEY)
+    assert [load.begin_retry() for _ in range(6)] == [True] * 5 + [False]
+    load.end_retry()
+    assert load.begin_retry()
+    load.end(KEY)
+    assert (load.total, load.of(KEY), load.of(ApiKey("sk-2", "default"))) == (39, 39, 0)
