@@ -504,7 +504,7 @@ def test_budgets_without_deadlocks(
 def test_each_admission_has_its_own_row(database_url: str) -> None:
     """However many are admitted at once: the database gives the ids of all rows together."""
     accounts, database = accounts_of(database_url)
-    admission = Admission(accounts, "owner", token_required=False)
+    admission = Admission(accounts, "owner", token_required=False, max_output_tokens=100)
     calls = [Call(30, request_id=f"request-{number}") for number in range(100)]
     openings = [
         Opening(call=call, principal=NOBODY, ask=Ask(route=CHAT), server_pays=True, worst_nano=lambda _: None)

@@ -15,6 +15,7 @@ from flask import Flask
 from app.calls.call import Call
 from app.ledger.accounts import Accounts, Limits
 from app.ledger.admission import Admission
+from app.ledger.client_rows import hold
 from app.ledger.ledger import Ledger
 from app.ledger.limits import Ask, Opening
 from app.store.database import Database
@@ -201,7 +202,11 @@ def test_when_a_used_up_budget_is_asked_again(app: Flask, period: str, day: int,
     ask, call = Ask(route="/api/v1/chat", model=MODEL, max_tokens=10), Call(5)
     opening = Opening(call=call, principal=principal, ask=ask, server_pays=True, worst_nano=lambda limit: 1000)
     admission = Admission(accounts, "owner", token_required=True, max_output_tokens=10, clock=lambda: noon)
-    (refused,) = database.write(lambda connection: admission.admit_all(connection, [opening]))
+
+    def admit(connection: sa.Connection) -> list[Any]:
+        return admission.admit_all(connection, [opening], hold(connection, [principal.account.id]))
+
+    (refused,) = database.write(admit)
     assert (refused.error_code, refused.retry_after) == ("budget_exceeded", seconds)
 
 
