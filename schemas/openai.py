@@ -17,11 +17,11 @@ STREAM = {
 }
 
 
-def request_body(**example: Any) -> dict[str, Any]:
-    """The body of one of OpenAI's requests, with one to try."""
+def request_body(whose: str = "OpenAI", **example: Any) -> dict[str, Any]:
+    """The body of one of OpenAI's requests, or of another vendor's, with one to try."""
     schema = {
         "type": "object",
-        "description": "OpenAI's request body; passed on as it comes.",
+        "description": f"{whose}'s request body; passed on as it comes.",
         "properties": {"stream": STREAM},
         "additionalProperties": True,
     }
@@ -38,15 +38,15 @@ def own_header(name: str) -> fields.String:
     )
 
 
-class OpenAIHeadersSchema(QuickSchema):
-    """Headers that choose whose key pays."""
+def own_key_header(description: str) -> fields.String:
+    """The header that carries the caller's own key on every route."""
+    metadata = {"description": description, "pattern": KEY}
+    return fields.String(data_key="X-OpenAI-Api-Key", validate=well_formed_key, metadata=metadata)
 
-    openai_api_key = fields.String(
-        data_key="X-OpenAI-Api-Key",
-        validate=well_formed_key,
-        metadata={"description": "The caller's own key; wins over `Authorization: Bearer`.", "pattern": KEY},
-    )
-    free_mode = fields.String(
+
+def free_mode_header() -> fields.String:
+    """The header that asks for free mode where the body has no member for it."""
+    return fields.String(
         data_key="X-Free-Mode",
         validate=validate.OneOf(["true", "false"]),
         metadata={
@@ -55,6 +55,13 @@ class OpenAIHeadersSchema(QuickSchema):
             "example": "true",
         },
     )
+
+
+class OpenAIHeadersSchema(QuickSchema):
+    """Headers that choose whose key pays."""
+
+    openai_api_key = own_key_header("The caller's own key; wins over `Authorization: Bearer`.")
+    free_mode = free_mode_header()
     organization = own_header("OpenAI-Organization")
     project = own_header("OpenAI-Project")
     beta = own_header("OpenAI-Beta")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from app.calls.call import Call
@@ -71,8 +72,9 @@ class Entry:
         counted = self.receipt.usage
         if counted is not None or not self._may_cost:
             return counted or Usage(), False
-        sent, written = self._ask.prompt_tokens, self.receipt.written.tokens
-        return Usage(sent, written, sent + written), bool(sent + written)
+        began, written = self.receipt.started or Usage(self._ask.prompt_tokens), self.receipt.written.tokens
+        total = began.input_tokens + written
+        return dataclasses.replace(began, output_tokens=written, total_tokens=total), bool(total)
 
     def settle(self, status: str, code: str | None = None) -> bool:
         """Close the row; only the first call counts. Tells whether this was it."""

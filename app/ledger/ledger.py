@@ -83,7 +83,7 @@ class Ledger:
         call.check()
 
         def worst_nano(limit: int) -> int | None:
-            return self.prices.cost_nano(ask.model, Usage(ask.prompt_tokens, limit * ask.choices))
+            return self.prices.cost_nano(ask.model, ask.most_usage(limit))
 
         opening = Opening(call=call, principal=principal, ask=ask, server_pays=server_pays, worst_nano=worst_nano)
         try:

@@ -13,6 +13,7 @@ from app.errors import ChatServiceException
 from app.ledger.accounts import Account, Principal
 from app.ledger.budgets import period_end, period_start
 from app.ledger.lease import LEASE_SECONDS
+from app.models import Usage
 from app.store.statement import Statement
 from app.store.tables import requests, spending
 from app.units import MICROSECONDS, dollars
@@ -58,7 +59,9 @@ class Ask:
     """What a request wants, as far as admission and the ledger care.
 
     `prompt_tokens` is an estimate; `max_tokens` bounds each of its `choices`, None where it names no bound. `uncovered`
-    names the first member whose cost or model nobody can know before. `is_listing`: it lists models, which is free.
+    names the first member whose cost or model nobody can know before. `cache_write`: for how long the prompt may be
+    written to a cache, `5m` or `1h`, which costs more than to read it. `is_free`: it costs nothing, whatever its model.
+    `is_listing`: it lists models, which is free and no request of a model.
     """
 
     route: str
@@ -69,7 +72,19 @@ class Ask:
     max_tokens: int | None = 0
     choices: int = 1
     uncovered: str | None = None
+    cache_write: str = ""
+    is_free: bool = False
     is_listing: bool = False
+
+    def most_usage(self, limit: int) -> Usage:
+        """The most that the request may use with `limit` output tokens per choice."""
+        sent, kept = self.prompt_tokens, self.cache_write
+        return Usage(
+            sent,
+            limit * self.choices,
+            cache_write_tokens=sent if kept == "5m" else 0,
+            cache_write_1h_tokens=sent if kept == "1h" else 0,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +206,7 @@ class Standing:
 
     def _check_budget(self, opening: Opening) -> Reservation:
         budget, period = self._account.budget_nano, self._account.budget_period
-        if budget is None or period is None or not opening.server_pays:
+        if budget is None or period is None or not opening.server_pays or opening.ask.is_free:
             return Reservation()
         limit = self._max_output_tokens if opening.ask.max_tokens is None else opening.ask.max_tokens
         worst = opening.worst_nano(limit)

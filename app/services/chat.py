@@ -189,7 +189,9 @@ class ChatService:
     def _complete(self, exchange: OpenExchange, generation: Generation, listener: Listener | None) -> ParsedCompletion:
         """Have upstream answer; with a listener upstream is asked to stream."""
         asked = self._body(generation, stream=listener is not None)
-        with exchange.send(self._dialect.PATH, asked.body, again=asked.again) as response:
+        with exchange.send(
+            self._dialect.PATH, asked.body, headers=self._dialect.HEADERS, again=asked.again
+        ) as response:
             asked.accepted()
             if listener is None:
                 completion = self._read(exchange, response)

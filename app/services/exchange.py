@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -28,11 +28,12 @@ from app.upstreams.keys import KeySelector, Payer
 from app.upstreams.openai_client import OpenAIClient
 from app.upstreams.parameters import ModelParameters
 from app.upstreams.retry import AttemptFailed
-from app.upstreams.routing import Attempt, Plan, Upstream, UpstreamRequest
+from app.upstreams.routing import NO_HEADERS, Attempt, Plan, Upstream, UpstreamRequest
 from app.upstreams.slots import Slots
 from app.upstreams.sse import Event, StreamEvent
 from app.upstreams.stream_end import whole_stream
 from app.upstreams.transport import Response, bounded
+from app.upstreams.usage import joined
 
 
 @dataclass(frozen=True)
@@ -113,16 +114,21 @@ class OpenExchange:
         return self._entry.output_limit
 
     def send(
-        self, path: str, body: bytes | None, *, again: Callable[[str], bytes | None] | None = None
+        self,
+        path: str,
+        body: bytes | None,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        again: Callable[[str], bytes | None] | None = None,
     ) -> HeldResponse:
         """Make the attempts of the plan, each in a slot; the slot of the one that succeeds is held until the response
         is closed.
 
         A pause between two attempts holds none: one upstream account that is limited must not stop everybody else
         (test_slots.py). Without a body it is a GET. `again` is told the parameter that upstream does not take and gives
-        the body of one more attempt, or None. Raises ServiceException.
+        the body of one more attempt, or None. `headers` are those of its dialect. Raises ServiceException.
         """
-        asked = _Asked(UpstreamRequest(path, body), again)
+        asked = _Asked(UpstreamRequest(path, body, headers), again)
         response, _ = routing.follow(
             self._plan, self._exchange.keys, self._call, lambda attempt: self._adapted(attempt, asked)
         )
@@ -140,7 +146,10 @@ class OpenExchange:
         tier = ""
         for event, meaning in whole_stream(self._progress(response), read_event, only_whole=only_whole):
             tier = tier if meaning.service_tier is None else meaning.service_tier
-            self.note(meaning.usage and dataclasses.replace(meaning.usage, service_tier=tier), meaning.model)
+            if meaning.started is not None:
+                self.receipt.started = dataclasses.replace(meaning.started, service_tier=tier)
+            counted = meaning.usage and joined(self.receipt.started, meaning.usage)
+            self.note(counted and dataclasses.replace(counted, service_tier=tier), meaning.model)
             if meaning.written:
                 self.receipt.written.add(meaning.written)
             if meaning.text and self.receipt.first_token_seconds is None:
@@ -237,7 +246,7 @@ class _Asked:
         body = self.again(refused) if self.again is not None and refused is not None else None
         if body is None:
             return False
-        self.request = UpstreamRequest(self.request.path, body)
+        self.request = dataclasses.replace(self.request, body=body)
         return True
 
 

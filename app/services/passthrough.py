@@ -19,11 +19,12 @@ from app.json_bytes import dump_json
 from app.ledger.accounts import Principal
 from app.ledger.limits import Ask
 from app.ledger.stored import StoredResponses
-from app.models import MODEL_MAX_LENGTH, Credentials, is_placeholder
+from app.models import MODEL_MAX_LENGTH, Credentials, Usage, is_placeholder
+from app.services.coverage import LIMITS
 from app.services.exchange import Exchange, HeldResponse, OpenExchange
-from app.services.passed_request import LIMITS, PassedRequest, read_request
+from app.services.passed_request import PassedRequest, read_request
 from app.units import dollars
-from app.upstreams import chat_completions, embeddings, responses
+from app.upstreams import chat_completions, embeddings, messages, responses
 from app.upstreams.answer_headers import passed_headers
 from app.upstreams.errors import bad_response
 from app.upstreams.json import load_json, string_or_none
@@ -39,15 +40,23 @@ BLANK = b" \t\r\n"
 class PassedDialect(Protocol):
     """What passing a request through needs of its dialect."""
 
+    HEADERS: Mapping[str, str]
+
     def read_event(self, data: bytes) -> StreamEvent:
         """Say what an event of a stream means."""
+
+    def read_usage(self, document: Mapping[str, Any]) -> Usage | None:
+        """The usage in a finished answer."""
 
 
 DIALECTS: Mapping[str, PassedDialect] = {
     responses.PATH: responses,
     chat_completions.PATH: chat_completions,
     embeddings.PATH: embeddings,
+    messages.PATH: messages,
+    messages.COUNT_PATH: messages,
 }
+NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -98,16 +107,26 @@ class Passthrough:
         return self._token_required and account is not None and account.free_mode and self._exchange.keys.has_server_key
 
     def create(
-        self, path: str, body: bytes, credentials: Credentials, principal: Principal, call: Call, query: str = ""
+        self,
+        path: str,
+        body: bytes,
+        credentials: Credentials,
+        principal: Principal,
+        call: Call,
+        query: str = "",
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> PassedResponse:
-        """Pass a body on to `path` and `query`, and the answer back; raises ServiceException."""
+        """Pass a body on to `path` and `query`, and the answer back; `headers` win over those of the dialect.
+
+        Raises ServiceException.
+        """
         request = self._checked(read_request(path, body), credentials, principal)
         with contextlib.ExitStack() as resources:
             exchange = resources.enter_context(self._exchange.open(request.ask, credentials, principal, call))
             if self._is_local and path == responses.PATH and (members := response_format(request.document)):
                 request = request.with_members(**members)
             asks_for_usage = request.hides_usage and exchange.payer.may_be_server
-            response = resources.enter_context(_send(path, query, request, exchange, asks_for_usage))
+            response = resources.enter_context(_send(path, query, headers, request, exchange, asks_for_usage))
             if request.ask.streamed:
                 llama = LlamaEvents(exchange.model) if self._is_local else None
                 passed = _events(response, exchange, call, DIALECTS[path], asks_for_usage, llama)
@@ -115,7 +134,7 @@ class Passthrough:
                 pieces = iter(response)
                 head, is_whole = _head(pieces, response.max_bytes)
                 if is_whole:
-                    return _whole(head, response, exchange)
+                    return _whole(head, response, exchange, DIALECTS[path].read_usage)
                 passed = _unheld(head, pieces, exchange)
             # The row of a stream is settled where the stream ends.
             held = resources.pop_all()
@@ -182,7 +201,14 @@ def _events(
             call.shorten(AFTER_END_SECONDS)
 
 
-def _send(path: str, query: str, request: PassedRequest, exchange: OpenExchange, asks_for_usage: bool) -> HeldResponse:
+def _send(
+    path: str,
+    query: str,
+    headers: Mapping[str, str],
+    request: PassedRequest,
+    exchange: OpenExchange,
+    asks_for_usage: bool,
+) -> HeldResponse:
     """Send a request as it came, but with the output limit that its budget needs, and asking for usage where upstream
     knows how to (app/upstreams/parameters.py)."""
     limit = {} if exchange.output_limit is None else {LIMITS[path][0]: exchange.output_limit}
@@ -195,7 +221,7 @@ def _send(path: str, query: str, request: PassedRequest, exchange: OpenExchange,
         return request.changed(**members) if members else request.body
 
     asked = AdaptedBody(exchange.parameters, exchange.model, make, {"stream_options"} if asks_for_usage else ())
-    response = exchange.send(path + query, asked.body, again=asked.again)
+    response = exchange.send(path + query, asked.body, headers={**DIALECTS[path].HEADERS, **headers}, again=asked.again)
     asked.accepted()
     return response
 
@@ -246,7 +272,14 @@ def _unheld(head: bytes, pieces: Iterator[bytes], exchange: OpenExchange) -> Ite
     exchange.note(usage_in_tail(tail), None)
 
 
-def _whole(raw: bytes, response: HeldResponse, exchange: OpenExchange, *, is_list: bool = False) -> PassedResponse:
+def _whole(
+    raw: bytes,
+    response: HeldResponse,
+    exchange: OpenExchange,
+    usage_of: Callable[[Mapping[str, Any]], Usage | None] = read_usage,
+    *,
+    is_list: bool = False,
+) -> PassedResponse:
     """The answer as it came, if it is a JSON object; its usage is noted. `is_list`: one without OpenAI's object around
     it is one, too."""
     document = load_json(raw)
@@ -256,7 +289,7 @@ def _whole(raw: bytes, response: HeldResponse, exchange: OpenExchange, *, is_lis
         raw = dump_json(document)
     if not isinstance(document, dict):
         raise bad_response()
-    exchange.note(read_usage(document), string_or_none(document.get("model")))
+    exchange.note(usage_of(document), string_or_none(document.get("model")))
     exchange.note_response(_response_id(document))
     if _tells_failure(document):
         exchange.settle("error", "upstream_failed")

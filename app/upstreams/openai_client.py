@@ -17,7 +17,7 @@ from app.calls.watchdog import Watchdog
 from app.config import Config
 from app.errors import ServiceException
 from app.models import ApiKey, Completion, Credentials, Generation, Message, is_well_formed
-from app.upstreams import retry, routing
+from app.upstreams import messages, retry, routing
 from app.upstreams.connection_errors import ConnectionLost, CouldNotConnect
 from app.upstreams.dialects import native_dialect
 from app.upstreams.errors import connection_error, from_status, request_id
@@ -63,7 +63,7 @@ class OpenAIClient:
         """
         # The local model knows one key, whoever pays: a caller's own would be refused, and nothing is billed by it.
         secret = self._config.openai_api_key if self._config.local_model else key.secret
-        headers = {**HEADERS, **key.headers, "Authorization": f"Bearer {secret}"}
+        headers = {**HEADERS, **key.headers, **request.headers, **self._key_headers(secret, request)}
         try:
             call.remaining_seconds()
             response = self._transport.send(request.path, headers, request.body, call)
@@ -117,7 +117,8 @@ class OpenAIClient:
         )
         plan = routing.make_plan(self._keys.payer(Credentials(api_key or "", free_mode)), self)
         without = ModelParameters().of(generation.model)
-        request = UpstreamRequest(dialect.PATH, dialect.request_body(generation, without=without))
+        body = dialect.request_body(generation, without=without)
+        request = UpstreamRequest(dialect.PATH, body, dialect.HEADERS)
         began = time.monotonic()
         self._watchdog.add(call)
         try:
@@ -138,6 +139,12 @@ class OpenAIClient:
     def _validate_api_key(self, api_key: str) -> bool:
         """Tell whether a key is well-formed. Whether upstream accepts it shows when it is used: nothing probes."""
         return is_well_formed(api_key)
+
+    def _key_headers(self, secret: str, request: UpstreamRequest) -> dict[str, str]:
+        """How upstream is told the key: as a bearer credential, in Anthropic's dialect by its own header as well."""
+        if messages.VERSION_HEADER in request.headers:
+            return messages.key_headers(secret, self._config.openai_base_url)
+        return {"Authorization": f"Bearer {secret}"}
 
     def _refused(self, response: Response, key: ApiKey, call: Call) -> AttemptFailed:
         """The failure of an attempt that upstream answered without success."""

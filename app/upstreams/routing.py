@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from app.calls.call import Call
@@ -13,13 +14,19 @@ from app.upstreams.keys import KeySelector, Payer
 from app.upstreams.retry import AttemptFailed, until_answered
 from app.upstreams.transport import Response
 
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class UpstreamRequest:
-    """What is sent: a POST of JSON, or a GET where there is no body. `path` is below the upstream's base URL."""
+    """What is sent: a POST of JSON, or a GET where there is no body. `path` is below the upstream's base URL.
+
+    `headers` are those that its dialect has beside everybody's; they win over those.
+    """
 
     path: str
     body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 class Upstream(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -51,6 +52,27 @@ def told_tier(document: Mapping[str, Any]) -> str | None:
     if not isinstance(tier, str):
         return None
     return "" if tier in STANDARD_TIERS else tier[:64]
+
+
+def joined(started: Usage | None, told: Usage) -> Usage:
+    """The usage of an answer whose input was told when it `started`, as Anthropic's API does, and whose output later.
+
+    The later count of the input holds where it is larger. How long a cache keeps it is told at the start only.
+    """
+    if started is None:
+        return told
+    sent = told if told.input_tokens > started.input_tokens else started
+    kept = sent.cache_write_tokens + sent.cache_write_1h_tokens
+    kept_1h = min(kept, started.cache_write_1h_tokens)
+    return dataclasses.replace(
+        told,
+        input_tokens=sent.input_tokens,
+        total_tokens=sent.input_tokens + told.output_tokens,
+        cached_tokens=sent.cached_tokens,
+        cache_write_tokens=kept - kept_1h,
+        cache_write_1h_tokens=kept_1h,
+        has_fees=told.has_fees or started.has_fees,
+    )
 
 
 def usage_in_tail(tail: bytes) -> Usage | None:

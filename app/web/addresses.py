@@ -7,6 +7,7 @@ import re
 from app.errors import ValidationException
 
 OPENAI_ROUTES = ("/responses", "/chat/completions", "/embeddings", "/models")
+ANTHROPIC_ROUTES = ("/messages", "/messages/count_tokens")
 OTHER_ROUTES = {
     "/chat": "/api/v1/chat",
     "/preview": "/api/v1/chat/preview",
@@ -33,6 +34,11 @@ def not_found(path: str) -> ValidationException:
         error.explain(
             f"Perhaps {meant} is meant: the base_url of an OpenAI client ends with /v1 and nothing behind it",
             f"혹시 {meant}인가요? OpenAI 클라이언트의 base_url은 /v1로 끝나야 합니다.",
+        )
+    elif meant := next((f"/v1{route}" for route in ANTHROPIC_ROUTES if shortened.endswith(route)), ""):
+        error.explain(
+            f"Perhaps {meant} is meant: the base_url of an Anthropic client ends before /v1",
+            f"혹시 {meant}인가요? Anthropic 클라이언트의 base_url은 /v1 앞에서 끝나야 합니다.",
         )
     elif meant := next((route for end, route in OTHER_ROUTES.items() if shortened.endswith(end)), ""):
         error.explain(f"Perhaps {meant} is meant", f"혹시 {meant}인가요?")

@@ -20,7 +20,7 @@ from app.models import ChatRequest, ChatResponse
 from app.services.chat import Listener
 from app.services.passthrough import PassedResponse
 from app.services.turn_stream import Keepalive, Started, Text, TurnEvent, TurnStream
-from app.web.problems import openai_error, prefers_english, problem
+from app.web.problems import ErrorDialect, prefers_english, problem
 from app.web.services import service
 from schemas.chat import ChatResponseSchema
 
@@ -53,8 +53,8 @@ def stream_turn(request: ChatRequest, run: Callable[[Listener], ChatResponse], c
     return response
 
 
-def stream_passed(passed: PassedResponse, events: Iterator[bytes], call: Call) -> Response:
-    """Answer with upstream's own stream."""
+def stream_passed(passed: PassedResponse, events: Iterator[bytes], call: Call, errors: ErrorDialect) -> Response:
+    """Answer with upstream's own stream; `errors` says how its clients are told that it broke off."""
 
     def encoded() -> Iterator[bytes]:
         last = b"\n\n"
@@ -62,8 +62,7 @@ def stream_passed(passed: PassedResponse, events: Iterator[bytes], call: Call) -
             for last in events:
                 yield last
         except ServiceException as exc:
-            error = openai_error(exc)
-            members = {"sequence_number": 0} | error["error"] | {"type": "error"} | error
+            members = errors.last_event(exc, call.request_id)
             event = _event("error", json.dumps(members, ensure_ascii=False, separators=(",", ":")))
             # An event that upstream did not end would take the lines of ours for its own.
             yield event if last.endswith(BLANK_LINES) else b"\n\n" + event
