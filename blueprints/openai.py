@@ -7,11 +7,10 @@ from typing import Any, cast
 
 from flask import Response
 
-from app.models import Credentials
 from app.services.passthrough import Passthrough
 from app.web.access import Access, principal
 from app.web.middleware import call
-from app.web.passing import json_body, passed_answer, passed_credentials, query
+from app.web.passing import json_body, openai_credentials, passed_answer, query
 from app.web.problems import OPENAI
 from app.web.services import service
 from app.web.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint
@@ -26,13 +25,6 @@ blp = StrictBlueprint(
     errors=OPENAI,
 )
 
-OWN_HEADERS = {
-    "organization": "OpenAI-Organization",
-    "project": "OpenAI-Project",
-    "beta": "OpenAI-Beta",
-    "idempotency_key": "Idempotency-Key",
-}
-"""Headers that belong to a caller's own key, by their names in OpenAIHeadersSchema."""
 MESSAGES = [
     {"role": "system", "content": "You are a helpful assistant."},
     {"role": "user", "content": "What is the capital of France?"},
@@ -94,7 +86,7 @@ def models(headers: dict[str, str]) -> Response:
 
     As OpenAI's `GET /v1/models`.
     """
-    return passed_answer(service(Passthrough).models(_credentials(headers), principal(), call(), query()), OPENAI)
+    return passed_answer(service(Passthrough).models(openai_credentials(headers), principal(), call(), query()), OPENAI)
 
 
 @blp.get("/models/<path:model>")
@@ -104,14 +96,9 @@ def model(headers: dict[str, str], model: str) -> Response:
 
     As OpenAI's `GET /v1/models/{model}`.
     """
-    return passed_answer(service(Passthrough).model(model, _credentials(headers), principal(), call()), OPENAI)
+    return passed_answer(service(Passthrough).model(model, openai_credentials(headers), principal(), call()), OPENAI)
 
 
 def _create(path: str, headers: dict[str, str]) -> Response:
-    body, credentials = json_body(), _credentials(headers)
+    body, credentials = json_body(), openai_credentials(headers)
     return passed_answer(service(Passthrough).create(path, body, credentials, principal(), call(), query()), OPENAI)
-
-
-def _credentials(headers: dict[str, str]) -> Credentials:
-    own = {name: headers[field] for field, name in OWN_HEADERS.items() if headers.get(field)}
-    return passed_credentials(headers, own)

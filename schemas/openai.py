@@ -28,6 +28,17 @@ def request_body(whose: str = "OpenAI", **example: Any) -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
 
 
+def form_body() -> dict[str, Any]:
+    """The form of a request with a file."""
+    properties = {
+        "file": {"type": "string", "format": "binary", "description": "The sound."},
+        "model": {"type": "string", "example": "gpt-4o-mini-transcribe"},
+    }
+    schema = {"type": "object", "properties": properties, "required": ["file"], "additionalProperties": True}
+    description = "OpenAI's form; passed on as it comes."
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema | {"description": description}}}}
+
+
 def own_header(name: str) -> fields.String:
     """A header of OpenAI's that passes with the caller's own key and with no other."""
     pattern = r"^[\x20-\x7e]{0,256}$"

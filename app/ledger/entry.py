@@ -38,6 +38,8 @@ class Entry:
     def cost_nano(self) -> int | None:
         """What the request has cost so far: 0 from the cache and where upstream was not asked, None if unknown."""
         usage, _ = self.usage()
+        if self._ask.is_unbounded and self.receipt.usage is None and self._may_cost:
+            return None
         if self.receipt.cache_hit or not usage.total_tokens:
             return 0
         if self._priced is None or self._priced[0] is not usage:

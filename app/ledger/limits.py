@@ -61,6 +61,7 @@ class Ask:
     `prompt_tokens` is an estimate; `max_tokens` bounds each of its `choices`, None where it names no bound. `uncovered`
     names the first member whose cost or model nobody can know before. `cache_write`: for how long the prompt may be
     written to a cache, `5m` or `1h`, which costs more than to read it. `is_free`: it costs nothing, whatever its model.
+    `is_unbounded`: what it costs does not go by tokens that could be known before.
     `is_listing`: it lists models, which is free and no request of a model.
     """
 
@@ -74,6 +75,7 @@ class Ask:
     uncovered: str | None = None
     cache_write: str = ""
     is_free: bool = False
+    is_unbounded: bool = False
     is_listing: bool = False
 
     def most_usage(self, limit: int) -> Usage:
@@ -128,6 +130,8 @@ def check_permission(account: Account, ask: Ask, *, server_pays: bool) -> None:
     if ask.uncovered and server_pays and (account.models or account.budget_nano is not None):
         message = f"This client's limits cannot cover `{ask.uncovered}`"
         raise ChatServiceException(message, "not_covered", param=ask.uncovered)
+    if ask.is_unbounded and server_pays and account.budget_nano is not None:
+        raise ChatServiceException("This client's budget cannot cover this route", "not_covered")
 
 
 class Standing:

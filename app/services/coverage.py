@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from app.upstreams import chat_completions, embeddings, messages, responses
+from app.upstreams import chat_completions, completions, embeddings, media, messages, responses
 from app.upstreams.json import string_or_none
 
 LIMITS: Mapping[str, tuple[str, ...]] = {
@@ -14,6 +14,8 @@ LIMITS: Mapping[str, tuple[str, ...]] = {
     embeddings.PATH: (),
     messages.PATH: ("max_tokens",),
     messages.COUNT_PATH: (),
+    completions.PATH: ("max_tokens",),
+    **dict.fromkeys(media.PATHS, ()),
 }
 """The members by which each route bounds its output; the first is added where a budget needs a bound."""
 CHOICES = ("n", "best_of")

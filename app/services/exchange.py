@@ -144,7 +144,7 @@ class OpenExchange:
         The event that counts the tokens need not name the service tier: the last that was named is theirs.
         """
         tier = ""
-        for event, meaning in whole_stream(self._progress(response), read_event, only_whole=only_whole):
+        for event, meaning in whole_stream(self.pieces(response), read_event, only_whole=only_whole):
             tier = tier if meaning.service_tier is None else meaning.service_tier
             if meaning.started is not None:
                 self.receipt.started = dataclasses.replace(meaning.started, service_tier=tier)
@@ -156,8 +156,8 @@ class OpenExchange:
                 self.receipt.first_token_seconds = self._call.elapsed_seconds
             yield event, meaning
 
-    def _progress(self, response: HeldResponse) -> Iterator[bytes]:
-        """The pieces of a stream, each of which moves the call's deadline."""
+    def pieces(self, response: HeldResponse) -> Iterator[bytes]:
+        """The pieces of a response that goes on as it comes, each of which moves the call's deadline."""
         for piece in response:
             self._call.progressed()
             yield piece

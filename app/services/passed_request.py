@@ -13,12 +13,16 @@ from app.json_bytes import dump_json
 from app.ledger.limits import Ask
 from app.models import MODEL_MAX_LENGTH
 from app.services.coverage import CHOICES, LIMITS, deciding, first_uncovered, is_count
-from app.services.prompt_size import cache_write, prompt_tokens
-from app.upstreams import chat_completions, messages
+from app.services.prompt_size import cache_write, prompt_tokens, prompts
+from app.upstreams import chat_completions, completions, media, messages
 from app.upstreams.json import string_or_none
 
 CONTINUES = ("previous_response_id", "conversation")
 """The members by which a request goes on with what the upstream has stored."""
+
+
+CHUNKED = (f"/v1{chat_completions.PATH}", f"/v1{completions.PATH}")
+"""The routes whose streams tell usage only to those who ask for it."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class PassedRequest:
 
     @property
     def hides_usage(self) -> bool:
-        """A stream of Chat Completions that does not ask for usage, so that upstream would tell none."""
-        if not self.ask.streamed or self.ask.route != f"/v1{chat_completions.PATH}":
+        """A stream of chunks that does not ask for usage, so that upstream would tell none."""
+        if not self.ask.streamed or self.ask.route not in CHUNKED:
             return False
         options = self.document.get("stream_options")
         return not (isinstance(options, dict) and options.get("include_usage"))
@@ -74,12 +78,25 @@ def read_request(path: str, body: bytes) -> PassedRequest:
         model=model,
         prompt_tokens=prompt_tokens(path, body, document, model),
         max_tokens=max(filter(is_count, limits), default=None) if LIMITS[path] else 0,
-        choices=max((document[name] for name in CHOICES if is_count(document.get(name))), default=1),
+        choices=max((document[name] for name in CHOICES if is_count(document.get(name))), default=1)
+        * prompts(path, document),
         uncovered=first_uncovered(path, document),
         cache_write=cache_write(path, body, document),
         is_free=path == messages.COUNT_PATH,
+        is_unbounded=path in media.UNBOUNDED,
     )
     return PassedRequest(body, document, ask)
+
+
+def read_form(path: str, body: bytes, fields: Mapping[str, str]) -> PassedRequest:
+    """What is decided on of a form with files, of which `fields` are read."""
+    ask = Ask(
+        route=f"/v1{path}",
+        streamed=fields.get("stream", "").strip().lower() in {"true", "1"},
+        model=fields.get("model", "").strip()[:MODEL_MAX_LENGTH],
+        is_unbounded=True,
+    )
+    return PassedRequest(body, {}, ask)
 
 
 def _parsed(body: bytes, decided: frozenset[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,9 +23,9 @@ from app.ledger.stored import StoredResponses
 from app.models import MODEL_MAX_LENGTH, Credentials, Usage, is_placeholder
 from app.services.coverage import LIMITS
 from app.services.exchange import Exchange, HeldResponse, OpenExchange
-from app.services.passed_request import PassedRequest, read_request
+from app.services.passed_request import PassedRequest, read_form, read_request
 from app.units import dollars
-from app.upstreams import chat_completions, embeddings, messages, responses
+from app.upstreams import chat_completions, completions, embeddings, media, messages, responses
 from app.upstreams.answer_headers import passed_headers
 from app.upstreams.errors import bad_response
 from app.upstreams.json import load_json, string_or_none
@@ -34,6 +35,9 @@ from app.upstreams.sse import StreamEvent
 from app.upstreams.usage import TAIL_BYTES, read_usage, usage_in_tail
 
 AFTER_END_SECONDS = 1.0
+JSON = "application/json"
+MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,60}/[A-Za-z0-9!#$&^_.+-]{1,60}(?:[ ;][\x20-\x7e]{0,200})?")
+UNKNOWN_TYPE = "application/octet-stream"
 BLANK = b" \t\r\n"
 
 
@@ -55,6 +59,8 @@ DIALECTS: Mapping[str, PassedDialect] = {
     embeddings.PATH: embeddings,
     messages.PATH: messages,
     messages.COUNT_PATH: messages,
+    completions.PATH: completions,
+    **dict.fromkeys(media.PATHS, media),
 }
 NO_HEADERS: Mapping[str, str] = {}
 
@@ -63,7 +69,7 @@ NO_HEADERS: Mapping[str, str] = {}
 class PassedResponse:
     """An answer on its way back: whole, or a stream of bytes. `close` ends it early and may be called at any time.
 
-    `is_events`: the stream is one of events, and no answer that is too large to be held.
+    `is_events`: the stream is one of events, and no answer that is not held.
     """
 
     body: bytes | Iterator[bytes]
@@ -71,6 +77,7 @@ class PassedResponse:
     cost_usd: Callable[[], str | None]
     close: Callable[[], None]
     is_events: bool = False
+    content_type: str = JSON
 
 
 class Passthrough:
@@ -120,14 +127,43 @@ class Passthrough:
 
         Raises ServiceException.
         """
-        request = self._checked(read_request(path, body), credentials, principal)
+        return self._pass(path, read_request(path, body), credentials, principal, call, query, headers)
+
+    def upload(
+        self,
+        path: str,
+        body: bytes,
+        content_type: str,
+        fields: Mapping[str, str],
+        credentials: Credentials,
+        principal: Principal,
+        call: Call,
+        query: str = "",
+    ) -> PassedResponse:
+        """Pass a form with files on; `fields` are those that are decided on. Raises ServiceException."""
+        headers = {"Content-Type": content_type}
+        return self._pass(path, read_form(path, body, fields), credentials, principal, call, query, headers)
+
+    def _pass(
+        self,
+        path: str,
+        asked: PassedRequest,
+        credentials: Credentials,
+        principal: Principal,
+        call: Call,
+        query: str,
+        headers: Mapping[str, str],
+    ) -> PassedResponse:
+        request = self._checked(asked, credentials, principal)
         with contextlib.ExitStack() as resources:
             exchange = resources.enter_context(self._exchange.open(request.ask, credentials, principal, call))
             if self._is_local and path == responses.PATH and (members := response_format(request.document)):
                 request = request.with_members(**members)
             asks_for_usage = request.hides_usage and exchange.payer.may_be_server
             response = resources.enter_context(_send(path, query, headers, request, exchange, asks_for_usage))
-            if request.ask.streamed:
+            if path in media.PATHS and not _is_json(response):
+                return _as_it_comes(response, exchange, DIALECTS[path], resources)
+            if request.ask.streamed and path not in media.PATHS:
                 llama = LlamaEvents(exchange.model) if self._is_local else None
                 passed = _events(response, exchange, call, DIALECTS[path], asks_for_usage, llama)
             else:
@@ -135,11 +171,11 @@ class Passthrough:
                 head, is_whole = _head(pieces, response.max_bytes)
                 if is_whole:
                     return _whole(head, response, exchange, DIALECTS[path].read_usage)
-                passed = _unheld(head, pieces, exchange)
+                passed = _unheld(head, pieces, exchange, DIALECTS[path].read_usage)
             # The row of a stream is settled where the stream ends.
             held = resources.pop_all()
         answer = _streamed(passed, response, exchange, held)
-        return dataclasses.replace(answer, is_events=request.ask.streamed)
+        return dataclasses.replace(answer, is_events=request.ask.streamed and path not in media.PATHS)
 
     def _checked(self, request: PassedRequest, credentials: Credentials, principal: Principal) -> PassedRequest:
         """Refuse to go on, with the server's key, with a conversation that this client did not begin."""
@@ -261,15 +297,36 @@ def _head(pieces: Iterator[bytes], max_bytes: int) -> tuple[bytes, bool]:
     return bytes(held), True
 
 
-def _unheld(head: bytes, pieces: Iterator[bytes], exchange: OpenExchange) -> Iterator[bytes]:
-    """An answer that is too large to be held, as it comes. Its usage is looked for at its end, where servers put it."""
+def _as_it_comes(
+    response: HeldResponse, exchange: OpenExchange, dialect: PassedDialect, resources: contextlib.ExitStack
+) -> PassedResponse:
+    """An answer of another kind than JSON, none of which is held: sound, a text, events of an API without a dialect."""
+    passed = _unheld(b"", exchange.pieces(response), exchange, dialect.read_usage)
+    answer = _streamed(passed, response, exchange, resources.pop_all())
+    given = response.headers.get("content-type", "")
+    return dataclasses.replace(answer, content_type=given if MEDIA_TYPE.fullmatch(given) else UNKNOWN_TYPE)
+
+
+def _is_json(response: HeldResponse) -> bool:
+    kind = response.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+    return kind == JSON or kind.endswith("+json")
+
+
+def _unheld(
+    head: bytes,
+    pieces: Iterator[bytes],
+    exchange: OpenExchange,
+    usage_of: Callable[[Mapping[str, Any]], Usage | None],
+) -> Iterator[bytes]:
+    """An answer that is not held, as it comes. Its usage is looked for at its end, where servers put it."""
     tail = head[-TAIL_BYTES:]
-    yield head
+    if head:
+        yield head
     del head
     for piece in pieces:
         yield piece
         tail = (tail + piece)[-TAIL_BYTES:]
-    exchange.note(usage_in_tail(tail), None)
+    exchange.note(usage_in_tail(tail, usage_of), None)
 
 
 def _whole(

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.errors import ValidationException
 from app.tokens import FILE_TOKENS, audio_tokens, estimate_tokens, image_tokens
-from app.upstreams import messages
+from app.upstreams import completions, embeddings, messages
 from app.upstreams.json import string_or_none
 
 MEDIA_MARKS = (b"image_url", b"input_image", b"input_audio", b"input_file", b'"file', b";base64,")
@@ -28,12 +28,18 @@ def prompt_tokens(path: str, body: bytes, document: Mapping[str, Any], model: st
     if path == messages.COUNT_PATH:
         return 0
     if path != messages.PATH and not any(mark in body for mark in MEDIA_MARKS):
-        return estimate_tokens(body.decode())
+        return max(estimate_tokens(body.decode()), _given_tokens(path, document))
     try:
         sent = max(1, _tokens(document, model))
     except RecursionError:
         raise ValidationException("The body is nested too deeply", error_code="invalid_json") from None
     return sent + (_tools_tokens(document.get("tools")) if path == messages.PATH else 0)
+
+
+def prompts(path: str, document: Mapping[str, Any]) -> int:
+    """How many prompts a request has, each of which is answered: `/completions` takes a list of them."""
+    given = document.get("prompt") if path == completions.PATH else None
+    return len(given) if isinstance(given, list) and given and isinstance(given[0], str | list) else 1
 
 
 def cache_write(path: str, body: bytes, document: Mapping[str, Any]) -> str:
@@ -42,6 +48,15 @@ def cache_write(path: str, body: bytes, document: Mapping[str, Any]) -> str:
         return ""
     times = set(_cache_times(document))
     return "1h" if "1h" in times else "5m" if times else ""
+
+
+def _given_tokens(path: str, document: Mapping[str, Any]) -> int:
+    """The tokens of a prompt that is given as their numbers, alone or in a list of such prompts."""
+    member = {completions.PATH: "prompt", embeddings.PATH: "input"}.get(path)
+    given = document.get(member) if member else None
+    if not isinstance(given, list) or not given or isinstance(given[0], str):
+        return 0
+    return sum(len(inner) if isinstance(inner, list) else 1 for inner in given)
 
 
 def _cache_times(document: Any) -> Iterator[str]:

@@ -17,7 +17,7 @@ from app.config import Config
 from app.errors import ChatServiceException
 from app.ledger.accounts import NOBODY, Accounts, Principal, unauthorized
 from app.models import TOKEN_PREFIX
-from app.web.addresses import not_found
+from app.web.addresses import check_no_websocket, not_found
 from app.web.middleware import this_request
 from app.web.peer import check_host, check_proxy, is_loopback
 from app.web.services import service
@@ -46,6 +46,7 @@ def register_access(app: Flask, config: Config) -> None:
         if asked.endpoint is None:
             if isinstance(asked.routing_exception, NotFound):
                 raise not_found(asked.path)
+            check_no_websocket(asked)
             return
         access = declared_access(app, asked.endpoint)
         if access is None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import re
 
+from werkzeug import Request
+
 from app.errors import ValidationException
 
-OPENAI_ROUTES = ("/responses", "/chat/completions", "/embeddings", "/models")
+OPENAI_ROUTES = (
+    *("/responses", "/chat/completions", "/completions", "/embeddings", "/models"),
+    *("/audio/speech", "/audio/transcriptions", "/images/generations", "/moderations", "/rerank"),
+)
 ANTHROPIC_ROUTES = ("/messages", "/messages/count_tokens")
 OTHER_ROUTES = {
     "/chat": "/api/v1/chat",
@@ -24,6 +29,13 @@ OTHER_ROUTES = {
     "/openapi.json": "/openapi.json",
 }
 """Our own routes, by what wrong addresses end with."""
+
+
+def check_no_websocket(asked: Request) -> None:
+    """Raise 426 for a handshake of WebSocket (RFC 6455, section 4.1): a client that gets it asks over HTTP instead."""
+    if asked.headers.get("Upgrade", "").strip().lower() == "websocket":
+        message = "This server speaks no WebSocket; send the request with POST"
+        raise ValidationException(message, error_code="websocket_unsupported")
 
 
 def not_found(path: str) -> ValidationException:

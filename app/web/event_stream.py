@@ -77,9 +77,9 @@ def stream_passed(passed: PassedResponse, events: Iterator[bytes], call: Call, e
 
 
 def stream_answer(passed: PassedResponse, body: Iterator[bytes]) -> Response:
-    """Answer with a plain answer of upstream's that is too large to be held. One that breaks off ends without the end
-    that HTTP would give it, so the caller sees that it was cut."""
-    response = Response(body, mimetype="application/json", headers=dict(passed.headers))
+    """Answer with an answer of upstream's that is not held. One that breaks off ends without the end that HTTP would
+    give it, so the caller sees that it was cut."""
+    response = Response(body, content_type=passed.content_type, headers=HEADERS | dict(passed.headers))
     response.call_on_close(passed.close)
     return response
 

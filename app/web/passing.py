@@ -11,11 +11,20 @@ from app.errors import ValidationException
 from app.models import MALFORMED_KEY, Credentials, is_well_formed
 from app.services.passthrough import PassedResponse, Passthrough
 from app.web.access import credentials, key_header, principal
-from app.web.bodies import require_json, whole_body
+from app.web.bodies import require_json, require_known_coding, whole_body
 from app.web.event_stream import stream_answer, stream_passed
+from app.web.forms import form_fields, form_type
 from app.web.middleware import call, this_request
 from app.web.problems import ErrorDialect
 from app.web.services import service
+
+OWN_HEADERS = {
+    "organization": "OpenAI-Organization",
+    "project": "OpenAI-Project",
+    "beta": "OpenAI-Beta",
+    "idempotency_key": "Idempotency-Key",
+}
+"""Headers that belong to a caller's own key, by their names in OpenAIHeadersSchema."""
 
 
 def json_body() -> bytes:
@@ -23,6 +32,15 @@ def json_body() -> bytes:
     asked = this_request()
     require_json(asked)
     return whole_body(asked)
+
+
+def form_body() -> tuple[bytes, str, dict[str, str]]:
+    """A form with files as it came, decoded, its media type, and what is decided on of its fields; raises 415."""
+    asked = this_request()
+    content_type = form_type(asked)
+    require_known_coding(asked)
+    body = whole_body(asked, is_json=False)
+    return body, content_type, form_fields(asked, body)
 
 
 def query() -> str:
@@ -47,6 +65,13 @@ def passed_credentials(headers: Mapping[str, str], own_headers: Mapping[str, str
         None if free_mode is None else free_mode == "true",
         principal(),
         own_headers,
+    )
+
+
+def openai_credentials(headers: Mapping[str, str]) -> Credentials:
+    """The same with those headers of OpenAI's that belong to a caller's own key."""
+    return passed_credentials(
+        headers, {name: headers[field] for field, name in OWN_HEADERS.items() if headers.get(field)}
     )
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from app import create_app
 from app.config import Config
 from tests.conftest import SERVER_KEY
-from tests.streams import completion_events, response_events, stream
+from tests.streams import completion_events, message_events, response_events, stream
 from tests.unit.test_openapi import COMMITTED
 from tests.upstream import Received, Upstream, text
 
@@ -25,8 +25,11 @@ schema = schemathesis.openapi.from_path(COMMITTED)
 
 async def anything(received: Received, writer: asyncio.StreamWriter) -> None:
     """Answer as an upstream would that likes every request: a stream, an object, or JSON as its text."""
-    asked = json.loads(received.body or b"{}")
-    if asked.get("stream") and "completions" in received.path:
+    is_form = received.headers.get("content-type", "").startswith("multipart/")
+    asked = {} if is_form else json.loads(received.body or b"{}")
+    if asked.get("stream") and "/messages" in received.path:
+        await stream(message_events("{}"))(received, writer)
+    elif asked.get("stream") and "completions" in received.path:
         await stream(completion_events("{}"))(received, writer)
     elif asked.get("stream"):
         await stream(response_events("{}"))(received, writer)

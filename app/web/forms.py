@@ -1,0 +1,88 @@
+"""Forms with files (RFC 7578) that pass through: what of their fields is decided on is read, and nothing else kept."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+
+import flask
+from werkzeug.datastructures import Headers
+from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
+
+from app.errors import ValidationException
+
+DECIDING = ("model", "stream")
+"""The fields on which something is decided here; each may be there once."""
+FIELD_MAX_BYTES = 1024
+"""More of such a field is not read: no name of a model is longer."""
+PARTS_MAX = 200
+PIECE = 256 * 1024
+BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,70}")
+"""RFC 2046, section 5.1.1."""
+DISPOSITION = re.compile(r'form-data; ?name="([^"\\\r\n]{1,64})"(?:; ?filename\*?="?[^";\r\n]{0,1024}"?){0,2}', re.I)
+"""What every client writes. Of other forms two parsers may understand different names."""
+
+
+def form_type(request: flask.Request) -> str:
+    """The media type of a form as it came; raises 415 when the body is said to be something else."""
+    given = request.headers.get("Content-Type", "")
+    boundary = request.mimetype_params.get("boundary", "")
+    if request.mimetype != "multipart/form-data" or not BOUNDARY.fullmatch(boundary) or not given.isascii():
+        raise ValidationException(
+            "The body must be multipart/form-data with a boundary", error_code="unsupported_media_type"
+        )
+    return given
+
+
+def form_fields(request: flask.Request, body: bytes) -> dict[str, str]:
+    """The fields of DECIDING in a form; raises ValidationException for what is no form, or is one in two ways."""
+    found: dict[str, bytes] = {}
+    name = ""
+    for event in _events(body, request.mimetype_params["boundary"]):
+        if isinstance(event, Field | File):
+            name = _checked(event, found)
+        elif isinstance(event, Data) and name:
+            found[name] = (found[name] + event.data)[:FIELD_MAX_BYTES]
+    return {name: value.decode("utf-8", "replace") for name, value in found.items()}
+
+
+def _checked(event: Field | File, found: dict[str, bytes]) -> str:
+    """The name of a part that is decided on, now in `found`; empty for any other."""
+    name = event.name if _is_plain(event.headers) else None
+    if name is None:
+        raise ValidationException("Each part of the form must have one plain name")
+    lower = name.strip().lower()
+    if lower not in DECIDING:
+        return ""
+    if name != lower or name in found or isinstance(event, File) or "Content-Transfer-Encoding" in event.headers:
+        raise ValidationException(f"must be one field, spelled {lower}", lower)
+    found[name] = b""
+    return name
+
+
+def _is_plain(headers: Headers) -> bool:
+    given = headers.getlist("Content-Disposition")
+    return len(given) == 1 and DISPOSITION.fullmatch(given[0].strip()) is not None
+
+
+def _events(body: bytes, boundary: str) -> Iterator[Event]:
+    decoder = MultipartDecoder(boundary.encode(), max_parts=PARTS_MAX)
+    try:
+        for start in range(0, len(body), PIECE):
+            decoder.receive_data(body[start : start + PIECE])
+            yield from _ready(decoder)
+            # Under gevent the other requests have a turn.
+            time.sleep(0)
+        decoder.receive_data(None)
+        yield from _ready(decoder)
+    except ValueError:
+        message = "The body is not a form that can be read"
+        raise ValidationException(message, error_code="bad_request", status=400) from None
+
+
+def _ready(decoder: MultipartDecoder) -> Iterator[Event]:
+    while not isinstance(event := decoder.next_event(), NeedData):
+        yield event
+        if isinstance(event, Epilogue):
+            return
