@@ -26,12 +26,11 @@ DISPOSITION = re.compile(r'form-data; ?name="([^"\\\r\n]{1,64})"(?:; ?filename\*
 
 def form_type(request: flask.Request) -> str:
     """The media type of a form as it came; raises 415 when the body is said to be something else."""
-    given = request.headers.get("Content-Type", "")
-    boundary = request.mimetype_params.get("boundary", "")
-    if request.mimetype != "multipart/form-data" or not BOUNDARY.fullmatch(boundary) or not given.isascii():
-        raise ValidationException(
-            "The body must be multipart/form-data with a boundary", error_code="unsupported_media_type"
-        )
+    given, boundary = request.headers.get("Content-Type", ""), request.mimetype_params.get("boundary", "")
+    is_sendable = given.isascii() and given.isprintable()
+    if request.mimetype != "multipart/form-data" or not BOUNDARY.fullmatch(boundary) or not is_sendable:
+        message = "The body must be multipart/form-data with a boundary"
+        raise ValidationException(message, error_code="unsupported_media_type")
     return given
 
 

@@ -32,6 +32,8 @@ def explain_misplaced(error: ServiceException, asked: Request, key_header: str =
             "The header Authorization has to begin with Bearer and a space",
             "Authorization 헤더는 Bearer와 공백으로 시작해야 합니다.",
         )
+    elif key_missing and key_header:
+        error.explain(f"The header {key_header} carries it as well", f"{key_header} 헤더로 보내도 됩니다.")
     elif credential and key_missing and not has_token:
         error.explain(
             "On this route Authorization carries a token of this server only",

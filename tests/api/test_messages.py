@@ -167,6 +167,14 @@ def test_a_token_of_ours_stands_where_a_key_would(
     assert (wrong.status_code, "is not read" in wrong.text) == (401, False)
 
 
+def test_a_missing_key_is_told_where_it_may_be(client: FlaskClient) -> None:
+    """In the header of Anthropic's clients, too; and one in a header that nobody reads, where it was in vain."""
+    message = client.post(MESSAGES, json=HI).get_json()["error"]["message"]
+    assert message.endswith("The header x-api-key carries it as well")
+    message = client.post(MESSAGES, json=HI, headers={"api-key": CALLER_KEY}).get_json()["error"]["message"]
+    assert message.endswith("The header api-key is not read")
+
+
 def refusal(status: int, kind: str, message: str = "words") -> Any:
     return reply(status, {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"})
 
