@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from flask import Response
@@ -25,18 +25,15 @@ blp = StrictBlueprint(
     access=Access.ADMITTED,
     errors=OPENAI,
 )
-BYTES: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}, "success": True}
+ANYTHING: dict[str, Any] = {"schema": {}, "content_type": "*/*", "success": True}
 View = Callable[..., Response]
 
 
-def documented(body: dict[str, Any], *, other: str = "") -> Callable[[View], View]:
-    """Document headers, errors and an answer as upstream gave it; `other` is a media type beside JSON."""
+def documented(body: dict[str, Any], other: Mapping[str, Any] = ANYTHING) -> Callable[[View], View]:
+    """Document headers, errors and an answer as upstream gave it, in JSON or as `other` says."""
 
     def decorator(view: View) -> View:
-        view = blp.problems(*CHAT_PROBLEMS)(view)
-        if other:
-            described = EVENT_STREAM if other == "text/event-stream" else BYTES | {"content_type": other}
-            view = blp.alt_response(200, **described)(view)
+        view = blp.alt_response(200, **other)(blp.problems(*CHAT_PROBLEMS)(view))
         view = blp.response(200, PassedOnSchema, description="The answer as upstream gave it")(view)
         return cast(View, blp.doc(requestBody=body)(blp.arguments(OpenAIHeadersSchema, location="headers")(view)))
 
@@ -44,7 +41,7 @@ def documented(body: dict[str, Any], *, other: str = "") -> Callable[[View], Vie
 
 
 @blp.post("/completions")
-@documented(request_body(model="gpt-3.5-turbo-instruct", prompt="The capital of France is"), other="text/event-stream")
+@documented(request_body(model="gpt-3.5-turbo-instruct", prompt="The capital of France is"), EVENT_STREAM)
 def completions(headers: dict[str, str]) -> Response:
     """Complete a text
 
@@ -54,7 +51,7 @@ def completions(headers: dict[str, str]) -> Response:
 
 
 @blp.post("/audio/speech")
-@documented(request_body(model="gpt-4o-mini-tts", input="Hello.", voice="alloy"), other="audio/mpeg")
+@documented(request_body(model="gpt-4o-mini-tts", input="Hello.", voice="alloy"))
 def speech(headers: dict[str, str]) -> Response:
     """Speak a text
 
@@ -64,7 +61,7 @@ def speech(headers: dict[str, str]) -> Response:
 
 
 @blp.post("/audio/transcriptions")
-@documented(documented_form(), other="text/plain")
+@documented(documented_form())
 def transcriptions(headers: dict[str, str]) -> Response:
     """Write down what is spoken
 
@@ -79,7 +76,7 @@ def transcriptions(headers: dict[str, str]) -> Response:
 
 
 @blp.post("/images/generations")
-@documented(request_body(model="gpt-image-1", prompt="A cat"), other="text/event-stream")
+@documented(request_body(model="gpt-image-1", prompt="A cat"))
 def images(headers: dict[str, str]) -> Response:
     """Draw pictures
 

@@ -19,22 +19,26 @@ STREAM = {
 
 def request_body(whose: str = "OpenAI", **example: Any) -> dict[str, Any]:
     """The body of one of OpenAI's requests, or of another vendor's, with one to try."""
-    schema = {
+    schema: dict[str, Any] = {
         "type": "object",
         "description": f"{whose}'s request body; passed on as it comes.",
         "properties": {"stream": STREAM},
         "additionalProperties": True,
     }
+    if whose == "OpenAI":
+        # Another spelling of `n`, as of every member on which something is decided, is refused.
+        schema["propertyNames"] = {"not": {"enum": ["N"]}}
     return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
 
 
 def form_body() -> dict[str, Any]:
     """The form of a request with a file."""
     properties = {
-        "file": {"type": "string", "format": "binary", "description": "The sound."},
-        "model": {"type": "string", "example": "gpt-4o-mini-transcribe"},
+        "file": {"format": "binary", "description": "The sound."},
+        "model": {"description": "All fields are texts.", "example": "gpt-4o-mini-transcribe"},
     }
-    schema = {"type": "object", "properties": properties, "required": ["file"], "additionalProperties": True}
+    names = {"pattern": r"^[A-Za-z0-9_.\[\]-]{1,64}$"}
+    schema = {"type": "object", "properties": properties, "propertyNames": names}
     description = "OpenAI's form; passed on as it comes."
     return {"required": True, "content": {"multipart/form-data": {"schema": schema | {"description": description}}}}
 

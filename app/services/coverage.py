@@ -31,7 +31,7 @@ DECIDING = frozenset(
     | {name for names in LIMITS.values() for name in names}
 )
 """Members on which something is decided here: another parser must not read another value than we do."""
-DECIDING_MESSAGES = DECIDING | frozenset(OF_MESSAGES)
+DECIDING_MESSAGES = DECIDING - {*CHOICES} | {*OF_MESSAGES}
 OWN_TOOLS = frozenset({"function", "custom"})
 CLIENTS_TOOLS = ("bash_", "text_editor_", "memory_", "computer_", "browser_toolset_")
 """How the types of the tools begin that Anthropic describes and the caller runs."""
@@ -48,7 +48,7 @@ def first_uncovered(path: str, document: Mapping[str, Any]) -> str | None:
 
 def deciding(path: str) -> frozenset[str]:
     """The members of a request to `path` on which something is decided."""
-    return DECIDING_MESSAGES if path == messages.PATH else DECIDING
+    return DECIDING_MESSAGES if path in (messages.PATH, messages.COUNT_PATH) else DECIDING
 
 
 def is_count(value: Any) -> bool:

@@ -74,7 +74,7 @@ def read_request(path: str, body: bytes) -> PassedRequest:
     limits = [document[name] for name in LIMITS[path] if document.get(name) is not None]
     ask = Ask(
         route=f"/v1{path}",
-        streamed=bool(stream),
+        streamed=bool(stream) and path != messages.COUNT_PATH,
         model=model,
         prompt_tokens=prompt_tokens(path, body, document, model),
         max_tokens=max(filter(is_count, limits), default=None) if LIMITS[path] else 0,

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 
 import flask
-from werkzeug.datastructures import Headers
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
 from app.errors import ValidationException
@@ -20,7 +19,11 @@ PARTS_MAX = 200
 PIECE = 256 * 1024
 BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,70}")
 """RFC 2046, section 5.1.1."""
-DISPOSITION = re.compile(r'form-data; ?name="([^"\\\r\n]{1,64})"(?:; ?filename\*?="?[^";\r\n]{0,1024}"?){0,2}', re.I)
+DISPOSITION = re.compile(
+    r'form-data; ?name="([A-Za-z0-9_.\[\]-]{1,64})"'
+    r'(?:; ?filename="(?:[^"\\\r\n]|\\(?!")){0,1024}")?(?:; ?filename\*=[^;"\r\n]{0,1024})?',
+    re.I,
+)
 """What every client writes. Of other forms two parsers may understand different names."""
 
 
@@ -48,21 +51,17 @@ def form_fields(request: flask.Request, body: bytes) -> dict[str, str]:
 
 def _checked(event: Field | File, found: dict[str, bytes]) -> str:
     """The name of a part that is decided on, now in `found`; empty for any other."""
-    name = event.name if _is_plain(event.headers) else None
-    if name is None:
+    given = event.headers.getlist("Content-Disposition")
+    told = DISPOSITION.fullmatch(given[0]) if len(given) == 1 else None
+    if told is None:
         raise ValidationException("Each part of the form must have one plain name")
-    lower = name.strip().lower()
+    name, lower = told[1], told[1].lower()
     if lower not in DECIDING:
         return ""
     if name != lower or name in found or isinstance(event, File) or "Content-Transfer-Encoding" in event.headers:
         raise ValidationException(f"must be one field, spelled {lower}", lower)
     found[name] = b""
     return name
-
-
-def _is_plain(headers: Headers) -> bool:
-    given = headers.getlist("Content-Disposition")
-    return len(given) == 1 and DISPOSITION.fullmatch(given[0].strip()) is not None
 
 
 def _events(body: bytes, boundary: str) -> Iterator[Event]:

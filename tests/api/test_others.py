@@ -130,7 +130,11 @@ def part(name: str, value: str = "allowed", *, more: str = "", disposition: str 
         (part("stream", "true") + part("stream", "false") + "--b--", 422),
         (part("model"), 400),
         ("no form", 400),
+        (part("", disposition='form-data; name="file"; filename="a\\"; name="model"') + "--b--", 422),
+        (part("", disposition='form-data; name="file"; filename="a"; name="model"') + "--b--", 422),
+        (part("", disposition='form-data; name="file"; filename="a"; filename*=x; name="model"') + "--b--", 422),
         (part("model") + part("temperature", "0") + "--b--", 200),
+        (part("model") + part("", disposition='form-data; name="file"; filename="C:\\a;b.mp3"') + "--b--", 200),
         (part("model") + part("", disposition="form-data; name=\"file\"; filename*=UTF-8''x") + "--b--", 200),
     ],
 )
