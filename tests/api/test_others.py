@@ -12,6 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from app.errors import OpenAIClientException
 from app.ledger.accounts import Accounts, Limits
 from app.web.services import service
 from tests.conftest import CALLER_KEY, SERVER_KEY
@@ -81,15 +82,15 @@ def test_sound_passes_while_it_comes(client: FlaskClient, upstream: Upstream, da
     """The first piece is there before the last one was made, and one that breaks off has no end."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\nContent-Length: 9\r\n\r\n"
     upstream.script(pieces([head + b"abc", b"def", b"ghi"], pause=0.3), pieces([head + b"abc"]))
-    answer = client.post(SPEECH, json={"model": "m"}, headers=OWN, buffered=False)
-    body = answer.iter_encoded()
-    assert next(iter(body)) == b"abc"
-    assert not any(row["status"] == "ok" for row in rows(database_url))
-    assert b"".join(body) == b"defghi"
-    cut = client.post(SPEECH, json={"model": "m"}, headers=OWN, buffered=False)
-    with pytest.raises(Exception, match="connection"):
-        list(cut.iter_encoded())
-    cut.close()
+    with client.post(SPEECH, json={"model": "m"}, headers=OWN, buffered=False) as answer:
+        body = answer.iter_encoded()
+        first = next(iter(body))
+        early = [row["status"] for row in rows(database_url)]
+        assert (first, b"".join(body)) == (b"abc", b"defghi")
+        assert early == ["pending"]
+    with client.post(SPEECH, json={"model": "m"}, headers=OWN, buffered=False) as cut:
+        with pytest.raises(OpenAIClientException):
+            list(cut.iter_encoded())
     assert [row["code"] for row in settled(database_url)] == [None, "upstream_connection_error"]
 
 
