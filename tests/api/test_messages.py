@@ -11,9 +11,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from app.config import Config
 from app.ledger.accounts import Accounts, Limits
 from app.ledger.pricing import Prices
 from app.models import Usage
+from app.upstreams.openai_client import OpenAIClient
 from app.upstreams.slots import Slots
 from app.web.services import service
 from tests.conftest import CALLER_KEY, SERVER_KEY
@@ -209,6 +211,14 @@ def test_errors_have_anthropics_shape(
     assert (document["error"]["message"] == "words") is (
         status < 500 and kind is not None and code != "model_not_found"
     )
+
+
+def test_upstreams_own_code_passes(client: FlaskClient, upstream: Upstream) -> None:
+    """From the place where Anthropic's API tells it."""
+    error = {"type": "invalid_request_error", "message": "words", "details": {"error_code": "image_too_large"}}
+    upstream.script(reply(400, {"type": "error", "error": error}))
+    given = client.post(MESSAGES, json=HI, headers=OWN).get_json()
+    assert given["error"] == error
 
 
 @pytest.mark.parametrize(
@@ -446,6 +456,18 @@ def test_a_chat_turn_is_answered_by_messages(
     assert received.headers["anthropic-version"] == "2023-06-01"
     (row,) = settled(database_url)
     assert (row["input_tokens"], row["output_tokens"], row["estimated"], row["status"]) == (11, 7, False, "ok")
+
+
+def test_plain_python_asks_by_messages(upstream: Upstream) -> None:
+    """The seed's way in, without a server."""
+    upstream.default = reply(200, ANSWER)
+    config = Config(openai_base_url=upstream.base_url, openai_api_key=SERVER_KEY, upstream_api="messages")
+    client = OpenAIClient(config)
+    answer, _, source = client.generate_response([{"role": "user", "content": "hi"}], free_mode=True)
+    client.close()
+    assert (answer.output_text, source) == ("Hello.", "default")
+    assert upstream.received[0].path == MESSAGES
+    assert upstream.received[0].headers["anthropic-version"] == "2023-06-01"
 
 
 def test_a_chat_turn_that_breaks_off(make_app: Callable[..., Flask], upstream: Upstream, database_url: str) -> None:

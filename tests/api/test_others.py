@@ -88,9 +88,9 @@ def test_sound_passes_while_it_comes(client: FlaskClient, upstream: Upstream, da
         early = [row["status"] for row in rows(database_url)]
         assert (first, b"".join(body)) == (b"abc", b"defghi")
         assert early == ["pending"]
-    with client.post(SPEECH, json={"model": "m"}, headers=OWN, buffered=False) as cut:
-        with pytest.raises(OpenAIClientException):
-            list(cut.iter_encoded())
+    cut = client.post(SPEECH, json={"model": "m"}, headers=OWN, buffered=False)
+    with cut, pytest.raises(OpenAIClientException):
+        list(cut.iter_encoded())
     assert [row["code"] for row in settled(database_url)] == [None, "upstream_connection_error"]
 
 

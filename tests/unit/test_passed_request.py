@@ -216,6 +216,12 @@ def test_a_body_that_is_nested_too_deeply(path: str) -> None:
     assert raised.value.error_code == "invalid_json"
 
 
+def test_a_count_is_never_streamed() -> None:
+    """Whatever its caller says: the API answers it whole."""
+    assert message(stream=True).streamed
+    assert not read(COUNT, stream=True).ask.streamed
+
+
 def test_names_that_decide_on_messages() -> None:
     """Only there: another API may have members of these names."""
     assert read_request(CHAT, b'{"Speed": 1}').ask
