@@ -71,6 +71,7 @@ def joined(started: Usage | None, told: Usage) -> Usage:
         cached_tokens=sent.cached_tokens,
         cache_write_tokens=kept - kept_1h,
         cache_write_1h_tokens=kept_1h,
+        service_tier=told.service_tier or started.service_tier,
         has_fees=told.has_fees or started.has_fees,
     )
 

@@ -478,6 +478,16 @@ def test_a_chat_turn_that_breaks_off(make_app: Callable[..., Flask], upstream: U
     assert [(row["input_tokens"], row["output_tokens"]) for row in settled(database_url)] == [(1511, 10)]
 
 
+def test_a_tier_that_a_stream_tells_early(
+    make_app: Callable[..., Flask], upstream: Upstream, database_url: str
+) -> None:
+    """Has no known price on the native route either: the event that counts the output does not name it."""
+    start = message_start(service_tier="priority").replace(b"claude-haiku-4-5", MODEL.encode())
+    upstream.default = stream([start, block_delta(text="x"), *message_end()])
+    assert make_app(upstream_api="messages").test_client().post(NATIVE, json=TURN | {"stream": True}).data
+    assert [(row["output_tokens"], row["cost_nano"]) for row in settled(database_url)] == [(7, None)]
+
+
 def test_a_chat_turn_with_a_schema(make_app: Callable[..., Flask], upstream: Upstream) -> None:
     """Is asked for in the way of the API, and parsed as ever."""
     upstream.default = reply(200, ANSWER | {"content": [{"type": "text", "text": '{"a": 1}'}]})
