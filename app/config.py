@@ -182,7 +182,7 @@ class Config:
     )
     upstream_api: str = setting(
         "responses",
-        choice("responses", "chat_completions"),
+        choice("responses", "chat_completions", "messages"),
         "The upstream API that `/api/v1/chat` calls. With a local model the default is `chat_completions`.",
         ko="`/api/v1/chat`이 호출하는 업스트림 API. 로컬 모델을 쓰면 기본값은 `chat_completions`입니다.",
     )

@@ -45,7 +45,7 @@ from app.web.flask_app import make_flask
 from app.web.middleware import register_middleware
 from app.web.problems import register_error_handlers
 from app.web.services import provide
-from blueprints import chat, docs, health, metrics, openai, system, upstreams, usage
+from blueprints import chat, docs, health, messages, metrics, openai, others, system, upstreams, usage
 
 
 def make_app(config: Config) -> Flask:
@@ -112,7 +112,8 @@ def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None
     register_error_handlers(app)
     if config.cors_origins:
         allow_origins(app, config.cors_origins)
-    api.register(chat.blp, openai.blp, usage.blp, upstreams.blp, system.blp, metrics.blp, health.blp, docs.blp)
+    passing = (openai.blp, others.blp, messages.blp)
+    api.register(chat.blp, *passing, usage.blp, upstreams.blp, system.blp, metrics.blp, health.blp, docs.blp)
     register_commands(app)
     register_database_commands(app)
     register_upstream_commands(app)

@@ -36,6 +36,13 @@ FAILURES: Mapping[str, Failure] = {
         "HTTP로 받아들일 수 없는 요청(경우에 따라 414, 417, 431)이거나, 본문이 30초 안에 오지 않음(408).",
         told="입력 데이터 오류: 처리할 수 없는 HTTP 요청입니다.",
     ),
+    "websocket_unsupported": Failure(
+        426,
+        "client",
+        "The request wants to become a WebSocket, which no route offers. Clients of OpenAI's then ask over HTTP.",
+        "요청이 WebSocket으로 바꾸려 하지만 그런 경로가 없음. OpenAI 클라이언트는 이 응답을 받으면 HTTP로 요청함.",
+        told="입력 데이터 오류: 이 서버는 WebSocket을 지원하지 않습니다.",
+    ),
     "invalid_json": Failure(
         400,
         "client",

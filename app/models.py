@@ -140,7 +140,11 @@ class ChatPreview:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens as upstream counted them; 0 where it said nothing. `service_tier`: empty for the standard one."""
+    """Tokens as upstream counted them; 0 where it said nothing. `service_tier`: empty for the standard one.
+
+    Parts of the input: what was read from a cache of prompts, and what was written to one, for the usual time or for an
+    hour. `has_fees`: it costs more than its tokens, by an amount that is not known.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -150,6 +154,9 @@ class Usage:
     input_audio_tokens: int = 0
     output_audio_tokens: int = 0
     service_tier: str = ""
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    has_fees: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

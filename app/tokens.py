@@ -47,9 +47,10 @@ def _tokens(ascii_characters: int, others: int) -> int:
 
 
 IMAGE_TOKENS = 2_500
-IMAGE_TOKENS_BY_MODEL = {"gpt-4o-mini": 48_169}
+IMAGE_TOKENS_BY_MODEL = {"gpt-4o-mini": 48_169, "claude": 4_800, "anthropic/claude": 4_800}
 """The most that one picture costs: 85 + 8 tiles of 170 for gpt-4o, 1,536 patches × 1.62 for gpt-4.1-mini, and
-2,833 + 8 tiles of 5,667 for gpt-4o-mini. Source: OpenAI's guide "Images and vision", "Calculating costs"."""
+2,833 + 8 tiles of 5,667 for gpt-4o-mini; 4,784 for the newest Claude models. Sources: OpenAI's guide "Images and
+vision", "Calculating costs"; Anthropic's guide "Vision"."""
 AUDIO_BYTES_PER_TOKEN = 100
 """Sound costs 10 tokens a second, and a second of it has 1,000 bytes or more (8 kbit/s)."""
 FILE_TOKENS = 100_000

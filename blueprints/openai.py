@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, cast
-from urllib.parse import quote
 
-from app.errors import ValidationException
-from app.models import MALFORMED_KEY, Credentials, is_well_formed
-from app.services.passthrough import PassedResponse, Passthrough
-from app.web.access import Access, bearer, principal
-from app.web.bodies import require_json, whole_body
-from app.web.event_stream import stream_answer, stream_passed
+from app.services.passthrough import Passthrough
+from app.web.access import Access, principal
 from app.web.flask_app import Response
-from app.web.middleware import call, this_request
+from app.web.middleware import call
+from app.web.passing import json_body, openai_credentials, passed_answer, query
 from app.web.problems import OPENAI
 from app.web.services import service
 from app.web.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint
@@ -28,13 +24,6 @@ blp = StrictBlueprint(
     errors=OPENAI,
 )
 
-OWN_HEADERS = {
-    "organization": "OpenAI-Organization",
-    "project": "OpenAI-Project",
-    "beta": "OpenAI-Beta",
-    "idempotency_key": "Idempotency-Key",
-}
-"""Headers that belong to a caller's own key, by their names in OpenAIHeadersSchema."""
 MESSAGES = [
     {"role": "system", "content": "You are a helpful assistant."},
     {"role": "user", "content": "What is the capital of France?"},
@@ -96,7 +85,7 @@ def models(headers: dict[str, str]) -> Response:
 
     As OpenAI's `GET /v1/models`.
     """
-    return _response(service(Passthrough).models(_credentials(headers), principal(), call(), _query()))
+    return passed_answer(service(Passthrough).models(openai_credentials(headers), principal(), call(), query()), OPENAI)
 
 
 @blp.get("/models/<path:model>")
@@ -106,41 +95,9 @@ def model(headers: dict[str, str], model: str) -> Response:
 
     As OpenAI's `GET /v1/models/{model}`.
     """
-    return _response(service(Passthrough).model(model, _credentials(headers), principal(), call()))
+    return passed_answer(service(Passthrough).model(model, openai_credentials(headers), principal(), call()), OPENAI)
 
 
 def _create(path: str, headers: dict[str, str]) -> Response:
-    asked = this_request()
-    require_json(asked)
-    body = whole_body(asked)
-    return _response(service(Passthrough).create(path, body, _credentials(headers), principal(), call(), _query()))
-
-
-def _query() -> str:
-    """The request's query for upstream, as it came; empty, or with its `?`."""
-    query = quote(this_request().query_string, safe="!$%&'()*+,-./:;=?@_~")
-    return f"?{query}" if query else ""
-
-
-def _credentials(headers: dict[str, str]) -> Credentials:
-    """Whose key is to pay: the caller's own by its header, else by a bearer credential that is no token of ours."""
-    _, own_key = bearer(this_request().environ.get("HTTP_AUTHORIZATION", ""))
-    if own_key and not is_well_formed(own_key):
-        raise ValidationException(f"Authorization {MALFORMED_KEY}", "Authorization", location="headers")
-    free_mode = headers.get("free_mode")
-    return service(Passthrough).credentials(
-        headers.get("openai_api_key") or own_key,
-        None if free_mode is None else free_mode == "true",
-        principal(),
-        {name: headers[field] for field, name in OWN_HEADERS.items() if headers.get(field)},
-        headers.get("upstream", ""),
-    )
-
-
-def _response(passed: PassedResponse) -> Response:
-    if not isinstance(passed.body, bytes):
-        is_events = passed.is_events
-        return stream_passed(passed, passed.body, call()) if is_events else stream_answer(passed, passed.body)
-    cost = passed.cost_usd()
-    headers = dict(passed.headers) | ({} if cost is None else {"X-Cost-USD": cost})
-    return Response(passed.body, mimetype="application/json", headers=headers)
+    body, credentials = json_body(), openai_credentials(headers)
+    return passed_answer(service(Passthrough).create(path, body, credentials, principal(), call(), query()), OPENAI)

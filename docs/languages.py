@@ -74,6 +74,14 @@ ROUTES_KO = {
     "openai.models": "업스트림의 모델 목록",
     "openai.model": "업스트림의 모델 하나",
     "upstreams.states": "업스트림과 키의 상태: 쉬는지, 이유, 진행 중인 호출",
+    "others.completions": "OpenAI Completions(이전 API) 요청을 업스트림에 그대로 전달",
+    "others.speech": "OpenAI 음성 합성 요청을 업스트림에 그대로 전달",
+    "others.transcriptions": "OpenAI 음성 전사 요청을 업스트림에 그대로 전달",
+    "others.images": "OpenAI 이미지 생성 요청을 업스트림에 그대로 전달",
+    "others.moderations": "OpenAI 검열(moderation) 요청을 업스트림에 그대로 전달",
+    "others.rerank": "문서 순위 매기기(rerank) 요청을 업스트림에 그대로 전달",
+    "messages.messages": "Anthropic Messages API 요청을 업스트림에 그대로 전달",
+    "messages.count_tokens": "Anthropic 토큰 수 계산 요청을 업스트림에 그대로 전달",
     "usage.report": "사용량: 날짜·모델·클라이언트·키 종류별 합계 또는 사용 기록",
     "usage.one_request": "요청 하나의 사용 기록",
     "system.info": "호스트, CPU, 메모리, 디스크, 네트워크, 프로세스, 컨테이너",
@@ -123,10 +131,10 @@ start and prints one line that names the variable. Keep the settings marked **se
 ## Error codes
 
 Every answer with a status of 400 or above is a problem document (`application/problem+json`, RFC 9457). Below `/v1/` it
-is an error in OpenAI's shape. `code` is stable and has the same values in both. `origin` tells which side failed.
-`retryable` tells whether the same request may succeed later. Every 429 and 503 carries `Retry-After` in seconds; the
-table has its default, and an answer has a better value where the server or the upstream knows one.
-[The API document](api/README.md#errors) explains the members.
+is an error in OpenAI's shape, below `/v1/messages` in Anthropic's. `code` is stable and has the same values in all.
+`origin` tells which side failed. `retryable` tells whether the same request may succeed later. Every 429 and 503
+carries `Retry-After` in seconds; the table has its default, and an answer has a better value where the server or the
+upstream knows one. [The API document](api/README.md#errors) explains the members.
 
 {errors}
 
@@ -160,7 +168,8 @@ KOREAN_PAGE = """\
 ## 오류 코드
 
 상태가 400 이상인 응답은 모두 problem 문서(`application/problem+json`, RFC 9457)이고, `/v1/` 아래에서는 OpenAI
-형식의 오류입니다. `code` 값은 양쪽에서 같으며 바뀌지 않습니다. `origin`은 어느 쪽에서 실패했는지, `retryable`은
+형식, `/v1/messages` 아래에서는 Anthropic 형식의 오류입니다. `code` 값은 어디서나 같으며 바뀌지 않습니다.
+`origin`은 어느 쪽에서 실패했는지, `retryable`은
 같은 요청이 나중에 성공할 수 있는지를 나타냅니다. 모든 429와 503에는 초 단위의 `Retry-After`가 있습니다. 표의 값은
 기본값이며, 서버나 업스트림이 더 정확한 값을 알면 그 값을 보냅니다. 각 필드의 뜻은
 [API 문서](api/README.ko.md#오류)에 있습니다.

@@ -17,15 +17,30 @@ STREAM = {
 }
 
 
-def request_body(**example: Any) -> dict[str, Any]:
-    """The body of one of OpenAI's requests, with one to try."""
-    schema = {
+def request_body(whose: str = "OpenAI", **example: Any) -> dict[str, Any]:
+    """The body of one of OpenAI's requests, or of another vendor's, with one to try."""
+    schema: dict[str, Any] = {
         "type": "object",
-        "description": "OpenAI's request body; passed on as it comes.",
+        "description": f"{whose}'s request body; passed on as it comes.",
         "properties": {"stream": STREAM},
         "additionalProperties": True,
     }
+    if whose == "OpenAI":
+        # Another spelling of `n`, as of every member on which something is decided, is refused.
+        schema["propertyNames"] = {"not": {"enum": ["N"]}}
     return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
+
+
+def form_body() -> dict[str, Any]:
+    """The form of a request with a file."""
+    properties = {
+        "file": {"format": "binary", "description": "The sound."},
+        "model": {"description": "All fields are texts.", "example": "gpt-4o-mini-transcribe"},
+    }
+    names = {"pattern": r"^[A-Za-z0-9_.\[\]-]{1,64}$"}
+    schema = {"type": "object", "properties": properties, "propertyNames": names}
+    description = "OpenAI's form; passed on as it comes."
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema | {"description": description}}}}
 
 
 def own_header(name: str) -> fields.String:
@@ -38,15 +53,15 @@ def own_header(name: str) -> fields.String:
     )
 
 
-class OpenAIHeadersSchema(QuickSchema):
-    """Headers that choose whose key pays."""
+def own_key_header(description: str) -> fields.String:
+    """The header that carries the caller's own key on every route."""
+    metadata = {"description": description, "pattern": KEY}
+    return fields.String(data_key="X-OpenAI-Api-Key", validate=well_formed_key, metadata=metadata)
 
-    openai_api_key = fields.String(
-        data_key="X-OpenAI-Api-Key",
-        validate=well_formed_key,
-        metadata={"description": "The caller's own key; wins over `Authorization: Bearer`.", "pattern": KEY},
-    )
-    free_mode = fields.String(
+
+def free_mode_header() -> fields.String:
+    """The header that asks for free mode where the body has no member for it."""
+    return fields.String(
         data_key="X-Free-Mode",
         validate=validate.OneOf(["true", "false"]),
         metadata={
@@ -55,6 +70,13 @@ class OpenAIHeadersSchema(QuickSchema):
             "example": "true",
         },
     )
+
+
+class OpenAIHeadersSchema(QuickSchema):
+    """Headers that choose whose key pays."""
+
+    openai_api_key = own_key_header("The caller's own key; wins over `Authorization: Bearer`.")
+    free_mode = free_mode_header()
     upstream = fields.String(
         data_key="X-Upstream",
         validate=validate.Length(min=1, max=64),

@@ -55,6 +55,32 @@ def completion_events(*texts: str) -> list[bytes]:
     return [chunk(None), *(chunk(text) for text in texts), *end]
 
 
+def message_start(**usage: Any) -> bytes:
+    """The first event of a stream of Anthropic's Messages API; the input is counted here."""
+    counts = {"input_tokens": 11, "output_tokens": 1} | usage
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": "claude-haiku-4-5"}
+    return typed("message_start", message=message | {"stop_reason": None, "usage": counts})
+
+
+def block_delta(kind: str = "text_delta", *, index: int = 0, **members: Any) -> bytes:
+    """A piece of a content block of the Messages API."""
+    return typed("content_block_delta", index=index, delta={"type": kind} | members)
+
+
+def message_end(stop_reason: str = "end_turn", **usage: Any) -> list[bytes]:
+    """The last events of a good stream of the Messages API; the output is counted here."""
+    delta = {"stop_reason": stop_reason, "stop_sequence": None}
+    return [typed("message_delta", delta=delta, usage={"output_tokens": 7} | usage), typed("message_stop")]
+
+
+def message_events(*texts: str) -> list[bytes]:
+    """A whole good stream of the Messages API."""
+    start = typed("content_block_start", index=0, content_block={"type": "text", "text": ""})
+    pieces = [block_delta(text=text) for text in texts]
+    stop = typed("content_block_stop", index=0)
+    return [message_start(), start, typed("ping"), *pieces, stop, *message_end()]
+
+
 def stream(parts: Iterable[bytes], *, pause: float = 0.0, close: bool = True) -> Answer:
     """Answer with an event stream that ends when the connection does; it pauses after each part."""
     first, *rest = [*parts] or [b""]

@@ -133,7 +133,7 @@ BEARER = {
     "Referer": CALLER_KEY,
     "User-Agent": CALLER_KEY,
 }
-PASSED_ROUTES = ("/v1/responses", "/v1/chat/completions", "/v1/embeddings")
+PASSED_ROUTES = ("/v1/responses", "/v1/chat/completions", "/v1/embeddings", "/v1/messages", "/v1/audio/speech")
 ROUTES = [
     *("/v1/models", "/v1/nowhere", f"{CHAT}/preview", *PASSED_ROUTES),
     *("/", "/livez", "/readyz", "/docs", "/docs/start.js", "/openapi.json", "/api/v1/", CHAT, "/nowhere"),
@@ -159,6 +159,8 @@ def tries() -> Iterator[Try]:
             own = {"Authorization": f"Bearer {next(numbers)}{CALLER_KEY}"}
             yield Try("POST", path, body, TYPE | BEARER | own, fault)
             yield Try("POST", path, body, TYPE | {"X-Free-Mode": "true"}, fault)
+            if path == "/v1/messages":
+                yield Try("POST", path, body, TYPE | {"x-api-key": f"{next(numbers)}{CALLER_KEY}"}, fault)
         yield Try("GET", "/v1/models", b"", {"Authorization": f"Bearer {next(numbers)}{CALLER_KEY}"}, fault)
     yield chat({"free_mode": True}, {"X-OpenAI-Api-Key": f"{next(numbers)}{CALLER_KEY}"}, telling_error(401))
     yield chat({})

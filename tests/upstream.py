@@ -133,7 +133,8 @@ def reset() -> Answer:
 
 async def echo(received: Received, writer: asyncio.StreamWriter) -> None:
     """The default: say the user's last message back, so that a mixed-up answer shows."""
-    asked = json.loads(received.body or b"{}")
+    is_form = received.headers.get("content-type", "").startswith("multipart/")
+    asked = {} if is_form else json.loads(received.body or b"{}")
     messages = asked.get("input")
     if isinstance(messages, list) and messages and isinstance(messages[-1], dict) and "content" in messages[-1]:
         await text(str(messages[-1]["content"]))(received, writer)

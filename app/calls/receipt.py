@@ -38,8 +38,9 @@ class Tried:
 class Receipt:
     """Times are seconds. `may_cost`: upstream may have begun to work for the request, so it may bill it.
 
-    `written` counts what has come of a streamed answer: if upstream never counts it, that is the estimate. `tried` has
-    every attempt; what is said here of usage, model, text and cost is the last one's.
+    `written` counts what has come of a streamed answer: if upstream never counts it, that is the estimate. `started` is
+    the input as upstream counted it when it began to answer. `tried` has every attempt; what is said here of usage,
+    model, text and cost is the last one's.
     """
 
     assemble_seconds: float = 0.0
@@ -51,6 +52,7 @@ class Receipt:
     answered: bool = False
     may_cost: bool = False
     usage: Usage | None = None
+    started: Usage | None = None
     model: str | None = None
     upstream_request_id: str | None = None
     response_id: str | None = None

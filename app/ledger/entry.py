@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 from app.calls.call import Call
@@ -37,6 +38,8 @@ class Entry:
     def cost_nano(self) -> int | None:
         """What the request has cost so far: 0 from the cache and where upstream was not asked, None if unknown."""
         usage, _ = self.usage()
+        if self._ask.is_unbounded and self.receipt.usage is None and self._may_cost:
+            return None
         if self.receipt.cache_hit or not usage.total_tokens:
             return 0
         if self._priced is None or self._priced[0] is not usage:
@@ -90,8 +93,9 @@ class Entry:
     def _usage(self, counted: Usage | None, written: int, may_cost: bool) -> tuple[Usage, bool]:
         if counted is not None or not may_cost:
             return counted or Usage(), False
-        sent = self._ask.prompt_tokens
-        return Usage(sent, written, sent + written), bool(sent + written)
+        began = self.receipt.started or Usage(self._ask.prompt_tokens)
+        total = began.input_tokens + written
+        return dataclasses.replace(began, output_tokens=written, total_tokens=total), bool(total)
 
     def settle(self, status: str, code: str | None = None) -> bool:
         """Close the row; only the first call counts. Tells whether this was it."""

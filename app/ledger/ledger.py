@@ -95,7 +95,7 @@ class Ledger:
         call.check()
 
         def worst_nano(limit: int) -> int | None:
-            usage = Usage(ask.prompt_tokens, limit * ask.choices)
+            usage = ask.most_usage(limit)
             costs = [self.prices.cost_nano(model, usage, place=place) for model, place in priced or ((ask.model, ""),)]
             known = [cost for cost in costs if cost is not None]
             return max(known) if len(known) == len(costs) else None

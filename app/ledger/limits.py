@@ -13,6 +13,7 @@ from app.errors import ChatServiceException
 from app.ledger.accounts import Account, Principal
 from app.ledger.budgets import period_end, period_start
 from app.ledger.lease import LEASE_SECONDS
+from app.models import Usage
 from app.store.statement import Statement
 from app.store.tables import requests, spending
 from app.units import MICROSECONDS, dollars
@@ -58,7 +59,10 @@ class Ask:
     """What a request wants, as far as admission and the ledger care.
 
     `prompt_tokens` is an estimate; `max_tokens` bounds each of its `choices`, None where it names no bound. `uncovered`
-    names the first member whose cost or model nobody can know before. `is_listing`: it lists models, which is free.
+    names the first member whose cost or model nobody can know before. `cache_write`: for how long the prompt may be
+    written to a cache, `5m` or `1h`, which costs more than to read it. `is_free`: it costs nothing, whatever its model.
+    `is_unbounded`: what it costs does not go by tokens that could be known before.
+    `is_listing`: it lists models, which is free and no request of a model.
     """
 
     route: str
@@ -69,7 +73,20 @@ class Ask:
     max_tokens: int | None = 0
     choices: int = 1
     uncovered: str | None = None
+    cache_write: str = ""
+    is_free: bool = False
+    is_unbounded: bool = False
     is_listing: bool = False
+
+    def most_usage(self, limit: int) -> Usage:
+        """The most that the request may use with `limit` output tokens per choice."""
+        sent, kept = self.prompt_tokens, self.cache_write
+        return Usage(
+            sent,
+            limit * self.choices,
+            cache_write_tokens=sent if kept == "5m" else 0,
+            cache_write_1h_tokens=sent if kept == "1h" else 0,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +130,8 @@ def check_permission(account: Account, ask: Ask, *, server_pays: bool) -> None:
     if ask.uncovered and server_pays and (account.models or account.budget_nano is not None):
         message = f"This client's limits cannot cover `{ask.uncovered}`"
         raise ChatServiceException(message, "not_covered", param=ask.uncovered)
+    if ask.is_unbounded and server_pays and account.budget_nano is not None:
+        raise ChatServiceException("This client's budget cannot cover this route", "not_covered")
 
 
 class Standing:
@@ -191,7 +210,7 @@ class Standing:
 
     def _check_budget(self, opening: Opening) -> Reservation:
         budget, period = self._account.budget_nano, self._account.budget_period
-        if budget is None or period is None or not opening.server_pays:
+        if budget is None or period is None or not opening.server_pays or opening.ask.is_free:
             return Reservation()
         limit = self._max_output_tokens if opening.ask.max_tokens is None else opening.ask.max_tokens
         worst = opening.worst_nano(limit)

@@ -35,23 +35,33 @@ Tiers = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Price:
-    """Shares per token; sound costs what text does not, and None where the list does not say."""
+    """Shares per token; sound, and what is written to a cache, cost otherwise: None where the list does not say."""
 
     input: Tiers
     cached: Tiers
     output: Tiers
     input_audio: Tiers | None = None
     output_audio: Tiers | None = None
+    cache_write: Tiers | None = None
+    cache_write_1h: Tiers | None = None
 
     def cost_nano(self, usage: Usage) -> int | None:
         """Nano-dollars, rounded half up; None when a part of the usage has no price here."""
         sent = usage.input_tokens
         heard, spoken = usage.input_audio_tokens, usage.output_audio_tokens
+        kept, kept_1h = usage.cache_write_tokens, usage.cache_write_1h_tokens
         if usage.service_tier or (heard and self.input_audio is None) or (spoken and self.output_audio is None):
             return None
+        if usage.has_fees or (kept and self.cache_write is None) or (kept_1h and self.cache_write_1h is None):
+            return None
         cached = min(usage.cached_tokens, sent - heard)
-        shares = (sent - heard - cached) * _rate(self.input, sent) + cached * _rate(self.cached, sent)
+        anew = sent - heard - cached - kept - kept_1h
+        shares = anew * _rate(self.input, sent) + cached * _rate(self.cached, sent)
         shares += (usage.output_tokens - spoken) * _rate(self.output, sent)
+        if self.cache_write is not None:
+            shares += kept * _rate(self.cache_write, sent)
+        if self.cache_write_1h is not None:
+            shares += kept_1h * _rate(self.cache_write_1h, sent)
         if self.input_audio is not None:
             shares += heard * _rate(self.input_audio, sent)
         if self.output_audio is not None:
@@ -62,8 +72,8 @@ class Price:
 class Prices:
     """Knows the price of a model, or that it is unknown: that is None, never 0.
 
-    `own` is a TOML file of `[models."NAME"]` tables with `input`, `output` and optionally `cached`, in US dollars per
-    million tokens as strings or numbers; it wins over the list.
+    `own` is a TOML file of `[models."NAME"]` tables with `input`, `output` and optionally `cached`, `cache_write` and
+    `cache_write_1h`, in US dollars per million tokens as strings or numbers; it wins over the list.
     """
 
     def __init__(self, own: Path | None = None, base_url: str = "") -> None:
@@ -143,8 +153,10 @@ def _shipped(model: str, provider: str) -> Price | None:
         input=sent,
         cached=sent if cached is None else _tiers(cached),
         output=_tiers(found.output_mtok),
-        input_audio=None if found.input_audio_mtok is None else _tiers(found.input_audio_mtok),
-        output_audio=None if found.output_audio_mtok is None else _tiers(found.output_audio_mtok),
+        input_audio=_tiers_or_none(found.input_audio_mtok),
+        output_audio=_tiers_or_none(found.output_audio_mtok),
+        cache_write=_tiers_or_none(found.cache_write_mtok),
+        cache_write_1h=_tiers_or_none(found.cache_write_1h_mtok),
     )
 
 
@@ -170,6 +182,10 @@ def _tiers(price: Any) -> Tiers:
     if price is None or isinstance(price, Decimal):
         return ((0, _shares(price or Decimal(0))),)
     return (*((tier.start, _shares(tier.price)) for tier in reversed(price.tiers)), (0, _shares(price.base)))
+
+
+def _tiers_or_none(price: Any) -> Tiers | None:
+    return None if price is None else _tiers(price)
 
 
 def _shares(dollars_per_million: Decimal) -> int:
@@ -220,5 +236,11 @@ def _price(table: dict[str, Any]) -> Price:
     given = {name: Decimal(str(value)) for name, value in table.items()}
     if not all(value.is_finite() and value >= 0 for value in given.values()):
         raise ValueError("a price is a number of dollars")
-    prices = (given["input"], given.get("cached", given["input"]), given["output"])
-    return Price(*(((0, _shares(price)),) for price in prices))
+    flat: dict[str, Tiers] = {name: ((0, _shares(value)),) for name, value in given.items()}
+    return Price(
+        input=flat["input"],
+        cached=flat.get("cached", flat["input"]),
+        output=flat["output"],
+        cache_write=flat.get("cache_write"),
+        cache_write_1h=flat.get("cache_write_1h"),
+    )

@@ -194,7 +194,8 @@ class ChatService:
         is_streamed = listener is not None
 
         def ask(attempt: Attempt) -> Asked:
-            return Asked(self._dialect(attempt).PATH, self._body(generation, attempt, stream=is_streamed))
+            dialect = self._dialect(attempt)
+            return Asked(dialect.PATH, self._body(generation, attempt, stream=is_streamed), dialect.HEADERS)
 
         if listener is None:
             response, completion = exchange.send(ask, functools.partial(self._read, exchange))

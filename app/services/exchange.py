@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
@@ -31,12 +31,13 @@ from app.upstreams.fleet import Fleet, Wanted
 from app.upstreams.keys import KeySelector, Payer
 from app.upstreams.openai_client import OpenAIClient
 from app.upstreams.parameters import AdaptedBody, ModelParameters
-from app.upstreams.plan import Attempt, Plan, UpstreamRequest
+from app.upstreams.plan import NO_HEADERS, Attempt, Plan, UpstreamRequest
 from app.upstreams.retry import AttemptFailed
 from app.upstreams.slots import Slots, busy
 from app.upstreams.sse import Event, StreamEvent
 from app.upstreams.stream_end import whole_stream
 from app.upstreams.transport import Response, bounded
+from app.upstreams.usage import joined
 
 Result = TypeVar("Result")
 Meant = tuple[Event, StreamEvent]
@@ -226,17 +227,20 @@ class OpenExchange:
         The event that counts the tokens need not name the service tier: the last that was named is theirs.
         """
         tier = ""
-        for event, meaning in whole_stream(self._progress(response), read_event, only_whole=only_whole):
+        for event, meaning in whole_stream(self.pieces(response), read_event, only_whole=only_whole):
             tier = tier if meaning.service_tier is None else meaning.service_tier
-            self.note(meaning.usage and dataclasses.replace(meaning.usage, service_tier=tier), meaning.model)
+            if meaning.started is not None:
+                self.receipt.started = dataclasses.replace(meaning.started, service_tier=tier)
+            counted = meaning.usage and joined(self.receipt.started, meaning.usage)
+            self.note(counted and dataclasses.replace(counted, service_tier=tier), meaning.model)
             if meaning.written:
                 self.receipt.written.add(meaning.written)
             if meaning.text and self.receipt.first_token_seconds is None:
                 self.receipt.first_token_seconds = self._call.elapsed_seconds
             yield event, meaning
 
-    def _progress(self, response: HeldResponse) -> Iterator[bytes]:
-        """The pieces of a stream, each of which moves the call's deadline."""
+    def pieces(self, response: HeldResponse) -> Iterator[bytes]:
+        """The pieces of a response that goes on as it comes, each of which moves the call's deadline."""
         for piece in response:
             self._call.progressed()
             yield piece
@@ -311,7 +315,7 @@ class OpenExchange:
         receipt.begin_attempt(tried)
         try:
             body = None if asked.body is None else asked.body.body
-            request = UpstreamRequest(asked.path, body, attempt.model)
+            request = UpstreamRequest(asked.path, body, asked.headers, attempt.model)
             response = attempt.upstream.send(request, attempt.key, self._call)
             self._call.patience(None)
             receipt.may_cost = True
@@ -329,11 +333,12 @@ class OpenExchange:
 
 @dataclass(frozen=True)
 class Asked:
-    """What one upstream is asked; without a body it is a GET. What was changed for a refusal stays changed for a retry
-    and for the next key."""
+    """What one upstream is asked; without a body it is a GET. `headers` are its dialect's. What was changed for a refusal
+    stays changed for a retry and for the next key."""
 
     path: str
     body: AdaptedBody | None = None
+    headers: Mapping[str, str] = NO_HEADERS
 
     def again(self, refused: str | None) -> bool:
         """Leave out the parameter that upstream has refused; False when the refusal is the answer."""

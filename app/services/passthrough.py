@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,11 +22,12 @@ from app.json_bytes import dump_json
 from app.ledger.accounts import Principal
 from app.ledger.limits import Ask
 from app.ledger.stored import StoredResponses
-from app.models import MODEL_MAX_LENGTH, Credentials, is_placeholder
+from app.models import MODEL_MAX_LENGTH, Credentials, Usage, is_placeholder
+from app.services.coverage import LIMITS
 from app.services.exchange import Asked, Exchange, HeldResponse, Meant, OpenExchange
-from app.services.passed_request import LIMITS, PassedRequest, read_request
+from app.services.passed_request import PassedRequest, read_form, read_request
 from app.units import dollars
-from app.upstreams import chat_completions, embeddings, responses
+from app.upstreams import chat_completions, completions, embeddings, media, messages, responses
 from app.upstreams.answer_headers import passed_headers
 from app.upstreams.errors import bad_response, told_failure
 from app.upstreams.json import load_json, read_json, string_or_none
@@ -38,28 +40,49 @@ from app.upstreams.usage import TAIL_BYTES, read_usage, usage_in_tail
 AFTER_END_SECONDS = 1.0
 MODELS_SECONDS = 60.0
 """How old a list of the models of several upstreams may be."""
+JSON = "application/json"
+MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,60}/[A-Za-z0-9!#$&^_.+-]{1,60}(?:[ ;][\x20-\x7e]{0,200})?")
+UNKNOWN_TYPE = "application/octet-stream"
 BLANK = b" \t\r\n"
 
 
 class PassedDialect(Protocol):
     """What passing a request through needs of its dialect."""
 
+    HEADERS: Mapping[str, str]
+
     def read_event(self, data: bytes) -> StreamEvent:
         """Say what an event of a stream means."""
 
+    def read_usage(self, document: Mapping[str, Any]) -> Usage | None:
+        """The usage in a finished answer."""
 
+
+SPOKEN: Mapping[str, str] = {
+    responses.PATH: "responses",
+    chat_completions.PATH: "chat_completions",
+    embeddings.PATH: "embeddings",
+    messages.PATH: "messages",
+    messages.COUNT_PATH: "messages",
+}
+"""The dialect that an upstream has to speak for a path; what is not here passes to any."""
 DIALECTS: Mapping[str, PassedDialect] = {
     responses.PATH: responses,
     chat_completions.PATH: chat_completions,
     embeddings.PATH: embeddings,
+    messages.PATH: messages,
+    messages.COUNT_PATH: messages,
+    completions.PATH: completions,
+    **dict.fromkeys(media.PATHS, media),
 }
+NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
 class PassedResponse:
     """An answer on its way back: whole, or a stream of bytes. `close` ends it early and may be called at any time.
 
-    `is_events`: the stream is one of events, and no answer that is too large to be held.
+    `is_events`: the stream is one of events, and no answer that is not held.
     """
 
     body: bytes | Iterator[bytes]
@@ -67,6 +90,7 @@ class PassedResponse:
     cost_usd: Callable[[], str | None]
     close: Callable[[], None]
     is_events: bool = False
+    content_type: str = JSON
 
 
 class Passthrough:
@@ -107,42 +131,80 @@ class Passthrough:
         return self._token_required and account is not None and account.free_mode and self._exchange.keys.has_server_key
 
     def create(
-        self, path: str, body: bytes, credentials: Credentials, principal: Principal, call: Call, query: str = ""
+        self,
+        path: str,
+        body: bytes,
+        credentials: Credentials,
+        principal: Principal,
+        call: Call,
+        query: str = "",
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> PassedResponse:
-        """Pass a body on to `path` and `query`, and the answer back; raises ServiceException."""
-        request = self._checked(read_request(path, body), credentials, principal)
+        """Pass a body on to `path` and `query`, and the answer back; `headers` win over those of the dialect.
+
+        Raises ServiceException.
+        """
+        return self._pass(path, read_request(path, body), credentials, principal, call, query, headers)
+
+    def upload(
+        self,
+        path: str,
+        body: bytes,
+        content_type: str,
+        fields: Mapping[str, str],
+        credentials: Credentials,
+        principal: Principal,
+        call: Call,
+        query: str = "",
+    ) -> PassedResponse:
+        """Pass a form with files on; `fields` are those that are decided on. Raises ServiceException."""
+        headers = {"Content-Type": content_type}
+        return self._pass(path, read_form(path, body, fields), credentials, principal, call, query, headers)
+
+    def _pass(
+        self,
+        path: str,
+        asked: PassedRequest,
+        credentials: Credentials,
+        principal: Principal,
+        call: Call,
+        query: str,
+        headers: Mapping[str, str],
+    ) -> PassedResponse:
+        request = self._checked(asked, credentials, principal)
         with contextlib.ExitStack() as resources:
             exchange = resources.enter_context(
-                self._exchange.open(
-                    request.ask, credentials, principal, call, dialect=path.strip("/").replace("/", "_")
-                )
+                self._exchange.open(request.ask, credentials, principal, call, dialect=SPOKEN.get(path, ""))
             )
             asks_for_usage = request.hides_usage and exchange.payer.may_be_server
+            dialect = DIALECTS[path]
 
             def ask(attempt: Attempt) -> Asked:
-                return Asked(path + query, _body(path, request, exchange, attempt, asks_for_usage))
+                body = _body(path, request, exchange, attempt, asks_for_usage)
+                return Asked(path + query, body, {**dialect.HEADERS, **headers})
 
-            if request.ask.streamed:
-                dialect = DIALECTS[path]
+            if request.ask.streamed and path not in media.PATHS:
 
                 def begin_stream(response: HeldResponse) -> Iterator[Meant]:
-                    events = exchange.events(response, dialect.read_event, only_whole=False)
-                    return exchange.begun(response, events)
+                    return exchange.begun(response, exchange.events(response, dialect.read_event, only_whole=False))
 
                 response, events = exchange.send(ask, begin_stream)
                 resources.enter_context(response)
                 llama = LlamaEvents(response.attempt.model) if response.attempt.upstream.settings.is_local else None
                 passed = _events(events, exchange, call, asks_for_usage, llama)
             else:
-                response, (head, pieces) = exchange.send(ask, functools.partial(_begun, exchange))
+                response, begun = exchange.send(ask, functools.partial(_begun, exchange, path))
                 resources.enter_context(response)
+                if begun is None:
+                    return _as_it_comes(response, exchange, dialect, resources)
+                head, pieces = begun
                 if pieces is None:
-                    return _whole(head, response, exchange)
-                passed = _unheld(head, pieces, exchange)
+                    return _whole(head, response, exchange, dialect.read_usage)
+                passed = _unheld(head, pieces, exchange, dialect.read_usage)
             # The row of a stream is settled where the stream ends.
             held = resources.pop_all()
         answer = _streamed(passed, response, exchange, held)
-        return dataclasses.replace(answer, is_events=request.ask.streamed)
+        return dataclasses.replace(answer, is_events=request.ask.streamed and path not in media.PATHS)
 
     def _checked(self, request: PassedRequest, credentials: Credentials, principal: Principal) -> PassedRequest:
         """Refuse to go on, with the server's key, with a conversation that this client did not begin."""
@@ -233,9 +295,9 @@ def _body(
     path: str, request: PassedRequest, exchange: OpenExchange, attempt: Attempt, asks_for_usage: bool
 ) -> AdaptedBody:
     """A request as it came, but with the model's name at this upstream, with the output limit that its budget needs,
-    and asking for usage where upstream knows how to (app/upstreams/parameters.py)."""
+    and asking for usage where upstream knows how to (app/upstreams/parameters.py). A form goes as it came."""
     changed: dict[str, Any] = {} if exchange.output_limit is None else {LIMITS[path][0]: exchange.output_limit}
-    if attempt.model != request.ask.model:
+    if attempt.model != request.ask.model and path != media.TRANSCRIPTIONS_PATH:
         changed["model"] = attempt.model
     if attempt.upstream.settings.is_local and path == responses.PATH:
         changed |= response_format(request.document)
@@ -250,11 +312,14 @@ def _body(
     return AdaptedBody(exchange.parameters, attempt.model, make, {"stream_options"} if asks_for_usage else ())
 
 
-def _begun(exchange: OpenExchange, response: HeldResponse) -> tuple[bytes, Iterator[bytes] | None]:
-    """So much of a plain answer as can be held, and what is left of it; None where that is nothing.
+def _begun(exchange: OpenExchange, path: str, response: HeldResponse) -> tuple[bytes, Iterator[bytes] | None] | None:
+    """So much of a plain answer as can be held, and what is left of it; None where that is nothing. None of it at all
+    where it is no JSON and need not be.
 
     Raises the failure that it tells of, while another upstream can answer instead.
     """
+    if path in media.PATHS and not _is_json(response):
+        return None
     pieces = iter(response)
     head, is_whole = _head(pieces, response.max_bytes)
     if is_whole and response.may_move:
@@ -262,7 +327,7 @@ def _begun(exchange: OpenExchange, response: HeldResponse) -> tuple[bytes, Itera
         if not isinstance(document, dict):
             raise bad_response()
         if (failure := told_failure(document)) is not None:
-            exchange.note(read_usage(document), string_or_none(document.get("model")))
+            exchange.note(DIALECTS[path].read_usage(document), string_or_none(document.get("model")))
             raise failure
     return head, None if is_whole else pieces
 
@@ -303,18 +368,46 @@ def _head(pieces: Iterator[bytes], max_bytes: int) -> tuple[bytes, bool]:
     return bytes(held), True
 
 
-def _unheld(head: bytes, pieces: Iterator[bytes], exchange: OpenExchange) -> Iterator[bytes]:
-    """An answer that is too large to be held, as it comes. Its usage is looked for at its end, where servers put it."""
+def _as_it_comes(
+    response: HeldResponse, exchange: OpenExchange, dialect: PassedDialect, resources: contextlib.ExitStack
+) -> PassedResponse:
+    """An answer of another kind than JSON, none of which is held: sound, a text, events of an API without a dialect."""
+    passed = _unheld(b"", exchange.pieces(response), exchange, dialect.read_usage)
+    answer = _streamed(passed, response, exchange, resources.pop_all())
+    given = response.headers.get("content-type", "")
+    return dataclasses.replace(answer, content_type=given if MEDIA_TYPE.fullmatch(given) else UNKNOWN_TYPE)
+
+
+def _is_json(response: HeldResponse) -> bool:
+    kind = response.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+    return kind == JSON or kind.endswith("+json")
+
+
+def _unheld(
+    head: bytes,
+    pieces: Iterator[bytes],
+    exchange: OpenExchange,
+    usage_of: Callable[[Mapping[str, Any]], Usage | None],
+) -> Iterator[bytes]:
+    """An answer that is not held, as it comes. Its usage is looked for at its end, where servers put it."""
     tail = head[-TAIL_BYTES:]
-    yield head
+    if head:
+        yield head
     del head
     for piece in pieces:
         yield piece
         tail = (tail + piece)[-TAIL_BYTES:]
-    exchange.note(usage_in_tail(tail), None)
+    exchange.note(usage_in_tail(tail, usage_of), None)
 
 
-def _whole(raw: bytes, response: HeldResponse, exchange: OpenExchange, *, is_list: bool = False) -> PassedResponse:
+def _whole(
+    raw: bytes,
+    response: HeldResponse,
+    exchange: OpenExchange,
+    usage_of: Callable[[Mapping[str, Any]], Usage | None] = read_usage,
+    *,
+    is_list: bool = False,
+) -> PassedResponse:
     """The answer as it came, if it is a JSON object; its usage is noted. `is_list`: one without OpenAI's object around
     it is one, too."""
     document = read_json(raw)
@@ -324,7 +417,7 @@ def _whole(raw: bytes, response: HeldResponse, exchange: OpenExchange, *, is_lis
         raw = dump_json(document)
     if not isinstance(document, dict):
         raise bad_response()
-    exchange.note(read_usage(document), string_or_none(document.get("model")))
+    exchange.note(usage_of(document), string_or_none(document.get("model")))
     exchange.note_response(_response_id(document))
     if told_failure(document):
         exchange.settle("error", "upstream_failed")

@@ -7,7 +7,11 @@ from collections.abc import Mapping
 
 from app.models import ApiKey
 
-PASSED = re.compile(r"retry-after|x-ratelimit-[a-z0-9-]{1,40}|openai-(?!organization|project)[a-z0-9-]{1,40}", re.I)
+PASSED = re.compile(
+    r"retry-after|x-ratelimit-[a-z0-9-]{1,40}|openai-(?!organization|project)[a-z0-9-]{1,40}"
+    r"|anthropic-ratelimit-[a-z0-9-]{1,60}",
+    re.I,
+)
 PASSED_WITH_OUR_KEY = re.compile(r"retry-after|openai-(?:model|processing-ms|version)", re.I)
 """What is left where the server's key paid: its account's limits and what is left of them are the operator's."""
 

@@ -22,9 +22,11 @@ from app.upstreams.json import (
 )
 from app.upstreams.parameters import NONE, fitting_messages
 from app.upstreams.sse import END, StreamEvent, read_document
-from app.upstreams.usage import read_usage, told_tier
+from app.upstreams.usage import read_usage as read_usage
+from app.upstreams.usage import told_tier
 
 PATH = "/chat/completions"
+HEADERS: Mapping[str, str] = {}
 KEPT = ("id", "model", "created", "usage", "x_groq", "service_tier")
 """What a chunk may say of the whole answer."""
 FAILURES = {"error", "abort", "aborted", "cancelled", "insufficient_system_resource"}

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from app.config import Config
 from app.models import Completion, Generation
-from app.upstreams import chat_completions, responses
+from app.upstreams import chat_completions, messages, responses
 from app.upstreams.sse import StreamEvent
 
 
@@ -25,6 +25,7 @@ class Dialect(Protocol):
     """What a dialect's module offers."""
 
     PATH: str
+    HEADERS: Mapping[str, str]
 
     def request_body(
         self, generation: Generation, *, stream: bool = False, without: frozenset[str] = frozenset()
@@ -41,7 +42,11 @@ class Dialect(Protocol):
         """Read one stream."""
 
 
-DIALECTS: Mapping[str, Dialect] = {"responses": responses, "chat_completions": chat_completions}
+DIALECTS: Mapping[str, Dialect] = {
+    "responses": responses,
+    "chat_completions": chat_completions,
+    "messages": messages,
+}
 
 
 def native_dialect(config: Config) -> Dialect:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from app.upstreams.chat_completions import read_event
+from app.upstreams.chat_completions import HEADERS, read_event
+from app.upstreams.usage import read_usage
 
 PATH = "/embeddings"
-__all__ = ["PATH", "read_event"]
+__all__ = ["HEADERS", "PATH", "read_event", "read_usage"]

@@ -68,7 +68,7 @@ def _mapped(status: int, refusal: Refusal, wait_seconds: int, *, own: bool) -> O
 
 def request_id(headers: Mapping[str, str]) -> str | None:
     """Upstream's own id of a request, if it is one that a header and a log can carry."""
-    value = headers.get("x-request-id", "")
+    value = headers.get("x-request-id") or headers.get("request-id", "")
     return value if value.isascii() and value.isprintable() and 0 < len(value) <= 128 else None
 
 

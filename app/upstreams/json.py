@@ -16,6 +16,7 @@ BLANK = " \t\r\n\ufeff\u200b"
 TEXT_PARTS = ("text", "output_text")
 FINISH_REASONS: Mapping[str, str] = {
     **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "max_length", "model_length"), "length"),
+    "model_context_window_exceeded": "length",
     **dict.fromkeys(
         (
             "content_filter",

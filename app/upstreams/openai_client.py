@@ -18,7 +18,7 @@ from app.calls.watchdog import Watchdog
 from app.config import Config
 from app.errors import ServiceException
 from app.models import ApiKey, Completion, Credentials, Generation, Message, is_well_formed
-from app.upstreams import retry, routing
+from app.upstreams import messages, retry, routing
 from app.upstreams.catalog import MODEL, Catalog, UpstreamSettings
 from app.upstreams.connection_errors import ConnectionLost, CouldNotConnect
 from app.upstreams.dialects import native_dialect
@@ -86,7 +86,7 @@ class OpenAIClient:
         call.patience(self.settings.first_byte_seconds)
         try:
             call.remaining_seconds()
-            response = self._transport.send(self._path(request), self._headers(key), request.body, call)
+            response = self._transport.send(self._path(request), self._headers(key, request), request.body, call)
         except CouldNotConnect as exc:
             failure = _unconnected(call, may_retry=exc.may_retry)
             if failure.error.error_code == "upstream_connection_error":
@@ -102,13 +102,11 @@ class OpenAIClient:
             return response
         raise self._refused(response, key, call)
 
-    def _headers(self, key: ApiKey) -> dict[str, str]:
+    def _headers(self, key: ApiKey, request: UpstreamRequest) -> dict[str, str]:
         # The local model knows one key, whoever pays: a caller's own would be refused, and nothing is billed by it.
-        secret = self.settings.keys[0].secret if self.settings.is_local and self.settings.keys else key.secret
-        if not secret:
-            return {**HEADERS, **key.headers}
-        name = self.settings.key_header
-        return {**HEADERS, **key.headers, name: f"Bearer {secret}" if name == "Authorization" else secret}
+        own = self.settings.keys[:1] if self.settings.is_local else ()
+        secret = own[0].secret if own else key.secret
+        return {**HEADERS, **key.headers, **request.headers, **(self._key_headers(secret, request) if secret else {})}
 
     def _path(self, request: UpstreamRequest) -> str:
         """The path below the base URL, in which the model may have to be named, with the query of every request."""
@@ -154,7 +152,8 @@ class OpenAIClient:
         )
         plan = make_plan(self._keys.payer(Credentials(api_key or "", free_mode)), self)
         without = ModelParameters().of(generation.model)
-        request = UpstreamRequest(dialect.PATH, dialect.request_body(generation, without=without))
+        body = dialect.request_body(generation, without=without)
+        request = UpstreamRequest(dialect.PATH, body, dialect.HEADERS)
         began = time.monotonic()
         self._watchdog.add(call)
         try:
@@ -175,6 +174,15 @@ class OpenAIClient:
     def _validate_api_key(self, api_key: str) -> bool:
         """Tell whether a key is well-formed. Whether upstream accepts it shows when it is used: nothing probes."""
         return is_well_formed(api_key)
+
+    def _key_headers(self, secret: str, request: UpstreamRequest) -> dict[str, str]:
+        """How upstream is told the key: by the header that the file names, else as a bearer credential, and in
+        Anthropic's dialect by its own header as well."""
+        if (name := self.settings.key_header) != "Authorization":
+            return {name: secret}
+        if messages.VERSION_HEADER in request.headers:
+            return messages.key_headers(secret, self.settings.base_url)
+        return {"Authorization": f"Bearer {secret}"}
 
     def _refused(self, response: Response, key: ApiKey, call: Call) -> AttemptFailed:
         """The failure of an attempt that upstream answered without success."""

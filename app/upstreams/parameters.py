@@ -30,7 +30,7 @@ REASONING_MODEL = re.compile(r"(?:.*/)?(?:o[1-9]|gpt-5)(?:[-.:].*)?", re.DOTALL)
 REFUSED_BY_REASONING_MODELS = frozenset({"temperature", "max_tokens"})
 UNSUPPORTED = re.compile(
     r"unsupported|n[o']t support|unknown|unrecogni[sz]ed|forbidden"
-    r"|n[o']t (?:permitted|allowed|enabled)|unexpected"
+    r"|n[o']t (?:permitted|allowed|enabled)|unexpected|deprecated"
 )
 SYSTEM_ROLE = re.compile(r"(?:system|developer) (?:role|instruction|message)")
 ROLE = re.compile(r"(?:messages|input)\W{0,2}[0-9]{1,4}\W{0,2}role")

@@ -4,7 +4,9 @@ app/upstreams/routing.py follows it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from app.calls.call import Call
@@ -16,16 +18,20 @@ from app.upstreams.load import Load
 from app.upstreams.slots import Slots
 from app.upstreams.transport import Response
 
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class UpstreamRequest:
     """What is sent: a POST of JSON, or a GET where there is no body. `path` is below the upstream's base URL.
 
-    `model` is the model's name there, which some upstreams want in the path.
+    `headers` are those that its dialect has beside everybody's; they win over those. `model` is the model's name there,
+    which some upstreams want in the path.
     """
 
     path: str
     body: bytes | None = None
+    headers: Mapping[str, str] = field(default=NO_HEADERS, hash=False)
     model: str = ""
 
 

@@ -50,6 +50,8 @@ QUOTA_REASONS = {
     "billing_not_active",
     "credit_balance_too_low",
 }
+QUOTA_WORDS = re.compile(r"credit balance is too low", re.I)
+"""What Anthropic's API says with 400 and a code that says less."""
 MODEL_REASONS = {
     "model_not_found",
     "model_not_available",
@@ -92,7 +94,7 @@ class Refusal:
     @property
     def is_about_the_quota(self) -> bool:
         """Whether it says that the account of the key has nothing left."""
-        return bool(self.reasons & QUOTA_REASONS)
+        return bool(self.reasons & QUOTA_REASONS) or QUOTA_WORDS.search(self.message[:200]) is not None
 
     @property
     def is_about_the_model(self) -> bool:
@@ -120,7 +122,7 @@ def read_refusal(body: bytes, content_type: str = "") -> Refusal:
     """Read the body of an answer that is not a success; a Refusal without words when it says nothing."""
     members = _members(_document(body, content_type))
     param, validation = _validation(members.get("detail"))
-    code = _name(members.get("code")) or _name(members.get("error_code"))
+    code = _name(members.get("code")) or _name(members.get("error_code")) or _detailed(members.get("details"))
     status = members.get("status")
     if isinstance(status, str) and (code is None or code.isdigit()):
         code = _name(status) or code
@@ -191,6 +193,11 @@ def _place(loc: Any) -> Iterator[str]:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def _detailed(details: Any) -> str | None:
+    """The code in Anthropic's `details`."""
+    return _name(details.get("error_code")) if isinstance(details, dict) else None
 
 
 def _name(value: Any) -> str | None:

@@ -20,9 +20,11 @@ from app.upstreams.json import (
 )
 from app.upstreams.parameters import NONE, fitting_messages
 from app.upstreams.sse import END, LAST_EVENTS, StreamEvent, read_document
-from app.upstreams.usage import read_usage, told_tier
+from app.upstreams.usage import read_usage as read_usage
+from app.upstreams.usage import told_tier
 
 PATH = "/responses"
+HEADERS: Mapping[str, str] = {}
 TEXT_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
 
 

@@ -56,7 +56,7 @@ class StreamEvent(NamedTuple):
     """What an event means, whatever its API. `text` is the next piece of the answer, `written` all that upstream wrote
     in it, `document` the event itself; `is_end`: upstream says that the stream is over. `choices`: each choice of which
     the event tells, by its index, and whether it is finished. `service_tier`: empty for the standard one, None where it
-    names none."""
+    names none. `started`: the input as it is counted when the answer begins, where its API tells it apart."""
 
     text: str = ""
     written: str = ""
@@ -66,6 +66,7 @@ class StreamEvent(NamedTuple):
     is_end: bool = False
     choices: tuple[tuple[int, bool], ...] = ()
     service_tier: str | None = None
+    started: Usage | None = None
 
 
 END = StreamEvent(is_end=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from app.models import Usage
@@ -28,7 +29,7 @@ def read_usage(document: Mapping[str, Any]) -> Usage | None:
     total = token_count(counts.get("total_tokens"))
     # A total above the sum: the rest was written as well, as Gemini's reasoning is.
     written = max(told, total - sent)
-    sent_details = _mapping(counts.get("input_tokens_details") or counts.get("prompt_tokens_details"))
+    sent_details = _details(counts, "input_tokens_details", "prompt_tokens_details", "input_token_details")
     written_details = _mapping(counts.get("output_tokens_details") or counts.get("completion_tokens_details"))
     if not sent + written:
         # Zeros, as some servers put into every chunk, are no count.
@@ -53,14 +54,36 @@ def told_tier(document: Mapping[str, Any]) -> str | None:
     return "" if tier in STANDARD_TIERS else tier[:64]
 
 
-def usage_in_tail(tail: bytes) -> Usage | None:
-    """The usage in the last bytes of an answer or event that is too large to hold; None when they hold none."""
+def joined(started: Usage | None, told: Usage) -> Usage:
+    """The usage of an answer whose input was told when it `started`, as Anthropic's API does, and whose output later.
+
+    The later count of the input holds where it is larger. How long a cache keeps it is told at the start only.
+    """
+    if started is None:
+        return told
+    sent = told if told.input_tokens > started.input_tokens else started
+    kept = sent.cache_write_tokens + sent.cache_write_1h_tokens
+    kept_1h = min(kept, started.cache_write_1h_tokens)
+    return dataclasses.replace(
+        told,
+        input_tokens=sent.input_tokens,
+        total_tokens=sent.input_tokens + told.output_tokens,
+        cached_tokens=sent.cached_tokens,
+        cache_write_tokens=kept - kept_1h,
+        cache_write_1h_tokens=kept_1h,
+        service_tier=told.service_tier or started.service_tier,
+        has_fees=told.has_fees or started.has_fees,
+    )
+
+
+def usage_in_tail(tail: bytes, read: Callable[[Mapping[str, Any]], Usage | None] = read_usage) -> Usage | None:
+    """The usage in the last bytes of an answer or event that is not held, by its dialect; None when they hold none."""
     _, found, behind = tail.decode("utf-8", "replace").rpartition('"usage"')
     try:
         counts, _ = json.JSONDecoder().raw_decode(behind.lstrip(" \t\r\n:"))
     except (ValueError, RecursionError):
         return None
-    return read_usage({"usage": counts}) if found else None
+    return read({"usage": counts}) if found else None
 
 
 def token_count(value: Any) -> int:
@@ -91,6 +114,11 @@ def _first(counts: Mapping[str, Any], *names: str) -> int:
         if name in counts and (found := token_count(counts[name])):
             return found
     return 0
+
+
+def _details(counts: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """What a count is made of, by the first of the names that has it."""
+    return next((found for name in names if (found := _mapping(counts.get(name)))), {})
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

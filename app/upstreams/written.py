@@ -7,6 +7,8 @@ from typing import Any
 
 SILENT = frozenset({"role", "id", "type", "index", "object", "data"})
 """Members of a delta that are no text; `data` is sound in base64, whose transcript counts."""
+BLOCK_TEXTS = ("text", "thinking", "partial_json")
+"""Members of a delta of the Messages API that the model wrote; a signature is no text of its own."""
 SOUND = ("response.audio.delta", "response.output_audio.delta")
 """Types of events; a tuple, since a type that upstream made a list could not be looked up in a set."""
 
@@ -23,6 +25,14 @@ def in_event(event: Mapping[str, Any]) -> str:
     """The text in an event of the Responses API: each `delta`, of whatever kind, but sound."""
     delta = event.get("delta")
     return delta if isinstance(delta, str) and event.get("type") not in SOUND else ""
+
+
+def in_block(event: Mapping[str, Any]) -> str:
+    """The text in an event of the Messages API: answer, thoughts and the input of tools."""
+    delta = event.get("delta")
+    if not isinstance(delta, dict) or event.get("type") != "content_block_delta":
+        return ""
+    return "".join(text for name in BLOCK_TEXTS if isinstance(text := delta.get(name), str))
 
 
 def _text(value: Any) -> str:

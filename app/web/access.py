@@ -10,14 +10,14 @@ from __future__ import annotations
 import enum
 from typing import cast
 
-from flask import Flask, Request
+from flask import Flask, Request, current_app
 from werkzeug.exceptions import NotFound
 
 from app.config import Config
 from app.errors import ChatServiceException
 from app.ledger.accounts import NOBODY, Accounts, Principal, unauthorized
 from app.models import TOKEN_PREFIX
-from app.web.addresses import not_found
+from app.web.addresses import check_no_websocket, not_found
 from app.web.middleware import kept, this_request
 from app.web.peer import check_host, check_proxy, is_loopback
 from app.web.services import service
@@ -46,6 +46,7 @@ def register_access(app: Flask, config: Config) -> None:
         if asked.endpoint is None:
             if isinstance(asked.routing_exception, NotFound):
                 raise not_found(asked.path)
+            check_no_websocket(asked)
             return
         access = declared_access(app, asked.endpoint)
         if access is None:
@@ -79,8 +80,28 @@ def bearer(authorization: str) -> tuple[str, str]:
     return (credential, "") if credential.startswith(TOKEN_PREFIX) else ("", credential)
 
 
+def credentials(asked: Request) -> tuple[str, str]:
+    """The token of ours and the caller's own key that a request carries; each is empty when it is not there.
+
+    Where a blueprint names a `key_header`, as Anthropic's clients send one, it and `Authorization` may hold either. Of
+    two of a kind that of the key header counts.
+    """
+    token, own = bearer(asked.environ.get("HTTP_AUTHORIZATION", ""))
+    header = key_header(asked)
+    given = asked.headers.get(header, "").strip() if header else ""
+    if not given:
+        return token, own
+    return (given, own) if given.startswith(TOKEN_PREFIX) else (token, given)
+
+
+def key_header(asked: Request) -> str:
+    """The header beside `Authorization` in which the route that is asked for reads a key; empty where it has none."""
+    blueprint = current_app.blueprints.get(asked.blueprint or "")
+    return getattr(blueprint, "key_header", "")
+
+
 def _find_principal(asked: Request, config: Config, *, remembered: bool) -> Principal:
-    token, _ = bearer(asked.environ.get("HTTP_AUTHORIZATION", ""))
+    token, _ = credentials(asked)
     if token:
         return service(Accounts).principal(token, remembered=remembered)
     if config.token_required:

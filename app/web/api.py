@@ -14,14 +14,15 @@ from flask_smorest import Api
 
 from app.failures import FAILURES
 from app.version import __version__
-from app.web.problems import OPENAI, PROBLEM
+from app.web.problems import ANTHROPIC, OPENAI, PROBLEM
 from app.web.strict import StrictBlueprint
 from schemas.problem import ProblemSchema
 
 DESCRIPTION = """A self-hosted chat server over OpenAI-compatible models.
 
-Every answer of 400 and above is a problem document (RFC 9457), under `/v1/` an error in OpenAI's shape; its `code` is
-stable. Every answer carries `X-Request-ID`; every 429 and 503 carries `Retry-After`."""
+Every answer of 400 and above is a problem document (RFC 9457), under `/v1/` an error in OpenAI's shape, under
+`/v1/messages` one in Anthropic's; its `code` (`error_code`) is stable. Every answer carries `X-Request-ID`; every 429
+and 503 carries `Retry-After`."""
 
 
 TOKEN = {
@@ -81,7 +82,7 @@ class ServerApi(Api):
         for name, description in [("DEFAULT_ERROR", "Any other problem"), ("UNPROCESSABLE_ENTITY", "A broken rule")]:
             self.spec.components.response(name, {"description": description, "content": content}, lazy=True)
 
-        for dialect in (PROBLEM, OPENAI):
+        for dialect in (PROBLEM, OPENAI, ANTHROPIC):
             for code in FAILURES:
                 self.spec.components.example(f"{dialect.name}_{code}", {"value": dialect.example(code)}, lazy=True)
         self.spec.components.security_scheme("token", TOKEN)

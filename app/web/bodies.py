@@ -39,12 +39,17 @@ def require_json(request: flask.Request) -> None:
         charset = request.mimetype_params.get("charset", "utf-8").lower()
         if request.mimetype != "application/json" or charset not in {"utf-8", "utf8"}:
             raise _unsupported("The body must be application/json in UTF-8")
+    require_known_coding(request)
+
+
+def require_known_coding(request: flask.Request) -> None:
+    """Raise 415 unless the body is in a content coding that can be decoded."""
     if _coding(request) not in CODINGS:
         raise _unsupported("The content coding of the body must be one of " + ", ".join(CODINGS))
 
 
-def whole_body(request: flask.Request) -> bytes:
-    """The body, decoded; 413 when it is larger than the limit, coded or decoded, or has too many values.
+def whole_body(request: flask.Request, *, is_json: bool = True) -> bytes:
+    """The body, decoded; 413 when it is larger than the limit, coded or decoded, or JSON of too many values.
 
     A large one is held in the worker's BodyRoom until the request is over; 503 `server_busy` when that is full.
     """
@@ -61,7 +66,8 @@ def whole_body(request: flask.Request) -> bytes:
         raw = _read(request, held)
         if is_coded:
             raw = _decoded(request, raw, held)
-        _check_number_of_values(raw)
+        if is_json:
+            _check_number_of_values(raw)
     except Exception:
         held.give_back()
         raise

@@ -9,10 +9,15 @@ from flask import Flask
 from flask_cors import CORS
 
 EXPOSED_HEADERS = [
-    *("X-Request-ID", "X-Upstream-Request-ID", "X-Cost-USD", "X-Cache", "Server-Timing"),
+    *("request-id", "X-Request-ID", "X-Upstream-Request-ID", "X-Cost-USD", "X-Cache", "Server-Timing"),
     *("Retry-After", "X-Should-Retry", "RateLimit", "RateLimit-Policy"),
     *("WWW-Authenticate", "Accept-Encoding", "OpenAI-Processing-Ms", "OpenAI-Version", "OpenAI-Model"),
     *(f"X-RateLimit-{figure}-{unit}" for figure in ("Limit", "Remaining", "Reset") for unit in ("Requests", "Tokens")),
+    *(
+        f"anthropic-ratelimit-{unit}-{figure}"
+        for unit in ("requests", "tokens", "input-tokens", "output-tokens")
+        for figure in ("limit", "remaining", "reset")
+    ),
 ]
 """What a script can read beside the body. Browsers hide every header that is not named here (Fetch standard)."""
 PREFLIGHT_SECONDS = 7200

@@ -19,7 +19,7 @@ from app.services.chat import Listener
 from app.services.passthrough import PassedResponse
 from app.services.turn_stream import Keepalive, Started, TurnEvent, TurnStream
 from app.web.flask_app import Response
-from app.web.problems import openai_error, prefers_english, problem
+from app.web.problems import ErrorDialect, prefers_english, problem
 from app.web.services import service
 from schemas.chat import ChatResponseSchema
 
@@ -48,8 +48,8 @@ def stream_turn(request: ChatRequest, run: Callable[[Listener], ChatResponse], c
     return response
 
 
-def stream_passed(passed: PassedResponse, events: Iterator[bytes], call: Call) -> Response:
-    """Answer with upstream's own stream."""
+def stream_passed(passed: PassedResponse, events: Iterator[bytes], call: Call, errors: ErrorDialect) -> Response:
+    """Answer with upstream's own stream; `errors` says how its clients are told that it broke off."""
 
     def encoded() -> Iterator[bytes]:
         last = b"\n\n"
@@ -57,8 +57,7 @@ def stream_passed(passed: PassedResponse, events: Iterator[bytes], call: Call) -
             for last in events:
                 yield last
         except ServiceException as exc:
-            error = openai_error(exc)
-            members = {"sequence_number": 0} | error["error"] | {"type": "error"} | error
+            members = errors.last_event(exc, call.request_id)
             event = _event("error", members)
             # An event that upstream did not end would take the lines of ours for its own.
             yield event if last.endswith(BLANK_LINES) else b"\n\n" + event
@@ -73,9 +72,9 @@ def stream_passed(passed: PassedResponse, events: Iterator[bytes], call: Call) -
 
 
 def stream_answer(passed: PassedResponse, body: Iterator[bytes]) -> Response:
-    """Answer with a plain answer of upstream's that is too large to be held. One that breaks off ends without the end
-    that HTTP would give it, so the caller sees that it was cut."""
-    response = Response(body, mimetype="application/json", headers=dict(passed.headers))
+    """Answer with an answer of upstream's that is not held. One that breaks off ends without the end that HTTP would
+    give it, so the caller sees that it was cut."""
+    response = Response(body, content_type=passed.content_type, headers=HEADERS | dict(passed.headers))
     response.call_on_close(passed.close)
     return response
 

@@ -18,7 +18,7 @@ from app.web.peer import is_trusted
 
 logger = logging.getLogger("app.request")
 
-TIMED_BLUEPRINTS = {"chat", "openai"}
+TIMED_BLUEPRINTS = {"chat", "openai", "others", "messages"}
 FRONT_SECONDS_MAX = 600.0
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SECURITY_HEADERS = (

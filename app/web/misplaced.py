@@ -12,8 +12,11 @@ FOREIGN_HEADERS = ("api-key", "x-api-key", "x-goog-api-key")
 UNAUTHENTICATED = {"api_key_required", "unauthorized"}
 
 
-def explain_misplaced(error: ServiceException, asked: Request) -> None:
-    """Add to a 401 that misses a key or a token where the caller put one in vain; where it belongs the 401 says."""
+def explain_misplaced(error: ServiceException, asked: Request, key_header: str = "") -> None:
+    """Add to a 401 that misses a key or a token where the caller put one in vain; where it belongs the 401 says.
+
+    `key_header` is the one that the route reads.
+    """
     if error.error_code not in UNAUTHENTICATED:
         return
     scheme, _, credential = asked.headers.get("Authorization", "").strip().partition(" ")
@@ -22,13 +25,15 @@ def explain_misplaced(error: ServiceException, asked: Request) -> None:
     key_missing = error.error_code == "api_key_required"
     if has_token and not key_missing:
         return
-    if name := next((name for name in FOREIGN_HEADERS if asked.headers.get(name)), None):
+    if name := next((name for name in FOREIGN_HEADERS if name != key_header and asked.headers.get(name)), None):
         error.explain(f"The header {name} is not read", f"{name} 헤더는 읽지 않습니다.")
     elif scheme and not bearer:
         error.explain(
             "The header Authorization has to begin with Bearer and a space",
             "Authorization 헤더는 Bearer와 공백으로 시작해야 합니다.",
         )
+    elif key_missing and key_header:
+        error.explain(f"The header {key_header} carries it as well", f"{key_header} 헤더로 보내도 됩니다.")
     elif credential and key_missing and not has_token:
         error.explain(
             "On this route Authorization carries a token of this server only",

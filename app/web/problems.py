@@ -1,7 +1,7 @@
 """Every failure's shape on the wire, and the handlers that answer with it.
 
-There are two error dialects: problem documents (RFC 9457) and, on OpenAI's own routes, OpenAI's shape. A blueprint
-declares its own.
+There are three error dialects: problem documents (RFC 9457), and on OpenAI's and Anthropic's own routes their shapes. A
+blueprint declares its own.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from werkzeug.exceptions import BadRequest, HTTPException
 
 from app.errors import ERRORS_MAX, ChatServiceException, ServiceException, ValidationException
 from app.failures import FAILURES
+from app.web.access import key_header
 from app.web.middleware import this_request
 from app.web.misplaced import UNAUTHENTICATED, explain_misplaced
+from schemas.messages import AnthropicErrorSchema
 from schemas.openai import OpenAIErrorSchema
 from schemas.problem import ProblemSchema
 
@@ -43,18 +45,37 @@ HTTP_ERRORS = {
     413: ("request_too_large", "The request body is larger than the setting MAX_REQUEST_BYTES allows"),
     500: ("internal_error", "The server failed to handle the request"),
 }
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+}
+"""Anthropic's API reference, "Errors"."""
+OTHER_ANTHROPIC_TYPES = {"invalid_request_error", "conflict_error", "api_error", "overloaded_error"}
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 @dataclass(frozen=True)
 class ErrorDialect:
-    """How a blueprint tells a failure: `document` is given the error, the session id and the request id."""
+    """How a blueprint tells a failure: `document` is given the error, the session id and the request id.
+
+    `event` gives the data of the `error` event that ends a stream, where it is another document.
+    """
 
     name: str
     media_type: str
     schema: type[marshmallow.Schema]
     document: Callable[[ServiceException, str, str], dict[str, Any]]
     passes_upstream_headers: bool = False
+    event: Callable[[ServiceException], dict[str, Any]] | None = None
+
+    def last_event(self, error: ServiceException, request_id: str) -> dict[str, Any]:
+        """The data of the event with which a stream breaks off."""
+        return self.document(error, "", request_id) if self.event is None else self.event(error)
 
     def example(self, code: str) -> dict[str, Any]:
         """What an error of this code looks like, for the specification."""
@@ -113,8 +134,30 @@ def openai_error(error: ServiceException, session_id: str = "", request_id: str 
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def openai_event(error: ServiceException) -> dict[str, Any]:
+    """A failure as the last event of a stream, as OpenAI's SDKs know it of either API."""
+    document = openai_error(error)
+    return {"sequence_number": 0, **document["error"], "type": "error", **document}
+
+
+def anthropic_error(error: ServiceException, session_id: str = "", request_id: str = "") -> dict[str, Any]:
+    """A failure in Anthropic's shape; `error_code` is ours, or upstream's. Its words are kept as in OpenAI's shape."""
+    kind = ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+    if error.status in {503, 529} and error.retryable:
+        kind = "overloaded_error"
+    message, code = error.message, error.error_code
+    if error.status < 500:
+        known = {*ANTHROPIC_TYPES.values(), *OTHER_ANTHROPIC_TYPES}
+        kind = error.upstream_type if error.upstream_type in known else kind
+        code = code if code == "model_not_found" else error.upstream_code or code
+        message = error.upstream_message or message
+    told = {"type": kind, "message": message, "details": {"error_code": code}}
+    return {"type": "error", "error": told, "request_id": request_id}
+
+
 PROBLEM = ErrorDialect("problem", "application/problem+json", ProblemSchema, problem)
-OPENAI = ErrorDialect("openai", "application/json", OpenAIErrorSchema, openai_error, passes_upstream_headers=True)
+OPENAI = ErrorDialect("openai", "application/json", OpenAIErrorSchema, openai_error, True, openai_event)
+ANTHROPIC = ErrorDialect("anthropic", "application/json", AnthropicErrorSchema, anthropic_error, True)
 
 
 def register_error_handlers(app: Flask) -> None:
@@ -146,7 +189,7 @@ def named(fields: Iterable[str]) -> str:
 
 def _answer(error: ServiceException) -> Response:
     g.error_code, dialect = error.error_code, _declared_dialect()
-    explain_misplaced(error, this_request())
+    explain_misplaced(error, this_request(), key_header(this_request()))
     document = dialect.document(error, g.get("session_id", ""), g.call.request_id)
     if dialect is PROBLEM and prefers_english():
         document["error_message"] = error.message
@@ -178,13 +221,14 @@ def _answer_bug(error: Exception) -> Response:
 
 
 def _declared_dialect() -> ErrorDialect:
-    """What the route's blueprint declares; for an unknown address the blueprint below whose prefix it lies."""
+    """What the route's blueprint declares; for an unknown address the one below whose prefix it lies, the longest."""
     blueprints = current_app.blueprints
     if request.blueprint is not None:
         return getattr(blueprints[request.blueprint], "errors", PROBLEM)
     path = f"{request.path}/"
-    above = (found for found in blueprints.values() if found.url_prefix and path.startswith(f"{found.url_prefix}/"))
-    return getattr(next(above, None), "errors", PROBLEM)
+    above = [found for found in blueprints.values() if found.url_prefix and path.startswith(f"{found.url_prefix}/")]
+    nearest = max(above, key=lambda found: len(found.url_prefix or ""), default=None)
+    return getattr(nearest, "errors", PROBLEM)
 
 
 def _translated(error: HTTPException) -> ServiceException:

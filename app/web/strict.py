@@ -103,8 +103,9 @@ Decorator = Callable[[Callable[..., Any]], ServedView]
 class StrictBlueprint(Blueprint):
     """A blueprint that declares who may use its routes and how it tells a failure.
 
-    `access` holds for all its routes; a route that names its own, `@blp.get("/x", access=…)`, has that. Views are
-    documented with every problem they can answer.
+    `access` holds for all its routes; a route that names its own, `@blp.get("/x", access=…)`, has that. `key_header`: a
+    header that may carry a token or a key as `Authorization` does. Views are documented with every problem they can
+    answer.
     """
 
     def __init__(
@@ -114,10 +115,12 @@ class StrictBlueprint(Blueprint):
         *,
         access: Access | None = None,
         errors: ErrorDialect = PROBLEM,
+        key_header: str = "",
         **options: Any,
     ) -> None:
         self.access: dict[str, Access] = {}
         self.errors = errors
+        self.key_header = key_header
         self._access = access
         super().__init__(name, import_name, **options)
 

@@ -435,7 +435,11 @@ def test_a_wrong_path(client: FlaskClient, path: str, method: str) -> None:
         ("/v1/responses/", "/v1/responses"),
         ("/api/v1/embeddings", "/v1/embeddings"),
         ("/models", "/v1/models"),
-        *[(f"/v1/{name}", "") for name in ("completions", "audio/speech", "moderations", "files", "messages", "")],
+        ("/completions", "/v1/completions"),
+        ("/api/v1/audio/speech", "/v1/audio/speech"),
+        ("/v1/v1/messages", "/v1/messages"),
+        ("/messages/count_tokens", "/v1/messages/count_tokens"),
+        *[(f"/v1/{name}", "") for name in ("audio/translations", "images/edits", "files", "batches", "")],
         *[(path, "") for path in ("/v1", "/v1/responses/resp_1", "/v1/responses/input_tokens", "/nope")],
     ],
 )

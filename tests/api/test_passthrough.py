@@ -67,6 +67,7 @@ LIMITS_OF_AN_ACCOUNT = {
     "X-RateLimit-Remaining-Tokens": "7",
     "X-RateLimit-Reset-Project-Tokens": "1s",
     "OpenAI-Unheard-Of": "ours",
+    "Anthropic-RateLimit-Input-Tokens-Remaining": "7",
 }
 
 

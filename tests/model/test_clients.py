@@ -125,6 +125,18 @@ def test_python_structured_output(client: OpenAI) -> None:
     assert isinstance(parsed.output_parsed, Dog)
 
 
+def test_python_completions(client: OpenAI) -> None:
+    """OpenAI's older API, plain and streamed."""
+    asked: Any = {"model": "local", "prompt": "Once upon a time", "max_tokens": TOKENS, "extra_body": UNKNOWN_FIELDS}
+    plain = client.completions.create(**asked)
+    assert plain.choices[0].text
+    assert plain.usage
+    assert plain.usage.completion_tokens == TOKENS
+    chunks = list(client.completions.create(**asked, stream=True))
+    assert len([chunk for chunk in chunks if chunk.choices[0].text]) > 1
+    assert chunks[-1].choices[0].finish_reason == "length"
+
+
 def test_python_embeddings_and_models(client: OpenAI) -> None:
     """Vectors of one length; a model that is listed can be retrieved."""
     vectors = [entry.embedding for entry in client.embeddings.create(model="local", input=["one", "two"]).data]

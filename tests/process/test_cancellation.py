@@ -12,11 +12,12 @@ import pytest
 
 from tests.records import rows
 from tests.server import Server
-from tests.streams import chunk, delta, stream
+from tests.streams import block_delta, chunk, delta, stream
 from tests.upstream import Upstream, echo, pieces, silence
 
 NATIVE = ("/api/v1/chat", {"user_message": "hi", "free_mode": True}, delta("x"))
 PASSED = ("/v1/chat/completions", {"model": "m", "messages": []}, chunk("x"))
+MESSAGES = ("/v1/messages", {"model": "m", "messages": []}, block_delta(text="x"))
 WITHIN_SECONDS = 1.0
 
 CUT_BODY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
@@ -52,7 +53,7 @@ def server(request: pytest.FixtureRequest, start_server: Callable[..., Server], 
     )
 
 
-@pytest.mark.parametrize("route", [NATIVE, PASSED], ids=["native", "passed"])
+@pytest.mark.parametrize("route", [NATIVE, PASSED, MESSAGES], ids=["native", "passed", "messages"])
 @pytest.mark.parametrize("case", ["plain-before", "plain-after", "stream-before", "stream-after"])
 def test_upstream_is_closed_and_the_slot_is_free(
     server: Server, upstream: Upstream, route: tuple[str, dict[str, Any], bytes], case: str
@@ -66,7 +67,7 @@ def test_upstream_is_closed_and_the_slot_is_free(
         "stream-after": stream([piece, piece], pause=30),
     }[case]
     caller = send(server, path, body | ({"stream": True} if case.startswith("stream") else {}))
-    expected = piece[-20:] if case == "stream-after" and route is PASSED else b""
+    expected = piece[-20:] if case == "stream-after" and route is not NATIVE else b""
     expected = b"event: delta" if case == "stream-after" and route is NATIVE else expected
     assert leave_after(server, upstream, caller, expected) <= WITHIN_SECONDS
     upstream.default = pieces([CUT_BODY[:-1].replace(b"1000", b"2") + b"{}"])

@@ -34,6 +34,24 @@ COMPLETION = {
     "x_groq": {"usage": USAGE},
 }
 EVENT = {"type": "response.output_text.delta", "delta": "hi", "response": RESPONSE | {"usage": USAGE}}
+MESSAGE = {
+    "type": "message",
+    "id": "msg_1",
+    "model": "m",
+    "content": [{"type": "text", "text": "hi"}],
+    "stop_reason": "end_turn",
+    "usage": {
+        "input_tokens": 1,
+        "cache_creation_input_tokens": 1,
+        "cache_creation": {"ephemeral_1h_input_tokens": 1},
+        "output_tokens": 1,
+        "output_tokens_details": {"thinking_tokens": 1},
+        "server_tool_use": {"web_search_requests": 1},
+        "iterations": [{"type": "message"}],
+        "service_tier": "standard",
+    },
+}
+STARTED = {"type": "message_start", "message": MESSAGE, "delta": {"type": "text_delta", "text": "hi"}}
 REFUSAL = {
     "error": {"message": "m", "type": "t", "param": "p", "code": "c", "details": [{"reason": "r", "retryDelay": "3s"}]},
     "detail": [{"loc": ["body", "x"], "msg": "m"}],
@@ -51,7 +69,7 @@ def altered(value: Any) -> Iterator[Any]:
             yield copied
 
 
-@pytest.mark.parametrize("document", [RESPONSE, COMPLETION, EVENT], ids=["response", "completion", "event"])
+@pytest.mark.parametrize("document", [RESPONSE, COMPLETION, EVENT, MESSAGE, STARTED])
 @pytest.mark.parametrize("api", DIALECTS)
 def test_an_answer_is_read_or_refused(api: str, document: dict[str, Any]) -> None:
     """As a whole, and as the only event of a stream."""
@@ -94,6 +112,10 @@ REQUEST = {
     ],
     "input": [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}],
     "previous_response_id": "resp_1",
+    "system": [{"type": "document", "source": {"type": "text", "data": "x"}, "cache_control": {"ttl": "1h"}}],
+    "context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]},
+    "speed": "standard",
+    "prompt": [[1, 2], [3]],
 }
 
 
@@ -103,5 +125,5 @@ def test_a_request_is_read_or_refused(path: str) -> None:
     for odd in altered(REQUEST):
         with contextlib.suppress(ServiceException):
             request = read_request(path, json.dumps(odd).encode())
-            assert request.ask.prompt_tokens >= 1
+            assert request.ask.prompt_tokens >= 1 or request.ask.is_free
             assert request.hides_usage in {True, False}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,52 @@ def test_sums_are_the_librarys(model: str) -> None:
         else:
             assert ours is not None
             assert abs(ours - listed * NANO) <= 0.5
+
+
+CLAUDES = [model.id for provider in get_snapshot().providers if provider.id == "anthropic" for model in provider.models]
+
+
+@pytest.mark.parametrize("model", CLAUDES)
+def test_what_is_written_to_a_cache_costs_what_the_library_says(model: str) -> None:
+    """For five minutes and for an hour; where the list has no price for it, the cost is not known."""
+    prices = Prices()
+    for sent, cached, kept, kept_1h in [(10, 1, 2, 3), (200_000, 0, 9, 0), (200_001, 50, 99, 1000), (7, 0, 0, 7)]:
+        usage = Usage(sent, 5, sent + 5, cached, cache_write_tokens=kept, cache_write_1h_tokens=kept_1h)
+        ours = prices.cost_nano(f"anthropic/{model}", usage)
+        price = prices.price(f"anthropic/{model}")
+        assert price is not None
+        if (kept and price.cache_write is None) or (kept_1h and price.cache_write_1h is None):
+            assert ours is None
+            continue
+        listed = ListUsage(
+            input_tokens=sent,
+            cache_read_tokens=cached or None,
+            cache_write_tokens=kept + kept_1h or None,
+            cache_write_1h_tokens=kept_1h or None,
+            output_tokens=5,
+        )
+        assert ours is not None
+        assert abs(ours - calc_price(listed, model_ref=model, provider_id="anthropic").total_price * NANO) <= 0.5
+
+
+def test_fees_have_no_known_price() -> None:
+    """Nor has what is written to a cache of a model whose list does not name it."""
+    assert Prices().cost_nano("gpt-4o-mini", Usage(9, 9, 18)) is not None
+    assert Prices().cost_nano("gpt-4o-mini", Usage(9, 9, 18, has_fees=True)) is None
+    assert Prices().cost_nano("gpt-4o-mini", Usage(9, 9, 18, cache_write_tokens=1)) is None
+    assert Prices().cost_nano("gpt-4o-mini", Usage(9, 9, 18, cache_write_1h_tokens=1)) is None
+
+
+def test_an_own_price_of_what_is_written_to_a_cache(tmp_path: Path) -> None:
+    """In PRICES_FILE; left out, it is not known."""
+    own = tmp_path / "prices.toml"
+    own.write_text(
+        '[models.a]\ninput = "1"\noutput = "2"\n[models.b]\ninput = 1\noutput = 2\ncache_write = 1.25\n'
+        'cache_write_1h = "2"\n'
+    )
+    kept = Usage(4, 0, 4, cache_write_tokens=2, cache_write_1h_tokens=1)
+    assert Prices(own).cost_nano("a", kept) is None
+    assert Prices(own).cost_nano("b", kept) == 1000 + 2500 + 2000
 
 
 @pytest.mark.parametrize("nano", [0, 1, 10, 999_999_999, 10**9, 1_500_000_000, 123 * 10**9 + 4, -1, -2_500_000_000])
