@@ -31,7 +31,7 @@ from app.upstreams.fleet import Fleet, Wanted
 from app.upstreams.keys import KeySelector, Payer
 from app.upstreams.openai_client import OpenAIClient
 from app.upstreams.parameters import AdaptedBody, ModelParameters
-from app.upstreams.plan import NO_HEADERS, Attempt, Plan, UpstreamRequest
+from app.upstreams.plan import Attempt, Plan, UpstreamRequest
 from app.upstreams.retry import AttemptFailed
 from app.upstreams.slots import Slots, busy
 from app.upstreams.sse import Event, StreamEvent
@@ -333,12 +333,12 @@ class OpenExchange:
 
 @dataclass(frozen=True)
 class Asked:
-    """What one upstream is asked; without a body it is a GET. `headers` are its dialect's. What was changed for a refusal
-    stays changed for a retry and for the next key."""
+    """What one upstream is asked; without a body it is a GET. `headers` are its dialect's. What was changed for a
+    refusal stays changed for a retry and for the next key."""
 
     path: str
     body: AdaptedBody | None = None
-    headers: Mapping[str, str] = NO_HEADERS
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def again(self, refused: str | None) -> bool:
         """Leave out the parameter that upstream has refused; False when the refusal is the answer."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Protocol
 
 from app.calls.call import Call
@@ -17,8 +16,6 @@ from app.upstreams.keys import Payer
 from app.upstreams.load import Load
 from app.upstreams.slots import Slots
 from app.upstreams.transport import Response
-
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class UpstreamRequest:
 
     path: str
     body: bytes | None = None
-    headers: Mapping[str, str] = field(default=NO_HEADERS, hash=False)
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
     model: str = ""
 
 
