@@ -45,11 +45,11 @@ SERVER_TIMING = ", ".join(f"{name};dur=%.2f" for name in Spent._fields)
 class Call:
     """One request: its id, its deadline, its caller's socket, how it ended, and what has to be cut then.
 
-    `timeout` is in seconds from now. A stream that has begun may go on, up to `stream_max` seconds from now, as long as
-    upstream is not silent for `stream_idle` seconds. `front_seconds` is how long the request waited in front of this
-    server. `trace`: what the caller's systems call what it belongs to. `receipt` is put there by the exchange: what happened on the way to upstream. `each_look` is called
-    whenever the watchdog has looked at the call, with the time of its next look (`time.monotonic()`); it must not wait
-    or raise.
+    `timeout` is in seconds from now. A stream that has begun may go on, up to `stream_max` seconds from now, as
+    long as upstream is not silent for `stream_idle` seconds. `front_seconds` is how long the request waited in
+    front of this server. `trace`: what the caller's systems call what it belongs to. `receipt` is put there by the
+    exchange: what happened on the way to upstream. `each_look` is called whenever the watchdog has looked at the
+    call, with the time of its next look (`time.monotonic()`); it must not wait or raise.
     """
 
     def __init__(
