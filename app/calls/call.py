@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 from app.calls.receipt import Receipt
 from app.calls.sockets import HeldSocket, peek
+from app.calls.trace import Trace
 from app.errors import ChatServiceException, OpenAIClientException, ServiceException
 from app.units import milliseconds
 
@@ -44,11 +45,11 @@ SERVER_TIMING = ", ".join(f"{name};dur=%.2f" for name in Spent._fields)
 class Call:
     """One request: its id, its deadline, its caller's socket, how it ended, and what has to be cut then.
 
-    `timeout` is in seconds from now. A stream that has begun may go on, up to `stream_max` seconds from now, as long as
-    upstream is not silent for `stream_idle` seconds. `front_seconds` is how long the request waited in front of this
-    server. `receipt` is put there by the exchange: what happened on the way to upstream. `each_look` is called
-    whenever the watchdog has looked at the call, with the time of its next look (`time.monotonic()`); it must not wait
-    or raise.
+    `timeout` is in seconds from now. A stream that has begun may go on, up to `stream_max` seconds from now, as
+    long as upstream is not silent for `stream_idle` seconds. `front_seconds` is how long the request waited in
+    front of this server. `trace`: what the caller's systems call what it belongs to. `receipt` is put there by the
+    exchange: what happened on the way to upstream. `each_look` is called whenever the watchdog has looked at the
+    call, with the time of its next look (`time.monotonic()`); it must not wait or raise.
     """
 
     def __init__(
@@ -60,10 +61,12 @@ class Call:
         request_id: str = "",
         caller: socket.socket | None = None,
         front_seconds: float = 0.0,
+        trace: Trace | None = None,
     ) -> None:
         self.request_id = request_id
         self.caller = caller
         self.front_seconds = front_seconds
+        self.trace = trace
         self.started = time.monotonic()
         self.deadline = self.started + timeout
         self.stream_deadline = self.started + max(timeout, stream_max)

@@ -86,7 +86,7 @@ class OpenAIClient:
         call.patience(self.settings.first_byte_seconds)
         try:
             call.remaining_seconds()
-            response = self._transport.send(self._path(request), self._headers(key, request), request.body, call)
+            response = self._transport.send(self._path(request), self._headers(key, request, call), request.body, call)
         except CouldNotConnect as exc:
             failure = _unconnected(call, may_retry=exc.may_retry)
             if failure.error.error_code == "upstream_connection_error":
@@ -102,11 +102,16 @@ class OpenAIClient:
             return response
         raise self._refused(response, key, call)
 
-    def _headers(self, key: ApiKey, request: UpstreamRequest) -> dict[str, str]:
+    def _headers(self, key: ApiKey, request: UpstreamRequest, call: Call) -> dict[str, str]:
         # The local model knows one key, whoever pays: a caller's own would be refused, and nothing is billed by it.
         own = self.settings.keys[:1] if self.settings.is_local else ()
         secret = own[0].secret if own else key.secret
-        return {**HEADERS, **key.headers, **request.headers, **(self._key_headers(secret, request) if secret else {})}
+        headers = {**HEADERS, **key.headers, **request.headers}
+        if secret:
+            headers |= self._key_headers(secret, request)
+        if call.trace is not None:
+            headers["traceparent"] = call.trace.onward()
+        return headers
 
     def _path(self, request: UpstreamRequest) -> str:
         """The path below the base URL, in which the model may have to be named, with the query of every request."""

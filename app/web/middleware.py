@@ -13,6 +13,7 @@ from flask import Flask, Request, Response, g, request
 
 from app.calls.call import Call, Calls
 from app.calls.receipt import Receipt
+from app.calls.trace import Trace
 from app.config import Config
 from app.web.peer import is_trusted
 
@@ -53,6 +54,7 @@ def register_middleware(app: Flask, config: Config, counter: Counter, calls: Cal
             request_id=given if REQUEST_ID.fullmatch(given) else new_request_id(),
             caller=environ.get("gunicorn.socket"),
             front_seconds=_front_seconds(environ, config.forwarded_allow_ips),
+            trace=Trace.of(traceparent) if (traceparent := environ.get("HTTP_TRACEPARENT")) else None,
         )
         counter.opened()
         calls.add(opened)
@@ -160,6 +162,7 @@ class LogLine:
             "output_tokens": receipt.usage.output_tokens if receipt.usage else 0,
             "api_key_source": receipt.key_source or "-",
             "upstream_request_id": receipt.upstream_request_id or "-",
+            **({} if self._call.trace is None else {"trace_id": self._call.trace.trace_id}),
         }
 
 

@@ -245,3 +245,17 @@ def test_a_refused_key_keeps_upstreams_headers(app: Flask, upstream: Upstream) -
     upstream.script(reply(500, {"error": {}}, {"X-Request-Id": "up-1"}), reply(400, {"error": {}}))
     answer = app.test_client().post("/api/v1/chat", json={"user_message": "x", "free_mode": True})
     assert (answer.status_code, answer.headers.get("X-Upstream-Request-ID")) == (400, None)
+
+
+def test_a_trace_goes_on_to_upstream(app: Flask, upstream: Upstream) -> None:
+    """Natively and through the doors; without one none is made up."""
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = FREE | {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
+    client = app.test_client()
+    assert client.post("/api/v1/chat", json=NATIVE, headers=headers).status_code == 200
+    assert client.post("/v1/responses", json={"input": [{"content": "x"}]}, headers=headers).status_code == 200
+    assert client.post("/api/v1/chat", json=NATIVE).status_code == 200
+    first, second, third = (received.headers.get("traceparent", "") for received in upstream.received)
+    assert first[3:35] == second[3:35] == trace_id
+    assert first[36:52] != second[36:52]
+    assert third == ""

@@ -24,7 +24,7 @@ from tests.records import connected, settled
 from tests.server import Server
 from tests.upstream import Answer, Received, Upstream, delayed, echo, error_document, pieces, reply, reset, silence
 
-REQUESTS = int(os.environ.get("CHAOS_REQUESTS", "1500"))
+REQUESTS = int(os.environ.get("CHAOS_REQUESTS", "800"))
 CALLERS = 16
 SPELL_SECONDS = 0.7
 resets: list[str] = []
@@ -99,7 +99,7 @@ def tried(url: str) -> int:
 def test_upstreams_that_fail_in_turn(server: Server, three: list[Upstream], database_url: str) -> None:
     """Whenever one target is well, it answers; one of the workers is killed meanwhile."""
     server.wait_for(lambda: len(server.worker_pids) == 2)
-    killing = threading.Timer(2.0, lambda: psutil.Process(server.worker_pids[0]).send_signal(signal.SIGKILL))
+    killing = threading.Timer(1.5, lambda: psutil.Process(server.worker_pids[0]).send_signal(signal.SIGKILL))
     killing.start()
     with ThreadPoolExecutor(CALLERS) as pool:
         outcomes = Counter(pool.map(lambda number: ask(server, f"nonce-{number}"), range(REQUESTS)))
@@ -111,9 +111,11 @@ def test_upstreams_that_fail_in_turn(server: Server, three: list[Upstream], data
     rows = settled(database_url, 30)
     assert REQUESTS - lost <= len(rows) <= REQUESTS
     asked = sum(len(one.received) for one in three)
-    # What a killed worker had asked for is not written down, with all its attempts. A reset of a connection that was
-    # used before is taken for the end of an idle one: the same attempt sends its request once more.
-    assert 0 <= asked - tried(database_url) <= 3 * lost + len(resets)
+    # What a killed worker had asked for and not written down yet is closed by a sweep, which knows of no attempts. A
+    # reset of a connection that was used before is taken for the end of an idle one: its request is sent once more.
+    unknown = sum(row["status"] == "abandoned" for row in rows)
+    assert unknown <= 2 * CALLERS
+    assert 0 <= asked - tried(database_url) <= 5 * unknown + len(resets)
     assert not [row for row in rows if row["status"] == "pending"]
 
 
