@@ -7,7 +7,7 @@ NODE_MODULES := tests/clients/node_modules
 BENCH := .bench
 PORTKEY := $(BENCH)/portkey/node_modules
 # More than cores: a test waits for most of its time. Few enough that a test is not kept waiting by the others.
-WORKERS ?= 3
+WORKERS ?= 4
 # Where Python is told to write no bytecode, each worker would compile all tests again, which takes three seconds.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 PIP_INSTALL = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all:
@@ -89,7 +89,7 @@ coverage: install-test install-model install-clients ## Run every test and show 
 
 # These wait for each other less.
 test-fast: WORKERS = 6
-test-fast: install-test ## Run the tests that need no process, PostgreSQL, model or Node (80 seconds)
+test-fast: install-test ## Run the tests that need no process, PostgreSQL, model or Node (under a minute and a half)
 	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not postgresql" tests/unit tests/api
 
 bench: install-bench ## Measure this server beside its peers (half an hour); QUICK=1 ends within 3 minutes, ROUNDS=1 within 12

@@ -159,10 +159,9 @@ def environment_reads(source: str) -> Iterator[str]:
 FORBIDDEN_READS = {"os.environ", "os.environb", "os.getenv", "dotenv.load_dotenv", "current_app.config"}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports(module: str) -> None:
+def test_imports() -> None:
     """Dependencies point one way, and each of these libraries has a room that knows it."""
-    assert list(broken_laws(module, MODULES[module].read_text())) == []
+    assert [broken for module, path in MODULES.items() for broken in broken_laws(module, path.read_text())] == []
 
 
 def test_no_circle() -> None:
@@ -174,10 +173,10 @@ def test_no_circle() -> None:
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("module", sorted(MODULES.keys() - READS_THE_ENVIRONMENT))
-def test_environment(module: str) -> None:
+def test_environment() -> None:
     """Nothing below the factory reads the environment or Flask's configuration: settings come by constructor."""
-    assert FORBIDDEN_READS.isdisjoint(environment_reads(MODULES[module].read_text()))
+    reading = {module for module, path in MODULES.items() if FORBIDDEN_READS & set(environment_reads(path.read_text()))}
+    assert reading - READS_THE_ENVIRONMENT == set()
 
 
 @pytest.mark.parametrize(
@@ -221,11 +220,10 @@ def test_environment_reads_are_noticed(source: str) -> None:
     assert not FORBIDDEN_READS.isdisjoint(environment_reads(source))
 
 
-@pytest.mark.parametrize("path", [*MODULES.values(), *TESTS], ids=module_name)
-def test_modules_say_what_lives_in_them(path: Path) -> None:
+def test_modules_say_what_lives_in_them() -> None:
     """Every module that holds something opens with a sentence."""
-    tree = ast.parse(path.read_text())
-    assert not tree.body or ast.get_docstring(tree)
+    trees = {path: ast.parse(path.read_text()) for path in [*MODULES.values(), *TESTS]}
+    assert [path for path, tree in trees.items() if tree.body and not ast.get_docstring(tree)] == []
 
 
 def test_the_tests_that_a_module_names_are_there() -> None:
@@ -238,10 +236,10 @@ def test_the_tests_that_a_module_names_are_there() -> None:
     assert sorted((module, name) for module, name in named if name not in there) == []
 
 
-@pytest.mark.parametrize("path", TESTS, ids=module_name)
-def test_tests_use_real_parts(path: Path) -> None:
+def test_tests_use_real_parts() -> None:
     """No mocks: tests talk to real servers and to fakes written by hand."""
-    assert not [name for name in imports(path.read_text()) if "mock" in name.lower()]
+    used = [(path, name) for path in TESTS for name in imports(path.read_text()) if "mock" in name.lower()]
+    assert used == []
 
 
 def levels_of(names: Iterable[str]) -> set[int]:
@@ -249,8 +247,10 @@ def levels_of(names: Iterable[str]) -> set[int]:
     return {LEVELS.index(level) for name in names if (level := name.removeprefix("tests.").split(".")[0]) in LEVELS}
 
 
-@pytest.mark.parametrize("path", TESTS, ids=module_name)
-def test_levels_build_on_earlier_ones(path: Path) -> None:
+def test_levels_build_on_earlier_ones() -> None:
     """A test takes nothing from a level that needs more to run than its own; what is shared takes from none."""
-    own = levels_of([module_name(path)])
-    assert max(levels_of(imports(path.read_text())), default=-1) <= max(own, default=-1)
+
+    def highest(names: Iterable[str]) -> int:
+        return max(levels_of(names), default=-1)
+
+    assert [path for path in TESTS if highest(imports(path.read_text())) > highest([module_name(path)])] == []

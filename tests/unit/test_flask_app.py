@@ -14,6 +14,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 from werkzeug.test import EnvironBuilder
 
+from app import create_app
+from app.config import Config
 from app.web.flask_app import Response, Routes
 
 METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT")
@@ -30,6 +32,12 @@ HOSTS = (
     ".",
     "a_b",
 )
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Flask:
+    """One for all tests here, which only ask what it would do."""
+    return create_app(Config(database_url=f"sqlite:///{tmp_path_factory.mktemp('store')}/llm_server.db"))
 
 
 def outcome(match: Callable[[], Any]) -> Any:
