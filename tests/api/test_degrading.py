@@ -120,7 +120,7 @@ def test_one_client_is_locked(
     make_app: Make, postgresql_url: str, upstream: Upstream, budget: int | None, pooled: bool
 ) -> None:
     """By another transaction: the others are served meanwhile, and what was to be settled is when the lock is gone."""
-    settings = {"database_url": postgresql_url, "token_digest_key": DIGEST_KEY, "database_timeout": 3}
+    settings = {"database_url": postgresql_url, "token_digest_key": DIGEST_KEY, "database_timeout": 8}
     settings["database_prepared_statements"] = not pooled
     limits = Limits(budget_nano=budget, budget_period="day" if budget else None)
     stuck, free = add_client(postgresql_url, limits), add_client(postgresql_url, limits, name="free")
