@@ -27,12 +27,12 @@ try:
     os.environ["TOKEN_DIGEST_KEY"] = settings.token_digest_key or f"hex:{digest_key(settings).hex()}"
     check_file(settings.database_url)
     check_host(settings.server_host)
-    Catalog.from_config(settings)
+    catalog = Catalog.from_config(settings)
     local_model_file = model_file(settings.local_model) if settings.local_model else None
 except ConfigurationException as exc:
     give_up(exc)
 
-for name, meant in misspelled(os.environ).items():
+for name, meant in misspelled(os.environ.keys() - catalog.key_variables).items():
     print(f"{name} is not a setting of this server; is {meant} meant?", file=sys.stderr)
 
 # So that `gunicorn` alone works in this directory.
@@ -76,12 +76,18 @@ forwarded_allow_ips = ",".join(settings.forwarded_allow_ips)
 control_socket_disable = True
 
 # One dictConfig for gunicorn and the application.
-logconfig_dict = log_config(settings)
+logconfig_dict = log_config(settings, *catalog.secrets)
 loglevel = settings.log_level.lower()
 # The application writes a line of its own for each request.
 logger_class = "app.process.workers.NoAccessLog"
 
-hooks = Hooks(settings, os.environ, graceful_timeout=graceful_timeout, local_model_file=local_model_file)
+hooks = Hooks(
+    settings,
+    os.environ,
+    graceful_timeout=graceful_timeout,
+    local_model_file=local_model_file,
+    key_variables=catalog.key_variables,
+)
 on_starting = hooks.on_starting
 when_ready = hooks.when_ready
 pre_exec = hooks.pre_exec

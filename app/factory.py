@@ -31,10 +31,9 @@ from app.services.exchange import Exchange
 from app.services.passthrough import Passthrough
 from app.store.database import Database
 from app.upstreams.catalog import Catalog
-from app.upstreams.fleet import Fleet
 from app.upstreams.keys import KeySelector
 from app.upstreams.local_model import LocalModelProbe
-from app.upstreams.openai_client import OpenAIClient
+from app.upstreams.openai_client import make_fleet
 from app.upstreams.slots import Slots
 from app.web.access import register_access
 from app.web.api import ServerApi
@@ -82,8 +81,7 @@ def make_app(config: Config) -> Flask:
     )
     catalog = Catalog.from_config(config)
     keys = KeySelector.of(config, catalog=catalog)
-    clients = {name: OpenAIClient(config, settings=settings, keys=keys) for name, settings in catalog.upstreams.items()}
-    fleet = Fleet(catalog, clients, native=config.upstream_api)
+    fleet = make_fleet(config, catalog, keys)
     exchange = Exchange(fleet, keys, slots, Watchdog(), ledger)
     cache = ResponseCache[Completion](config.cache_max_size, config.cache_ttl) if config.cache_enabled else None
     passthrough = Passthrough(

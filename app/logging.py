@@ -131,15 +131,18 @@ class ProbesAreQuiet(logging.Filter):
         return getattr(record, "route", None) not in PROBES or record.levelno > logging.INFO
 
 
-def log_config(config: Config) -> dict[str, Any]:
-    """The dictConfig for `config`: standard output, and the log file unless it is off or cannot be opened."""
+def log_config(config: Config, *secrets: str) -> dict[str, Any]:
+    """The dictConfig for `config`: standard output, and the log file unless it is off or cannot be opened.
+
+    `secrets` are in no line, as OPENAI_API_KEY is not.
+    """
     # When a handler fails, the standard library prints the record, unredacted, to standard error.
     logging.raiseExceptions = False
     # No format of ours shows these, and finding them out takes longer than writing the line (logging HOWTO,
     # "Optimization").
     logging._srcfile = None
     logging.logThreads = logging.logMultiprocessing = False
-    redact = Redaction(config.openai_api_key)
+    redact = Redaction(config.openai_api_key, *secrets)
     formatter = RedactedJsonFormatter if config.log_format == "json" else TextFormatter
     handlers: dict[str, Any] = {"stdout": {"()": StandardOutput, "formatter": "line"}}
     if config.log_file and is_writable(config.log_file):

@@ -18,7 +18,8 @@ class Tried:
     """One attempt. `model`: the name that was asked for there; `place`: whose prices hold. `code`: how it failed;
     `began` is monotonic, `seconds` is until the answer began.
 
-    Of one that was given up for another, `usage` is what upstream counted and `written` what had come of its answer.
+    Of one that was given up for another, `usage` and `started` are what upstream counted, and `written` what had come
+    of its answer.
     """
 
     upstream: str
@@ -30,6 +31,7 @@ class Tried:
     code: str | None = None
     may_cost: bool = False
     usage: Usage | None = None
+    started: Usage | None = None
     answered_by: str | None = None
     written: TextCount = field(default_factory=TextCount)
 
@@ -77,7 +79,8 @@ class Receipt:
         self.tried.append(tried)
         # Known before the answer: a caller who leaves before it comes has spent this key's money all the same.
         self.key = tried.key
-        self.usage = self.model = self.response_id = None
+        self.usage = self.started = None
+        self.model = self.response_id = None
         self.answered = self.may_cost = False
         if self.written.tokens:
             self.written = TextCount()
@@ -85,12 +88,8 @@ class Receipt:
     def close_attempt(self) -> None:
         """Keep with the last attempt what is known of it."""
         if (last := self.last) is not None:
-            last.usage, last.answered_by, last.may_cost, last.written = (
-                self.usage,
-                self.model,
-                self.may_cost,
-                self.written,
-            )
+            last.usage, last.started, last.answered_by = self.usage, self.started, self.model
+            last.may_cost, last.written = self.may_cost, self.written
 
     @property
     def key_source(self) -> KeySource | None:

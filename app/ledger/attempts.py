@@ -25,13 +25,13 @@ Row = Mapping[str, Any]
 
 
 def rows_of(entry: Entry, status: str, code: str | None, fingerprint: Callable[[ApiKey], str]) -> Iterator[Row]:
-    """The rows of a request's attempts, the last of which is what the request came to. None where the server has but
-    one upstream: the request's own row says it all."""
+    """The rows of a request's attempts, the last of which is what the request came to. There are none where the server
+    has but one upstream: the request's own row says it all. A list of all models is several attempts that answer."""
     last = entry.receipt.last
     if last is None or not last.upstream:
         return
     for tried, usage, is_estimated, cost_nano in entry.absorbed():
-        yield _row(tried, tried.code or "error", usage, is_estimated, cost_nano, tried.answered_by, fingerprint)
+        yield _row(tried, tried.code or "ok", usage, is_estimated, cost_nano, tried.answered_by, fingerprint)
     usage, is_estimated = entry.usage()
     outcome = code or last.code or status
     yield _row(last, outcome, usage, is_estimated, entry.charge_of_the_last(), entry.receipt.model, fingerprint)

@@ -53,10 +53,11 @@ class Entry:
         return self._prices.cost_nano(model, usage, asked=asked, place=place)
 
     def absorbed(self) -> Iterator[tuple[Tried, Usage, bool, int | None]]:
-        """The attempts that were given up for another: tokens, whether these are estimated, and nano-dollars."""
+        """The attempts before the last: tokens, whether these are estimated, and nano-dollars; None if unknown."""
         for tried in self.receipt.tried[:-1]:
-            usage, is_estimated = self._usage(tried.usage, tried.written.tokens, tried.may_cost)
-            yield tried, usage, is_estimated, self._cost(tried.answered_by or "", usage, tried)
+            usage, is_estimated = self._usage(tried, tried.may_cost)
+            is_unknown = self._ask.is_unbounded and tried.usage is None and tried.may_cost
+            yield tried, usage, is_estimated, None if is_unknown else self._cost(tried.answered_by or "", usage, tried)
 
     def charge_nano(self) -> int | None:
         """What the request costs in the end, with the attempts that were given up on the way.
@@ -88,12 +89,12 @@ class Entry:
 
     def usage(self) -> tuple[Usage, bool]:
         """Tokens as upstream counted them, or (True) estimated: upstream was asked and then did not come to tell."""
-        return self._usage(self.receipt.usage, self.receipt.written.tokens, self._may_cost)
+        return self._usage(self.receipt, self._may_cost)
 
-    def _usage(self, counted: Usage | None, written: int, may_cost: bool) -> tuple[Usage, bool]:
-        if counted is not None or not may_cost:
-            return counted or Usage(), False
-        began = self.receipt.started or Usage(self._ask.prompt_tokens)
+    def _usage(self, told: Receipt | Tried, may_cost: bool) -> tuple[Usage, bool]:
+        if told.usage is not None or not may_cost:
+            return told.usage or Usage(), False
+        began, written = told.started or Usage(self._ask.prompt_tokens), told.written.tokens
         total = began.input_tokens + written
         return dataclasses.replace(began, output_tokens=written, total_tokens=total), bool(total)
 

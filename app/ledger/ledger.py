@@ -241,15 +241,6 @@ class _Lease:
 class NullLedger:
     """The ledger of plain Python: everybody may call, nothing is written down."""
 
-    def open(
-        self,
-        ask: Ask,
-        principal: Principal,
-        call: Call,
-        receipt: Receipt,
-        *,
-        server_pays: bool,
-        priced: Priced = (),
-    ) -> Entry:
+    def open(self, ask: Ask, principal: Principal, call: Call, receipt: Receipt, **_: object) -> Entry:
         """Admit."""
         return unrecorded(ask, call, receipt)

@@ -15,7 +15,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Collection, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,7 +40,8 @@ GC_THRESHOLDS = (10_000, 20, 50)
 class Hooks:
     """gunicorn's hooks, in the order in which they run; gunicorn checks the number of arguments of each.
 
-    `environ` is the environment that the workers inherit; `graceful_timeout` is gunicorn's setting, in seconds.
+    `environ` is the environment that the workers inherit; `graceful_timeout` is gunicorn's setting, in seconds;
+    `key_variables` hold keys of upstreams, which the local model does not get to see.
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class Hooks:
         *,
         graceful_timeout: float,
         local_model_file: Path | None,
+        key_variables: Collection[str] = (),
     ) -> None:
         self._settings = settings
         self._environ = environ
         self._graceful_timeout = graceful_timeout
         self._local_model_file = local_model_file
+        self._key_variables = key_variables
 
     def on_starting(self, server: Arbiter) -> None:
         """In the master, before anything is started: end when the port is taken; make what is kept until the end."""
@@ -93,7 +96,7 @@ class Hooks:
         is_demo = self._settings.local_model == DEMO
         model = server.state.local_model = LocalModel(
             self._local_model_file,
-            self._environ,
+            {name: value for name, value in self._environ.items() if name not in self._key_variables},
             max_tokens=DEMO_MAX_TOKENS if is_demo else MAX_TOKENS,
             api_key=self._environ.get("OPENAI_API_KEY", "").strip(),
         )

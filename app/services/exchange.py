@@ -29,7 +29,7 @@ from app.upstreams.catalog import Catalog
 from app.upstreams.errors import request_id, told_failure
 from app.upstreams.fleet import Fleet, Wanted
 from app.upstreams.keys import KeySelector, Payer
-from app.upstreams.openai_client import OpenAIClient
+from app.upstreams.openai_client import make_fleet
 from app.upstreams.parameters import AdaptedBody, ModelParameters
 from app.upstreams.plan import Attempt, Plan, UpstreamRequest
 from app.upstreams.retry import AttemptFailed
@@ -60,12 +60,10 @@ class Exchange:
     @classmethod
     def in_process(cls, config: Config) -> Self:
         """The exchange of a plain Python program: its own key pays, everybody may call, nothing is written down."""
-        keys = KeySelector.of(config, in_process=True)
-        slots = Slots(config.max_concurrent_requests, config.max_queue_seconds)
         catalog = Catalog.from_config(config)
-        client = OpenAIClient(config, keys=keys)
-        fleet = Fleet(catalog, {client.settings.name: client}, native=config.upstream_api)
-        return cls(fleet, keys, slots, Watchdog(), NullLedger())
+        keys = KeySelector.of(config, in_process=True, catalog=catalog)
+        slots = Slots(config.max_concurrent_requests, config.max_queue_seconds)
+        return cls(make_fleet(config, catalog, keys), keys, slots, Watchdog(), NullLedger())
 
     def open(
         self,

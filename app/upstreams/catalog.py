@@ -1,10 +1,13 @@
 """Catalog: the upstreams there are and where each model is answered, read once at the start from UPSTREAMS_FILE.
 
-Without a file there is one upstream, the settings' own, and every model is answered there. Format: docs/upstreams.
+Without a file there is one upstream, the settings' own, and every model is answered there. Format: docs/deployment,
+"Several upstreams".
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -72,11 +75,13 @@ class Route:
 
 @dataclass(frozen=True)
 class Catalog:
-    """`upstreams` in the order of the file; `models` are those with a route of their own. `is_listed`: from a file."""
+    """`upstreams` in the order of the file; `models` are those with a route of their own. `is_listed`: from a file.
+    `key_variables`: the variables that hold the keys of the file."""
 
     upstreams: Mapping[str, UpstreamSettings]
     models: Mapping[str, Route] = field(default_factory=dict)
     is_listed: bool = False
+    key_variables: frozenset[str] = frozenset()
 
     @classmethod
     def from_config(cls, config: Config, environ: Callable[[str], str | None] = variable) -> Catalog:
@@ -87,7 +92,7 @@ class Catalog:
         if not config.upstreams_file:
             return cls({"default": _of_settings(config)})
         try:
-            document = tomllib.loads(Path(config.upstreams_file).read_text(encoding="utf-8"))
+            document = tomllib.loads(_text(Path(config.upstreams_file)))
         except OSError as exc:
             _refuse(f"cannot be read ({exc.strerror})")
         except UnicodeDecodeError:
@@ -105,7 +110,13 @@ class Catalog:
         models = {
             name: _route(_table(table, place), place, upstreams) for name, table, place in _tables(document, "models")
         }
-        return cls(upstreams, models, is_listed=True)
+        named = [_Reader(table, place).texts("key_env", header) for _, table, place in _tables(document, "upstreams")]
+        return cls(upstreams, models, is_listed=True, key_variables=frozenset(itertools.chain(*named)))
+
+    @property
+    def secrets(self) -> list[str]:
+        """The server's keys."""
+        return [key.secret for upstream in self.upstreams.values() for key in upstream.keys if key.secret]
 
     def speaks(self, dialect: str) -> Iterator[UpstreamSettings]:
         """The upstreams that speak a dialect; empty: all."""
@@ -115,6 +126,13 @@ class Catalog:
 def native_dialect(settings: UpstreamSettings, wanted: str) -> str:
     """The dialect in which the native chat asks an upstream: UPSTREAM_API's, if it speaks that; empty: none."""
     return next((name for name in (wanted, *NATIVE_DIALECTS) if name in settings.dialects), "")
+
+
+@functools.cache
+def _text(file: Path) -> str:
+    """What the file said at the start. A worker inherits it from gunicorn's master: as with the settings, no reload
+    changes it, and a file that is half saved when a worker is replaced stops nobody."""
+    return file.read_text(encoding="utf-8")
 
 
 def _of_settings(config: Config) -> UpstreamSettings:

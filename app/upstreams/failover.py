@@ -1,4 +1,4 @@
-"""What happens when an attempt fails. docs/upstreams has the same table in words; test_failover.py holds each row.
+"""What happens when an attempt fails. docs/api has the same table in words; test_failover.py holds each row.
 
 Only the server's keys move on: what a caller's own key was refused stays with its upstream, and the next attempt is
 made for it in free mode alone, by the server's key.

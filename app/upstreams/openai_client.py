@@ -23,6 +23,7 @@ from app.upstreams.catalog import MODEL, Catalog, UpstreamSettings
 from app.upstreams.connection_errors import ConnectionLost, CouldNotConnect
 from app.upstreams.dialects import native_dialect
 from app.upstreams.errors import connection_error, from_status, no_first_byte, request_id
+from app.upstreams.fleet import Fleet
 from app.upstreams.health import Health
 from app.upstreams.keys import ACCOUNT_HEADERS, KeySelector
 from app.upstreams.load import Load
@@ -215,6 +216,12 @@ class OpenAIClient:
         secrets = (own.secret for own in self.settings.keys if own.secret)
         scrubbed = refusal.scrubbed(key.secret, config.openai_api_key, *secrets, *accounts)
         return scrubbed if config.upstream_messages else dataclasses.replace(scrubbed, message="")
+
+
+def make_fleet(config: Config, catalog: Catalog, keys: KeySelector) -> Fleet:
+    """Every upstream of `catalog`, each asked by a client of its own."""
+    clients = {name: OpenAIClient(config, settings=settings, keys=keys) for name, settings in catalog.upstreams.items()}
+    return Fleet(catalog, clients, native=config.upstream_api)
 
 
 def _unconnected(call: Call, *, may_cost: bool = False, may_retry: bool | None = None) -> AttemptFailed:

@@ -1,4 +1,4 @@
-"""Several upstreams: the table of what happens when an attempt fails (docs/upstreams), row by row."""
+"""Several upstreams: the table of what happens when an attempt fails (docs/api), row by row."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 from flask import Flask
 
 from app.ledger.accounts import Accounts, Limits
+from app.models import ChatRequest
+from app.services.chat import ChatService
 from app.upstreams.failover import TABLE
 from app.upstreams.fleet import Fleet, Wanted
 from app.upstreams.keys import Payer
@@ -18,7 +20,7 @@ from app.web.services import service
 from tests.conftest import CALLER_KEY
 from tests.prometheus import samples, value
 from tests.records import settled
-from tests.streams import completion_events, response_events, stream
+from tests.streams import completion_events, event, response_events, stream
 from tests.upstream import (
     Answer,
     Upstream,
@@ -35,13 +37,13 @@ from tests.upstream import (
 FILE = """
 [upstreams.a]
 base_url = "{a}"
-dialects = ["responses", "chat_completions"]
+dialects = ["responses", "chat_completions", "messages"]
 key_env = ["KEY_A", "KEY_A2"]
 first_byte_seconds = 0.5
 
 [upstreams.b]
 base_url = "{b}"
-dialects = ["responses", "chat_completions"]
+dialects = ["responses", "chat_completions", "messages"]
 key_env = "KEY_B"
 key_header = "api-key"
 query = {{"api-version" = "1"}}
@@ -58,6 +60,7 @@ on_failure = [{{upstream = "b"}}]
 targets = [{{upstream = "a"}}]
 on_failure = [{{upstream = "b"}}]
 """
+CLAUDE = {"model": "alias", "max_tokens": 9, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
 NATIVE = {"user_message": "hi", "free_mode": True, "model": "alias"}
 FREE = {"X-Free-Mode": "true"}
 GOOD = text("from b", model="gpt-4o-mini")
@@ -416,3 +419,34 @@ def test_how_they_do_can_be_seen(two: Flask, upstream: Upstream, b: Upstream) ->
     metrics = samples(two.test_client().get("/metrics").get_data(as_text=True))
     assert value(metrics, "upstream_attempts_total", upstream="b", outcome="ok") == 5
     assert value(metrics, "upstream_attempts_total", upstream="a", outcome="upstream_error") == 5
+
+
+def test_a_list_of_all_models_is_several_answers(
+    two: Flask, upstream: Upstream, b: Upstream, database_url: str
+) -> None:
+    """Each is an attempt that went well."""
+    upstream.default = b.default = reply(200, {"data": [{"id": "m"}]})
+    assert two.test_client().get("/v1/models", headers=FREE).status_code == 200
+    (row,) = settled(database_url)
+    told = two.test_client().get(f"/api/v1/usage/requests/{row['request_id']}").get_json()["attempts"]
+    assert [(one["upstream"], one["outcome"]) for one in told] == [("a", "ok"), ("b", "ok")]
+
+
+def test_plain_python_asks_the_same_upstreams(
+    two: Flask, upstream: Upstream, b: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same file, and after a failure the next one."""
+    monkeypatch.setenv("UPSTREAMS_FILE", str(tmp_path / "upstreams.toml"))
+    upstream.default = reply(500, error_document())
+    assert ChatService().process_chat_request(ChatRequest(user_message="hi", model="alias")).response_text == "from b"
+
+
+def test_what_an_attempt_counted_is_its_own(two: Flask, upstream: Upstream, b: Upstream, database_url: str) -> None:
+    """The input that one upstream counted before it broke off is not the next one's."""
+    begun = event({"type": "message_start", "message": {"model": "x", "usage": {"input_tokens": 500}}}, "message_start")
+    upstream.default = broken_stream([begun], "cut")
+    b.default = broken_stream([begun.replace(b"500", b"7")], "cut")
+    two.test_client().post("/v1/messages", json=CLAUDE, headers=FREE).get_data()
+    (row,) = settled(database_url)
+    told = two.test_client().get(f"/api/v1/usage/requests/{row['request_id']}").get_json()["attempts"]
+    assert [one["input_tokens"] for one in told] == [500, 7]

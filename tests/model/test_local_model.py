@@ -268,3 +268,35 @@ def test_a_probe_asks_the_model_only_now_and_then(make_app: Callable[..., Flask]
             Health.status = 503
             model.shutdown()
             thread.join()
+
+
+def test_the_model_is_one_of_several_upstreams(tmp_path: Path) -> None:
+    """Where another one fails it answers, natively and on Anthropic's route, and sees none of the other's keys."""
+    file = tmp_path / "upstreams.toml"
+    file.write_text(
+        f"""
+        [upstreams.gone]
+        base_url = "http://127.0.0.1:{free_port()}/v1"
+        dialects = ["chat_completions", "messages"]
+        key_env = "GONE_KEY"
+
+        [upstreams.local]
+        base_url = "local"
+        dialects = ["chat_completions", "messages"]
+
+        [models.any]
+        targets = [{{upstream = "gone"}}]
+        on_failure = [{{upstream = "local"}}]
+        """
+    )
+    settings = {"UPSTREAMS_FILE": file, "GONE_KEY": "key-of-another", "LOCAL_MODEL": "demo"}
+    with Server(tmp_path / "server", patience_seconds=90, **settings) as server:
+        answer = server.chat(FRANCE, temperature=0, model="any")
+        assert (answer.status, answer.headers["x-upstream"], answer.headers["x-attempts"]) == (200, "local", "2")
+        assert "Paris" in answer.json["response_text"]
+        body = {"model": "any", "max_tokens": 30, "messages": [{"role": "user", "content": FRANCE}]}
+        answer = server.request("POST", "/v1/messages", body, {"X-Free-Mode": "true"})
+        assert "Paris" in answer.json["content"][0]["text"]
+        model = model_process(server)
+        assert model is not None
+        assert "GONE_KEY" not in model.environ()

@@ -8,6 +8,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -21,7 +23,7 @@ import sqlalchemy as sa
 
 from app.store.tables import attempts
 from tests.records import connected, settled
-from tests.server import Server
+from tests.server import GUNICORN, ROOT, Server
 from tests.upstream import Answer, Received, Upstream, delayed, echo, error_document, pieces, reply, reset, silence
 
 REQUESTS = int(os.environ.get("CHAOS_REQUESTS", "800"))
@@ -133,3 +135,40 @@ def test_an_upstream_that_is_switched_off(server: Server, three: list[Upstream])
         outcomes = Counter(pool.map(lambda number: ask(server, f"nonce-{number}"), range(500)))
     off.join()
     assert outcomes == {"ok": 500}
+
+
+def test_the_file_is_read_once(server: Server, tmp_path: Path, three: list[Upstream]) -> None:
+    """At the start: what is changed in it later stops no worker that takes another's place."""
+    for one in three:
+        one.default = echo
+    before = set(server.worker_pids)
+    (tmp_path / "upstreams.toml").write_text("[upstreams")
+    server.send_signal(signal.SIGHUP)
+    server.wait_for(lambda: len(server.worker_pids) == 2 and not before & set(server.worker_pids))
+    assert {ask(server, f"nonce-{number}") for number in range(20)} == {"ok"}
+
+
+@pytest.mark.parametrize("text", ["[upstreams", '[upstreams.a]\nbase_url = "http://a.test"\ndialects = "telnet"\n'])
+def test_a_file_that_cannot_be_used_stops_the_start(tmp_path: Path, text: str) -> None:
+    """With one line, for gunicorn and for commands."""
+    (tmp_path / "upstreams.toml").write_text(text)
+    environ = Server(tmp_path, UPSTREAMS_FILE=tmp_path / "upstreams.toml").environ
+    for command in (GUNICORN, (sys.executable, "-m", "flask", "--app", "wsgi", "upstreams", "check")):
+        ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=20, check=False)
+        assert ended.returncode != 0
+        (line,) = ended.stderr.splitlines()
+        assert "UPSTREAMS_FILE" in line
+
+
+def test_variables_that_hold_keys_are_no_slips(upstream: Upstream, start_server: Start, tmp_path: Path) -> None:
+    """Their names look like settings of ours; what is in them is in no line of the log, whatever it looks like."""
+    file = tmp_path / "upstreams.toml"
+    file.write_text(
+        f'[upstreams.a]\nbase_url = "{upstream.base_url}"\ndialects = "responses"\nkey_env = "OPENAI_API_KEY_2"\n'
+    )
+    server = start_server(UPSTREAMS_FILE=file, OPENAI_API_KEY=None, OPENAI_API_KEY_2="a-key-like-no-other")
+    assert server.chat("hi", model="a-key-like-no-other").status == 200
+    assert server.request("GET", "/nope?a-key-like-no-other").status == 404
+    assert upstream.received[0].key == "a-key-like-no-other"
+    assert "is not a setting" not in server.output()
+    assert "a-key-like-no-other" not in server.output() + server.log()

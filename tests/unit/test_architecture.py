@@ -85,7 +85,8 @@ ONE_WAY = {
     "app.ledger.ledger": {"app.factory", "app.services.exchange", "app.process"},
     "app.upstreams.openai_client": {"app.factory", "app.services.exchange"},
     "app.upstreams.routing": {"app.services.exchange", "app.upstreams.openai_client"},
-    "app.upstreams.fleet": {"app.factory", "app.services", "app.process.upstream_commands", "blueprints.upstreams"},
+    "app.upstreams.fleet": {"app.upstreams.openai_client", "app.services"}
+    | {"app.process.upstream_commands", "blueprints.upstreams"},
     "app.upstreams.slots": {
         "app.factory",
         "app.services.exchange",
