@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from app.calls.call import Call
 from app.ledger.accounts import Accounts, Limits
 from app.models import ChatRequest
 from app.services.chat import ChatService
@@ -212,6 +213,50 @@ def test_a_limit_of_rate_rests_as_long_as_it_says(two: Flask, upstream: Upstream
     assert 6 < rest.due_in <= 7
 
 
+def test_a_failure_that_the_request_has_again_goes_nowhere_else(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """An answer that failed for what was asked."""
+    upstream.default = reply(200, response_document("", status="failed", error={"code": "invalid_prompt"}))
+    assert ask(two).get_json()["code"] == "upstream_failed"
+    assert b.received == []
+
+
+def test_a_success_forgets_the_failures_before(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """Only those in a row count."""
+    failures = [reply(500, error_document())] * 4
+    upstream.script(*failures, text("from a"), *failures, text("from a"))
+    answers = [ask(two).get_json()["response_text"] for _ in range(10)]
+    assert answers == [*["from b"] * 4, "from a"] * 2
+
+
+def test_an_upstream_without_a_free_place_is_passed_by(make_two: Make, tmp_path: Path, b: Upstream) -> None:
+    """At once; the last that may be asked is waited for."""
+    file = tmp_path / "upstreams.toml"
+    file.write_text(file.read_text().replace("first_byte_seconds = 0.5", "max_in_flight = 1"))
+    app = make_two(max_queue_seconds=0.1)
+    fleet = service(Fleet, app)
+    places = fleet.upstreams["a"].slots
+    assert places is not None
+    places.acquire(Call(5))
+    assert ask(app).get_json()["response_text"] == "from b"
+    assert fleet.upstreams["a"].health.due_in == 0
+    answer = ask(app, model="another")
+    assert (answer.status_code, answer.get_json()["code"]) == (503, "server_busy")
+    places.release()
+    assert ask(app, model="another").headers["X-Upstream"] == "a"
+
+
+def test_the_key_with_the_least_in_flight_is_taken(two: Flask, upstream: Upstream) -> None:
+    """The first of those that are equal."""
+    first, second = service(Fleet, two).upstreams["a"].settings.keys
+    load = service(Fleet, two).upstreams["a"].load
+    load.begin(first)
+    ask(two)
+    load.begin(second)
+    load.begin(second)
+    ask(two)
+    assert [received.key for received in upstream.received] == ["sk-a-2", "sk-a-1"]
+
+
 CALLERS: dict[str, Answer] = {name: MOVES[name][0] for name in ("an error of its own", "a reset", "too many requests")}
 
 
@@ -225,6 +270,21 @@ def test_a_callers_key_stays_where_it_was_brought_for(two: Flask, upstream: Upst
     assert answer.status_code >= 400
     assert b.received == []
     assert {received.key for received in upstream.received} == {CALLER_KEY}
+
+
+@pytest.mark.parametrize("name", CALLERS)
+def test_free_mode_pays_for_a_refused_key_only(two: Flask, upstream: Upstream, b: Upstream, name: str) -> None:
+    """Not for another failure of an attempt that the caller's own key has made."""
+    headers = FREE | {"Authorization": f"Bearer {CALLER_KEY}"}
+    upstream.default = CALLERS[name]
+    answer = two.test_client().post("/v1/responses", json={"model": "alias", "input": "x"}, headers=headers)
+    assert answer.status_code >= 400
+    assert {received.key for received in upstream.received} == {CALLER_KEY}
+    assert b.received == []
+    upstream.script(reply(401, error_document()))
+    upstream.default = reply(200, {"from": "a"})
+    answer = two.test_client().post("/v1/responses", json={"model": "alias", "input": "x"}, headers=headers)
+    assert (answer.get_json(), upstream.received[-1].key) == ({"from": "a"}, "sk-a-1")
 
 
 def test_a_callers_key_at_another_upstream(two: Flask, upstream: Upstream, b: Upstream) -> None:

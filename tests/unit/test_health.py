@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from app.calls.call import Call
 from app.models import ApiKey
+from app.upstreams.errors import connection_error
 from app.upstreams.health import FAILURES_IN_A_ROW, PROBE_SECONDS, Health
 from app.upstreams.load import Load
+from app.upstreams.retry import AttemptFailed, until_answered
 
 KEY = ApiKey("sk-1", "default")
 
@@ -101,3 +104,21 @@ def test_a_fifth_may_be_repetitions() -> None:
     assert load.begin_retry()
     load.end(KEY)
     assert (load.total, load.of(KEY), load.of(ApiKey("sk-2", "default"))) == (39, 39, 0)
+
+
+@pytest.mark.parametrize(("repeated", "asked"), [(0, 3), (3, 1)])
+def test_who_fails_always_is_not_asked_more_often_than_that(repeated: int, asked: int) -> None:
+    """Where as much is repeated already as may be, a failure is the answer; what was taken is given back."""
+    load, made = Load(), 0
+    for _ in range(repeated):
+        load.begin_retry()
+
+    def attempt() -> None:
+        nonlocal made
+        made += 1
+        raise AttemptFailed(connection_error(), max_retries=2, pause_seconds=0.0)
+
+    with pytest.raises(AttemptFailed):
+        until_answered(attempt, Call(5), load)
+    assert made == asked
+    assert load.begin_retry() == (repeated == 0)
