@@ -28,6 +28,7 @@ from app.process.upstream_commands import register_upstream_commands
 from app.services.cache import ResponseCache
 from app.services.chat import ChatService
 from app.services.exchange import Exchange
+from app.services.model_list import ModelList
 from app.services.passthrough import Passthrough
 from app.store.database import Database
 from app.upstreams.catalog import Catalog
@@ -92,7 +93,9 @@ def make_app(config: Config) -> Flask:
     )
     needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []
     calls = Calls()
-    provide(app, config, database, accounts, ledger, counts, slots, fleet, exchange, passthrough, calls)
+    provide(
+        app, config, database, accounts, ledger, counts, slots, fleet, exchange, passthrough, ModelList(exchange), calls
+    )
     provide(app, ChatService(exchange, config, cache), UsageReports(database))
     provide(app, Readiness(database.is_writable, *needed), QuickStop(calls, ledger, database))
     provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))

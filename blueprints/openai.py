@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+from app.services.model_list import ModelList
 from app.services.passthrough import Passthrough
 from app.web.access import Access, principal
 from app.web.flask_app import Response
@@ -85,7 +86,7 @@ def models(headers: dict[str, str]) -> Response:
 
     As OpenAI's `GET /v1/models`.
     """
-    return passed_answer(service(Passthrough).models(openai_credentials(headers), principal(), call(), query()), OPENAI)
+    return passed_answer(service(ModelList).all(openai_credentials(headers), principal(), call(), query()), OPENAI)
 
 
 @blp.get("/models/<path:model>")
@@ -95,7 +96,7 @@ def model(headers: dict[str, str], model: str) -> Response:
 
     As OpenAI's `GET /v1/models/{model}`.
     """
-    return passed_answer(service(Passthrough).model(model, openai_credentials(headers), principal(), call()), OPENAI)
+    return passed_answer(service(ModelList).one(model, openai_credentials(headers), principal(), call()), OPENAI)
 
 
 def _create(path: str, headers: dict[str, str]) -> Response:

@@ -10,17 +10,13 @@ import contextlib
 import dataclasses
 import functools
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import quote
 
 from app.calls.call import Call
 from app.errors import OpenAIClientException
-from app.json_bytes import dump_json
 from app.ledger.accounts import Principal
-from app.ledger.limits import Ask
 from app.ledger.stored import StoredResponses
 from app.models import MODEL_MAX_LENGTH, Credentials, Usage, is_placeholder
 from app.services.coverage import LIMITS
@@ -30,7 +26,7 @@ from app.units import dollars
 from app.upstreams import chat_completions, completions, embeddings, media, messages, responses
 from app.upstreams.answer_headers import passed_headers
 from app.upstreams.errors import bad_response, told_failure
-from app.upstreams.json import load_json, read_json, string_or_none
+from app.upstreams.json import read_json, string_or_none
 from app.upstreams.llama_events import LlamaEvents, response_format
 from app.upstreams.parameters import AdaptedBody
 from app.upstreams.plan import Attempt
@@ -38,8 +34,6 @@ from app.upstreams.sse import StreamEvent
 from app.upstreams.usage import TAIL_BYTES, read_usage, usage_in_tail
 
 AFTER_END_SECONDS = 1.0
-MODELS_SECONDS = 60.0
-"""How old a list of the models of several upstreams may be."""
 JSON = "application/json"
 MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,60}/[A-Za-z0-9!#$&^_.+-]{1,60}(?:[ ;][\x20-\x7e]{0,200})?")
 UNKNOWN_TYPE = "application/octet-stream"
@@ -109,7 +103,6 @@ class Passthrough:
         self._stored = stored
         self._free_mode = free_mode
         self._token_required = token_required
-        self._models: tuple[float, bytes] | None = None
 
     def credentials(
         self,
@@ -199,7 +192,7 @@ class Passthrough:
                     return _as_it_comes(response, exchange, dialect, resources)
                 head, pieces = begun
                 if pieces is None:
-                    return _whole(head, response, exchange, dialect.read_usage)
+                    return whole(head, response, exchange, dialect.read_usage)
                 passed = _unheld(head, pieces, exchange, dialect.read_usage)
             # The row of a stream is settled where the stream ends.
             held = resources.pop_all()
@@ -217,56 +210,6 @@ class Passthrough:
             message = "There is no such response or conversation of this client"
             raise OpenAIClientException(message, "response_not_found", param=member)
         return request.with_context(tokens)
-
-    def models(self, credentials: Credentials, principal: Principal, call: Call, query: str = "") -> PassedResponse:
-        """Upstream's models; of a client with a model list those that it may use. `query` is empty or has its `?`."""
-        ask = Ask(route="/v1/models", is_listing=True)
-        with self._exchange.open(ask, credentials, principal, call) as exchange:
-            if self._lists_all(exchange):
-                return _allowed(self._offered(exchange), principal)
-            return _allowed(_get(f"/models{query}", exchange, is_list=True), principal)
-
-    def model(self, name: str, credentials: Credentials, principal: Principal, call: Call) -> PassedResponse:
-        """One of them; from the list where upstream (as llama.cpp does) describes no single one."""
-        if {".", ".."} & set(name.split("/")):
-            # Somebody on the way could take it for another address of upstream's.
-            raise OpenAIClientException("The AI service does not know this model", "model_not_found")
-        ask = Ask(route="/v1/models/<model>", model=name[:MODEL_MAX_LENGTH], is_listing=True)
-        with self._exchange.open(ask, credentials, principal, call) as exchange:
-            if principal.account is not None and not principal.account.allows_model(name):
-                raise OpenAIClientException("This client may not use this model", "model_not_found")
-            if self._lists_all(exchange):
-                unknown = OpenAIClientException("No upstream of this server knows this model", "model_not_found")
-                return _listed(name, self._offered(exchange), unknown)
-            try:
-                return _get(f"/models/{quote(name, safe='')}", exchange)
-            except OpenAIClientException as exc:
-                if exc.status != 404:
-                    raise
-                return _listed(name, _get("/models", exchange, is_list=True), exc)
-
-    def _lists_all(self, exchange: OpenExchange) -> bool:
-        """Whether models are those of all upstreams: there are several, and the server's keys pay."""
-        return self._exchange.fleet.catalog.is_listed and exchange.paid_with.source == "default"
-
-    def _offered(self, exchange: OpenExchange) -> PassedResponse:
-        """The models that the file names, and those that upstreams offer, each once; kept for a minute. An upstream
-        that does not answer is left out."""
-        now = time.monotonic()
-        if self._models is None or now - self._models[0] > MODELS_SECONDS:
-            found = {name: _model(name) for name in self._exchange.fleet.catalog.models}
-            for attempt in exchange.everywhere():
-                with contextlib.suppress(OpenAIClientException):
-                    passed = _get("/models", exchange, is_list=True, only=attempt)
-                    for entry in _models(load_json(passed.body)) if isinstance(passed.body, bytes) else ():
-                        found.setdefault(_name(entry), entry)
-            self._models = now, dump_json({"object": "list", "data": list(found.values())})
-        return PassedResponse(self._models[1], {}, lambda: None, lambda: None)
-
-
-def _model(name: str) -> dict[str, Any]:
-    """The entry of a model that the file names."""
-    return {"id": name, "object": "model", "created": 0, "owned_by": "llm-server"}
 
 
 def _events(
@@ -349,12 +292,6 @@ def _streamed(
     )
 
 
-def _get(path: str, exchange: OpenExchange, *, is_list: bool = False, only: Attempt | None = None) -> PassedResponse:
-    response, raw = exchange.send(lambda _: Asked(path), HeldResponse.read, only=only)
-    with response:
-        return _whole(raw, response, exchange, is_list=is_list)
-
-
 def _head(pieces: Iterator[bytes], max_bytes: int) -> tuple[bytes, bool]:
     """So much of an answer as can be held, and whether that is all. Raises `upstream_bad_response` for what is long and
     no JSON object: an event stream that nobody asked for, a page."""
@@ -400,21 +337,14 @@ def _unheld(
     exchange.note(usage_in_tail(tail, usage_of), None)
 
 
-def _whole(
+def whole(
     raw: bytes,
     response: HeldResponse,
     exchange: OpenExchange,
     usage_of: Callable[[Mapping[str, Any]], Usage | None] = read_usage,
-    *,
-    is_list: bool = False,
 ) -> PassedResponse:
-    """The answer as it came, if it is a JSON object; its usage is noted. `is_list`: one without OpenAI's object around
-    it is one, too."""
+    """The answer as it came, if it is a JSON object; its usage is noted."""
     document = read_json(raw)
-    if is_list and isinstance(document, list):
-        # Some servers give their models without OpenAI's object around them.
-        document = {"object": "list", "data": load_json(raw)}
-        raw = dump_json(document)
     if not isinstance(document, dict):
         raise bad_response()
     exchange.note(usage_of(document), string_or_none(document.get("model")))
@@ -431,35 +361,3 @@ def _response_id(document: Mapping[str, Any]) -> str | None:
     answer = inner if isinstance(inner, dict) else document
     found = answer.get("id")
     return found if answer.get("object") == "response" and isinstance(found, str) else None
-
-
-def _allowed(listing: PassedResponse, principal: Principal) -> PassedResponse:
-    """A list of models without those that the client may not use."""
-    account = principal.account
-    if account is None or not account.models or not isinstance(listing.body, bytes):
-        return listing
-    document = load_json(listing.body)
-    for member in ("data", "models"):
-        if member in document:
-            allowed = [model for model in _models(document, member) if account.allows_model(_name(model))]
-            document[member] = allowed
-    return dataclasses.replace(listing, body=dump_json(document))
-
-
-def _models(document: Mapping[str, Any], member: str = "data") -> list[dict[str, Any]]:
-    """The entries of a list of models."""
-    found = document.get(member)
-    return [model for model in found if isinstance(model, dict)] if isinstance(found, list) else []
-
-
-def _name(model: Mapping[str, Any]) -> str:
-    """The name of an entry of a list, by OpenAI's `id`, or by `model` in the second list that llama.cpp adds."""
-    return str(model.get("id") or model.get("model") or "")
-
-
-def _listed(name: str, models: PassedResponse, unknown: OpenAIClientException) -> PassedResponse:
-    """One model's entry in the list of all; raises `model_not_found` when it is not there."""
-    for found in _models(load_json(models.body)) if isinstance(models.body, bytes) else ():
-        if found.get("id") == name:
-            return PassedResponse(dump_json(found), models.headers, models.cost_usd, models.close)
-    raise OpenAIClientException("The AI service does not know this model", "model_not_found") from unknown

@@ -17,8 +17,8 @@ FIELD_MAX_BYTES = 1024
 """More of such a field is not read: no name of a model is longer."""
 PARTS_MAX = 200
 PIECE = 256 * 1024
-BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,70}")
-"""RFC 2046, section 5.1.1."""
+BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,200}")
+"""RFC 2046, section 5.1.1, allows 70 characters; some clients write a few more."""
 DISPOSITION = re.compile(
     r'form-data; ?name="([A-Za-z0-9_.\[\]-]{1,64})"'
     r'(?:; ?filename="(?:[^"\\\r\n]|\\(?!")){0,1024}")?(?:; ?filename\*=[^;"\r\n]{0,1024})?',

@@ -111,6 +111,16 @@ def test_a_form_passes_to_the_byte(client: FlaskClient, upstream: Upstream, data
     assert (row["model"], row["cost_nano"], row["status"]) == ("whisper-1", None, "ok")
 
 
+@pytest.mark.parametrize(("length", "status"), [(1, 200), (70, 200), (73, 200), (200, 200), (201, 415)])
+def test_how_long_a_boundary_may_be(client: FlaskClient, upstream: Upstream, length: int, status: int) -> None:
+    """Longer than the standard's 70 characters, as some clients write it by chance."""
+    upstream.default = reply(200, {"text": "x"})
+    boundary = "b" * length
+    body = f'--{boundary}\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--{boundary}--\r\n'
+    kind = f"multipart/form-data; boundary={boundary}"
+    assert client.post(TRANSCRIPTIONS, data=body.encode(), content_type=kind, headers=OWN).status_code == status
+
+
 def part(name: str, value: str = "allowed", *, more: str = "", disposition: str = "") -> str:
     told = disposition or f'form-data; name="{name}"'
     return f"--b\r\nContent-Disposition: {told}\r\n{more}\r\n{value}\r\n"
