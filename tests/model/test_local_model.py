@@ -294,7 +294,7 @@ def test_the_model_is_one_of_several_upstreams(tmp_path: Path) -> None:
         answer = server.chat(FRANCE, temperature=0, model="any")
         assert (answer.status, answer.headers["x-upstream"], answer.headers["x-attempts"]) == (200, "local", "2")
         assert "Paris" in answer.json["response_text"]
-        body = {"model": "any", "max_tokens": 30, "messages": [{"role": "user", "content": FRANCE}]}
+        body = {"model": "any", "max_tokens": 30, "temperature": 0, "messages": [{"role": "user", "content": FRANCE}]}
         answer = server.request("POST", "/v1/messages", body, {"X-Free-Mode": "true"})
         assert "Paris" in answer.json["content"][0]["text"]
         model = model_process(server)
