@@ -260,6 +260,12 @@ class Config:
         "The heading above the memories in the system message.",
         ko="시스템 메시지에서 기억 위에 붙는 제목.",
     )
+    prompt_heading_summary: str = setting(
+        "#지난 대화 요약",
+        text,
+        "The heading above the summary of a session's earlier turns in the system message.",
+        ko="시스템 메시지에서 세션의 이전 대화 요약 위에 붙는 제목.",
+    )
     prompt_heading_instructions: str = setting(
         "#추가 지시사항",
         text,
@@ -422,6 +428,18 @@ class Config:
         integer(0, 36500),
         "Days that a settled row of the ledger is kept. `0` keeps it forever.",
         ko="정산된 사용 기록(원장)을 보관하는 일수. `0`이면 계속 보관합니다.",
+    )
+    sessions: bool = setting(
+        True,
+        flag,
+        "Keep the turns of a session when a request asks for it with `remember`.",
+        ko="요청이 `remember`로 요구하면 세션의 대화를 저장합니다.",
+    )
+    session_retention_days: int = setting(
+        0,
+        integer(0, 36500),
+        "Days after its last turn that a session is kept. `0` keeps it forever.",
+        ko="마지막 턴 이후 세션을 보관하는 일수. `0`이면 계속 보관합니다.",
     )
     prices_file: str = setting(
         "prices.toml",

@@ -30,6 +30,8 @@ from app.services.chat import ChatService
 from app.services.exchange import Exchange
 from app.services.model_list import ModelList
 from app.services.passthrough import Passthrough
+from app.services.remembering import Remembering
+from app.sessions.sessions import Sessions
 from app.store.database import Database
 from app.upstreams.catalog import Catalog
 from app.upstreams.keys import KeySelector
@@ -96,7 +98,9 @@ def make_app(config: Config) -> Flask:
     provide(
         app, config, database, accounts, ledger, counts, slots, fleet, exchange, passthrough, ModelList(exchange), calls
     )
-    provide(app, ChatService(exchange, config, cache), UsageReports(database))
+    sessions = Sessions(database) if config.sessions else None
+    remembering = Remembering(sessions, config.max_queue_seconds, config.default_max_context_tokens)
+    provide(app, ChatService(exchange, config, cache, remembering), UsageReports(database))
     provide(app, Readiness(database.is_writable, *needed), QuickStop(calls, ledger, database))
     provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))
     provide(app, Housekeeping(ledger, config.ledger_retention_days))

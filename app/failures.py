@@ -114,6 +114,22 @@ FAILURES: Mapping[str, Failure] = {
         "클라이언트에 예산이나 모델 목록이 있는데, 비용이나 모델을 미리 알 수 없는 항목을 요청함(`param`).",
         told="입력 데이터 오류: 이 클라이언트의 한도로는 처리할 수 없는 항목이 있습니다.",
     ),
+    "session_busy": Failure(
+        409,
+        "client",
+        "Another turn of this session goes on, and did not end within `MAX_QUEUE_SECONDS`.",
+        "이 세션의 다른 턴이 진행 중이며 `MAX_QUEUE_SECONDS` 안에 끝나지 않음.",
+        retryable=True,
+        retry_after=1,
+        told="대화 오류: 이 세션의 다른 턴이 진행 중입니다. 잠시 후 다시 시도하세요.",
+    ),
+    "turn_interrupted": Failure(
+        409,
+        "client",
+        "The answer was cut, as its session was interrupted.",
+        "세션을 중단하는 요청으로 응답이 끊김.",
+        told="대화 오류: 응답이 중단되었습니다.",
+    ),
     "rate_limited": Failure(
         429,
         "client",

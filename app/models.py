@@ -99,6 +99,7 @@ class ChatRequest:
     max_context_tokens: int | None = None
     response_schema: Mapping[str, Any] | None = None
     images: Sequence[str] | None = ()
+    remember: bool | None = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +176,8 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatResponse:
-    """A successful chat turn. Times are seconds, `created_at` is UTC."""
+    """A successful chat turn. Times are seconds, `created_at` is UTC. `turn`: its number in its session, once that is
+    durable; None, as `summarised_turns`, where nothing is remembered."""
 
     session_id: str
     response_text: str
@@ -198,6 +200,8 @@ class ChatResponse:
     response_json: Any = None
     dropped_turns: int = 0
     cost_usd: str | None = None
+    turn: int | None = None
+    summarised_turns: int | None = None
 
     @classmethod
     def from_openai_response(

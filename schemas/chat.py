@@ -19,7 +19,7 @@ from app.models import (
     ChatRequest,
     is_well_formed,
 )
-from schemas.fields import BoundedList, StrictBoolean, StrictFloat, StrictInteger, Turn
+from schemas.fields import BoundedList, OptionalInteger, StrictBoolean, StrictFloat, StrictInteger, Turn
 from schemas.quick import QuickSchema
 
 TEXT = r"^[^\u0000]*$"
@@ -166,6 +166,15 @@ class ChatRequestSchema(QuickSchema):
         },
     )
 
+    remember = StrictBoolean(
+        allow_none=True,
+        metadata={
+            "description": "Keep this turn in the session `session_id`, and send what the session has as the history.",
+            "example": False,
+            "default": False,
+        },
+    )
+
     @post_load
     def build(self, data: dict[str, Any], **_: Any) -> ChatRequest:
         """Give the service's own value."""
@@ -251,6 +260,16 @@ class ChatResponseSchema(QuickSchema):
         allow_none=True,
         metadata={"description": "US dollars, decimal; `null` when the price is unknown.", "example": "0.0000054"},
     )
+    turn = OptionalInteger(
+        metadata={"description": "Of a remembered turn: its number in the session.", "example": 1, "minimum": 1}
+    )
+    summarised_turns = OptionalInteger(
+        metadata={
+            "description": "Of a remembered turn: how many turns of the session stand in its summary.",
+            "example": 0,
+            "minimum": 0,
+        }
+    )
 
 
 def token_count(description: str, example: int) -> fields.Integer:
@@ -264,6 +283,7 @@ class TokensSchema(Schema):
     system = token_count("System message.", 9)
     role = token_count("Role.", 0)
     memory = token_count("Memories.", 0)
+    summary = token_count("Summary of a session's earlier turns, where there is a session.", 0)
     instructions = token_count("Instructions.", 0)
     history = token_count("Past turns that are sent.", 0)
     user = token_count("The user's message.", 8)

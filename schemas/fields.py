@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import ValidationError, fields
+from marshmallow import ValidationError, fields, missing
 
 from app.errors import ERRORS_MAX
 
@@ -36,6 +36,13 @@ class StrictInteger(fields.Integer):
         if isinstance(value, str) or (isinstance(value, float) and not value.is_integer()):
             raise self.make_error("invalid", input=value)
         return super()._deserialize(value, attr, data, **kwargs)
+
+
+class OptionalInteger(fields.Integer):
+    """Left out of what is written where there is none."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
+        return missing if value is None else super()._serialize(value, attr, obj, **kwargs)
 
 
 class BoundedList(fields.List[Any]):

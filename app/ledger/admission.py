@@ -129,15 +129,24 @@ class Admission:
         """The row of an admitted request, still without its id, or why it is refused."""
         digest = opening.principal.token_digest
         if digest is None:
-            return unauthorized() if self._token_required else self._row(opening, None, Reservation(), now)
+            return unauthorized() if self._token_required else self._open(connection, opening, now)
         account = accounts.get(digest)
         if account is None:
             return unauthorized()
         try:
+            _claim(connection, opening)
             standing = standings.setdefault(account.id, Standing(connection, account, now, self._max_output_tokens))
             return self._row(opening, account, standing.admit(opening), now)
         except ServiceException as exc:
             return exc
+
+    def _open(self, connection: sa.Connection, opening: Opening, now: int) -> Decision | ServiceException:
+        """The row of a request that nobody limits, as no token is needed."""
+        try:
+            _claim(connection, opening)
+        except ServiceException as exc:
+            return exc
+        return self._row(opening, None, Reservation(), now)
 
     def _row(self, opening: Opening, account: Account | None, reserved: Reservation, now: int) -> Decision:
         """The open row of a request, by column."""
@@ -159,3 +168,8 @@ class Admission:
             "period_start": reserved.period_start,
         }
         return Decision(row, reserved)
+
+
+def _claim(connection: sa.Connection, opening: Opening) -> None:
+    if opening.beside is not None:
+        opening.beside.claim(connection)

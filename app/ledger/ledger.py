@@ -8,6 +8,7 @@ the worker is gone, elsewhere when the lease has run out.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import time
@@ -22,8 +23,9 @@ from app.errors import ServiceException
 from app.ledger import attempts, settlement
 from app.ledger.accounts import Accounts, Principal
 from app.ledger.admission import Admission, Admitted
+from app.ledger.beside import Beside, Ending
 from app.ledger.client_rows import hold
-from app.ledger.entry import Entry, unrecorded
+from app.ledger.entry import Entry, Written, unrecorded
 from app.ledger.lease import LEASE_SECONDS, Owner, look_up, owner_name
 from app.ledger.limits import Ask, Opening
 from app.ledger.pricing import NoPrices, Prices
@@ -85,9 +87,11 @@ class Ledger:
         *,
         server_pays: bool,
         priced: Priced = (),
+        beside: Beside | None = None,
     ) -> Entry:
         """Admit a request; the row is durable when this returns. `server_pays`: the server's key may come to pay.
-        `priced`: the models that may come to answer and whose prices hold there; the dearest is reserved.
+        `priced`: the models that may come to answer and whose prices hold there; the dearest is reserved. `beside`:
+        what is claimed and settled in the same transactions.
 
         Raises ServiceException: 401 `unauthorized`, 403 `model_not_allowed`, 429 `rate_limited`,
         `concurrency_limited` or `budget_exceeded`, 503 `store_unavailable`, or what has ended the call already.
@@ -100,16 +104,19 @@ class Ledger:
             known = [cost for cost in costs if cost is not None]
             return max(known) if len(known) == len(costs) else None
 
-        opening = Opening(call=call, principal=principal, ask=ask, server_pays=server_pays, worst_nano=worst_nano)
+        opening = Opening(
+            call=call, principal=principal, ask=ask, server_pays=server_pays, worst_nano=worst_nano, beside=beside
+        )
         try:
             admitted: Admitted = self._database.write_with_others(self._work_all, opening, undo=settlement.take_back)
         except ServiceException as exc:
-            if exc.error_code != "store_unavailable" or not self._fails_open or principal.token_digest:
+            if exc.error_code != "store_unavailable" or not self._fails_open or principal.token_digest or beside:
                 raise
             self.unrecorded += 1
             logger.error("a request is not recorded: the database is away (LEDGER_FAIL_OPEN)")
             return unrecorded(ask, call, receipt)
-        entry = Entry(ask, call, receipt, self.prices, lambda *ending: self._settle(admitted, *ending), admitted)
+        settle = functools.partial(self._settle, admitted, beside)
+        entry = Entry(ask, call, receipt, self.prices, settle, admitted)
         self._entries[entry] = _Lease(admitted.row_id)
         return entry
 
@@ -169,8 +176,10 @@ class Ledger:
                 self._fingerprints[key] = found
         return found
 
-    def _settle(self, admitted: Admitted, entry: Entry, status: str, code: str | None) -> None:
-        """Write down how a request ended, soon."""
+    def _settle(
+        self, admitted: Admitted, beside: Beside | None, entry: Entry, status: str, code: str | None
+    ) -> Written | None:
+        """Write down how a request ended, soon; where something is settled beside it, give what waits for that."""
         receipt, (usage, estimated), cost_nano = entry.receipt, entry.usage(), entry.charge_nano()
         cost_nano = None if cost_nano is None else whole(cost_nano)
         cached = bool(receipt.cache_hit)
@@ -203,7 +212,12 @@ class Ledger:
         charged = (cost_nano or 0) if key is not None and key.source == "default" else 0
         self._entries.pop(entry, None)
         tried = tuple(attempts.rows_of(entry, status, code, self.fingerprint))
-        self._database.write_later(self._work_all, settlement.Settlement(admitted, charged, row, tried))
+        if beside is None:
+            self._database.write_later(self._work_all, settlement.Settlement(admitted, charged, row, tried))
+            return None
+        ending = Ending(code, usage.input_tokens, usage.output_tokens, cost_nano, receipt.model)
+        settled = settlement.Settlement(admitted, charged, row, tried, beside, beside.settled(ending))
+        return self._database.write_and_tell(self._work_all, settled)
 
     def _work_all(
         self, connection: sa.Connection, items: Sequence[Opening | settlement.Settlement]
@@ -222,6 +236,9 @@ class Ledger:
                 *(opening.principal.account.id for opening in openings if opening.principal.account is not None),
             },
         )
+        besides = [item.beside for item in items if item.beside is not None]
+        if besides:
+            besides[0].hold(connection, {beside.key for beside in besides})
         settlement.settle_all(connection, settled)
         decisions = iter(self._admission.admit_all(connection, openings, held))
         return [next(decisions) if isinstance(item, Opening) else None for item in items]

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from app.calls.call import Call
 from app.errors import ChatServiceException
 from app.ledger.accounts import Account, Principal
+from app.ledger.beside import Beside
 from app.ledger.budgets import period_end, period_start
 from app.ledger.lease import LEASE_SECONDS
 from app.models import Usage
@@ -94,7 +95,7 @@ class Opening:
     """A request that asks to be admitted.
 
     `server_pays`: the server's key may come to pay. `worst_nano` says what the request may cost at most (nano-dollars)
-    with so many output tokens per choice; None when that is not known.
+    with so many output tokens per choice; None when that is not known. `beside`: what is claimed in the transaction.
     """
 
     call: Call
@@ -102,6 +103,7 @@ class Opening:
     ask: Ask
     server_pays: bool
     worst_nano: Callable[[int], int | None]
+    beside: Beside | None = None
 
 
 @dataclass(frozen=True)

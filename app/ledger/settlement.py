@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from app.ledger import attempts
 from app.ledger.admission import Admitted
+from app.ledger.beside import Beside
 from app.ledger.client_rows import hold
 from app.store.fitting import WHOLE_MAX, whole
 from app.store.statement import RowsStatement, Statement
@@ -75,12 +76,15 @@ _SPEND = Statement(
 @dataclass(frozen=True)
 class Settlement:
     """How one request ended. `charged_nano`: what its client's budget pays for it; `row`: `row_id`, which says which
-    row it is, and the values of COLUMNS; `attempts`: the rows below it."""
+    row it is, and the values of COLUMNS; `attempts`: the rows below it; `beside`: what is settled with it, by
+    `write`."""
 
     admitted: Admitted
     charged_nano: int
     row: Mapping[str, Any]
     attempts: Sequence[Mapping[str, Any]] = ()
+    beside: Beside | None = None
+    write: Callable[[sa.Connection], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,9 @@ def settle_all(connection: sa.Connection, settlements: Sequence[Settlement]) -> 
     ours = [item for item in settlements if item.admitted.row_id in closed]
     attempts.write(connection, ((item.admitted.row_id, item.attempts) for item in ours if item.attempts))
     spend(connection, (_spent(item.admitted, item.charged_nano) for item in ours))
+    for item in ours:
+        if item.write is not None:
+            item.write(connection)
     return [None] * len(settlements)
 
 

@@ -20,7 +20,10 @@ from app.models import ChatPreview, ChatRequest, ChatResponse, Completion, Crede
 from app.services import prompt
 from app.services.cache import ResponseCache
 from app.services.exchange import Asked, Exchange, HeldResponse, Meant, OpenExchange
+from app.services.remembering import Remembering
 from app.services.rules import broken_rules, read_turns
+from app.sessions.conversation import Conversation, joined_to_user, messages_of, newest, turns_of
+from app.sessions.turns import OpenTurn
 from app.tokens import estimate_tokens, image_tokens
 from app.units import dollars
 from app.upstreams.dialects import DIALECTS, Dialect
@@ -47,6 +50,9 @@ class Listener(Protocol):
     def text(self, piece: str) -> None:
         """The next piece of text."""
 
+    def delivered(self) -> int:
+        """How many characters of the text the caller was sent."""
+
 
 @dataclass(frozen=True)
 class Assembled:
@@ -72,15 +78,21 @@ class ChatService:
     """Validates, assembles, has it answered. Its collaborators come by constructor; plain Python needs none of them."""
 
     def __init__(
-        self, exchange: Exchange | None = None, config: Config | None = None, cache: CompletionCache | None = None
+        self,
+        exchange: Exchange | None = None,
+        config: Config | None = None,
+        cache: CompletionCache | None = None,
+        remembering: Remembering | None = None,
     ) -> None:
         self._config = config or Config.from_env()
         self._exchange = exchange or Exchange.in_process(self._config)
         self._cache = cache
+        self._remembering = remembering or Remembering()
         self._parameters = self._exchange.parameters
         self._headings = prompt.Headings(
             role=self._config.prompt_heading_role,
             memory=self._config.prompt_heading_memory,
+            summary=self._config.prompt_heading_summary,
             instructions=self._config.prompt_heading_instructions,
         )
 
@@ -100,25 +112,44 @@ class ChatService:
         """
         call = call or Call(self._config.request_timeout)
         began = time.monotonic()
-        assembled = self._assemble(request)
-        ask = _ask(request, assembled, streamed=listener is not None)
-        assemble_seconds = time.monotonic() - began
-        with self._exchange.open(
-            ask, _credentials(request), principal, call, dialect=NATIVE, assemble_seconds=assemble_seconds
-        ) as exchange:
-            cache = self._cache if use_cache else None
-            if cache is None:
-                answer = self._complete(exchange, assembled.generation, listener)
-            else:
-                answer = self._cached(cache, exchange, assembled.generation, call, principal, listener)
-            return self._response(request, assembled, answer, call, exchange)
+        history = _checked_turns(request)
+        checked_seconds = time.monotonic() - began
+
+        def answer(turn: OpenTurn | None, cache: CompletionCache | None = None) -> ChatResponse:
+            began = time.monotonic() - checked_seconds
+            heard = listener if turn is None or listener is None else _Heard(listener, turn)
+            assembled = self._assemble(request, history, None if turn is None else turn.conversation)
+            ask = _ask(request, assembled, streamed=listener is not None)
+            with self._exchange.open(
+                ask,
+                _credentials(request),
+                principal,
+                call,
+                dialect=NATIVE,
+                assemble_seconds=time.monotonic() - began,
+                beside=turn,
+            ) as exchange:
+                if cache is None:
+                    answer = self._complete(exchange, assembled.generation, heard)
+                else:
+                    answer = self._cached(cache, exchange, assembled.generation, call, principal, listener)
+                if turn is not None:
+                    turn.answer = answer.completion.output_text
+                response = self._response(request, assembled, answer, call, exchange)
+            return response if turn is None else _numbered(response, turn, is_written=exchange.is_written)
+
+        if request.remember:
+            return self._remembering.turn(request, history, principal, call, answer)
+        return answer(None, self._cache if use_cache else None)
 
     def preview(self, request: ChatRequest, principal: Principal = NOBODY) -> ChatPreview:
         """What `request` would send upstream and who would pay, without calling upstream or writing anything.
 
         Raises as a chat turn does, but for what depends on how much the client has used.
         """
-        assembled = self._assemble(request)
+        history = _checked_turns(request)
+        session = self._remembering.look(request, history, principal) if request.remember else None
+        assembled = self._assemble(request, history, session)
         ask = _ask(request, assembled, streamed=bool(request.stream))
         plan = self._exchange.plan(ask, _credentials(request), principal, NATIVE)
         if principal.account is not None:
@@ -136,14 +167,24 @@ class ChatService:
             plan=[attempt.described() for attempt in plan.attempts] if plan.is_listed else (),
         )
 
-    def _assemble(self, request: ChatRequest) -> Assembled:
-        """Check the rules and put together what the model is asked."""
-        turns = _checked_turns(request)
-        parts, user = self._system_parts(request), self._create_user_message(request.user_message)
+    def _assemble(
+        self, request: ChatRequest, history: Sequence[Message], session: Conversation | None = None
+    ) -> Assembled:
+        """Put together what the model is asked: after what the request brings, or after what the session has."""
+        parts, user_message = self._system_parts(request, session), request.user_message
         tokens = {name: estimate_tokens(part) for name, part in parts.items()}
-        limit = request.max_context_tokens or self._config.default_max_context_tokens
-        spoken = estimate_tokens(user["content"])
-        kept = prompt.newest_turns(turns, limit - sum(tokens.values()) - spoken) if limit else turns
+        used = sum(tokens.values()) + estimate_tokens(user_message)
+        if session is None:
+            limit = request.max_context_tokens or self._config.default_max_context_tokens
+            kept = prompt.newest_turns(history, limit - used) if limit else history
+            dropped = len(history) - len(kept)
+        else:
+            past = session.recent if session.turns else tuple(turns_of(history))
+            turns = newest(past, self._remembering.max_context_tokens(request) - used)
+            kept, user_message = joined_to_user(messages_of(turns), user_message)
+            dropped = max(session.turns - session.summary_turns, len(past)) - len(turns)
+        user = self._create_user_message(user_message)
+        spoken = estimate_tokens(user_message)
         tokens |= {"history": sum(estimate_tokens(turn["content"]) for turn in kept), "user": spoken}
         generation = Generation(
             messages=[*_system_messages(parts), *kept, user],
@@ -155,7 +196,7 @@ class ChatService:
             images=request.images or (),
             defaults=NO_TEMPERATURE if request.temperature is None else NO_DEFAULTS,
         )
-        return Assembled(generation, tokens, len(turns) - len(kept))
+        return Assembled(generation, tokens, dropped)
 
     def _cached(
         self,
@@ -282,12 +323,13 @@ class ChatService:
         """Check every rule of the chat request; raises one ValidationException that names each broken one."""
         _checked_turns(request)
 
-    def _system_parts(self, request: ChatRequest) -> dict[str, str]:
+    def _system_parts(self, request: ChatRequest, session: Conversation | None = None) -> dict[str, str]:
         given = request.system_message or ""
         return prompt.system_parts(
             given if given.strip() else self._config.default_system_message,
             role=request.role or "",
             memories=request.memory_context or (),
+            summary=None if session is None else session.summary,
             instructions=request.instructions or "",
             headings=self._headings,
         )
@@ -303,6 +345,28 @@ class ChatService:
 
     def _create_user_message(self, user_message: str) -> Message:
         return {"role": "user", "content": user_message}
+
+
+class _Heard:
+    """A listener of a turn that is remembered: it keeps what was said, for when the turn is cut."""
+
+    def __init__(self, listener: Listener, turn: OpenTurn) -> None:
+        self._listener = listener
+        self._pieces: list[str] = []
+        self.started, self.delivered = listener.started, listener.delivered
+        turn.delivered = lambda: "".join(self._pieces)[: self.delivered()]
+
+    def text(self, piece: str) -> None:
+        """See Listener."""
+        self._pieces.append(piece)
+        self._listener.text(piece)
+
+
+def _numbered(response: ChatResponse, turn: OpenTurn, *, is_written: bool) -> ChatResponse:
+    """The answer with its place in the session, once that is sure."""
+    if not is_written:
+        return response
+    return dataclasses.replace(response, turn=turn.number, summarised_turns=turn.conversation.summary_turns)
 
 
 def _announced(

@@ -20,6 +20,7 @@ from app.calls.watchdog import Watchdog
 from app.config import Config
 from app.errors import OpenAIClientException, ServiceException
 from app.ledger.accounts import Principal
+from app.ledger.beside import Beside
 from app.ledger.entry import Entry
 from app.ledger.ledger import Ledger, NullLedger
 from app.ledger.limits import Ask
@@ -41,6 +42,8 @@ from app.upstreams.usage import joined
 
 Result = TypeVar("Result")
 Meant = tuple[Event, StreamEvent]
+WRITTEN_SECONDS = 3.0
+"""How long an answer waits for the turn that it is of to be durable."""
 HELD_EVENTS = 64
 HELD_BYTES = 256 * 1024
 """What is held of a stream's beginning at most."""
@@ -74,17 +77,27 @@ class Exchange:
         *,
         dialect: str = "",
         assemble_seconds: float = 0.0,
+        beside: Beside | None = None,
     ) -> OpenExchange:
         """Choose who pays and where, and admit the request; its row is durable when this returns.
 
         A request that no key may pay for, or that no upstream speaks the `dialect` of, is refused before anything else.
+        `beside` is claimed with the row, and settled with it: a turn of a session.
         Raises ServiceException: see KeySelector.payer, Fleet.plan and Ledger.open.
         """
         receipt = call.receipt = Receipt(assemble_seconds=assemble_seconds)
         try:
             plan = self.plan(ask, credentials, principal, dialect)
             priced = [(attempt.model, attempt.place) for attempt in plan.attempts if attempt.key.source == "default"]
-            entry = self.ledger.open(ask, principal, call, receipt, server_pays=plan.payer.may_be_server, priced=priced)
+            entry = self.ledger.open(
+                ask,
+                principal,
+                call,
+                receipt,
+                server_pays=plan.payer.may_be_server,
+                priced=priced,
+                beside=beside,
+            )
         except ServiceException as exc:
             receipt.code = exc.error_code
             raise
@@ -110,6 +123,8 @@ class OpenExchange:
         self._plan = plan
         self._entry = entry
         self._tried: Tried
+        self.is_written = True
+        """Whether what was settled beside the row is durable."""
         self._call = call
 
     @property
@@ -265,6 +280,7 @@ class OpenExchange:
         """Close the row; only the first settlement counts."""
         if self._entry.settle(status, code):
             self.receipt.code, self.receipt.settled = code, True
+            self.is_written = self._entry.wait_until_written(WRITTEN_SECONDS)
 
     def __enter__(self) -> Self:
         self._exchange.watchdog.add(self._call)
@@ -389,7 +405,7 @@ class HeldResponse:
         self.close()
 
 
-ENDINGS = {"client_closed_request": "cancelled", "upstream_timeout": "timeout"}
+ENDINGS = {"client_closed_request": "cancelled", "turn_interrupted": "cancelled", "upstream_timeout": "timeout"}
 
 
 def _ending(exc: BaseException | None) -> tuple[str, str | None]:

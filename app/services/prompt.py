@@ -20,17 +20,26 @@ class Headings:
     role: str = "#역할"
     memory: str = "#기억"
     instructions: str = "#추가 지시사항"
+    summary: str = "#지난 대화 요약"
 
 
 def system_parts(
-    message: str, *, role: str, memories: Iterable[str], instructions: str, headings: Headings
+    message: str,
+    *,
+    role: str,
+    memories: Iterable[str],
+    instructions: str,
+    headings: Headings,
+    summary: str | None = None,
 ) -> dict[str, str]:
-    """The parts of the system message by name, in order; an empty one is an empty text."""
+    """The parts of the system message by name, in order; an empty one is an empty text. `summary`: of what was said
+    before the past turns; None where there is no session that could have one."""
     memory_lines = "\n".join(f"- {memory}" for memory in memories)
     return {
         "system": message,
         "role": _section(headings.role, role),
         "memory": _section(headings.memory, memory_lines),
+        **({} if summary is None else {"summary": _section(headings.summary, summary)}),
         "instructions": _section(headings.instructions, instructions),
     }
 

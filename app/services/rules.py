@@ -45,6 +45,8 @@ RANGES = {
     "max_context_tokens": (1, MAX_TOKENS_LIMIT),
     "temperature": (0, TEMPERATURE_MAX),
 }
+SESSION_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]+")
+SESSION_NAME_FORM = "must be the name of a session where something is remembered, without / or \\ or control characters"
 Errors = dict[str, list[str]]
 
 UNWRITABLE = "must not contain NUL or lone surrogates"
@@ -73,7 +75,7 @@ def broken_rules(request: ChatRequest, turn_errors: Errors) -> dict[str, Any]:
     `turn_errors` is what read_turns says of the conversation history.
     """
     errors: dict[str, Any] = {}
-    for name, message in _broken(request):
+    for name, message in itertools.chain(_broken(request), _broken_session(request)):
         errors.setdefault(name, []).append(message)
     items = {
         "conversation_history": turn_errors,
@@ -105,6 +107,11 @@ def _broken(request: ChatRequest) -> Iterator[tuple[str, str]]:
     for name, value in vars(request).items():
         if not is_writable(value):
             yield name, UNWRITABLE
+
+
+def _broken_session(request: ChatRequest) -> Iterator[tuple[str, str]]:
+    if request.remember and not SESSION_NAME.fullmatch(request.session_id or ""):
+        yield "session_id", SESSION_NAME_FORM
 
 
 def _named(broken: Iterator[tuple[str, list[str]]]) -> Errors:

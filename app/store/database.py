@@ -120,6 +120,10 @@ class Database:
         """Run `batch` with `item` soon, and again until it succeeds; the caller does not wait."""
         self._writer.write_later(batch, item)
 
+    def write_and_tell(self, batch: Batch, item: Any) -> Callable[[float], bool]:
+        """The same; gives what waits, for at most so many seconds, and tells whether it is durable."""
+        return self._writer.write_and_tell(batch, item)
+
     def read(self, work: Callable[[sa.Connection], Result]) -> Result:
         """Run `work` on a connection of its own, beside the writer.
 

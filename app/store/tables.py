@@ -1,4 +1,5 @@
-"""The tables: clients, what each has spent in its budget's period, the ledger of requests, and their attempts.
+"""The tables: clients, what each has spent in its budget's period, the ledger of requests and their attempts, and the
+sessions with their turns.
 
 Money is in nano-dollars (10**-9 USD), moments are microseconds since 1970 in UTC, durations are milliseconds. A pending
 ledger row is its request's lease as well: it has an owner and a moment after which no worker works on it any more.
@@ -6,7 +7,21 @@ ledger row is its request's lease as well: it has an owner and a moment after wh
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 
 metadata = MetaData()
 
@@ -114,3 +129,53 @@ attempts = Table(
     Column("cost_nano", BigInteger),
     Column("estimated", Boolean, nullable=False),
 )
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", BigKey, primary_key=True),
+    Column("owner", BigInteger, nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("title", String(256), nullable=False, server_default=""),
+    Column("metadata", Text, nullable=False, server_default="{}"),
+    Column("character", String(160)),
+    Column("revision", BigInteger, nullable=False, server_default="0"),
+    Column("turns", Integer, nullable=False, server_default="0"),
+    Column("turn_request", String(64)),
+    Column("interrupted_request", String(64)),
+    Column("heard_characters", BigInteger),
+    Column("summary", Text),
+    Column("summary_turns", Integer, nullable=False, server_default="0"),
+    Column("summary_by", String(16)),
+    Column("summary_model", String(256)),
+    Column("summary_at", BigInteger),
+    Column("summary_request", String(64)),
+    Column("input_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("output_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("cost_nano", BigInteger, nullable=False, server_default="0"),
+    Column("unknown_costs", Integer, nullable=False, server_default="0"),
+    UniqueConstraint("owner", "name", name="sessions_by_name"),
+    Index("sessions_by_age", "owner", "updated_at", "id"),
+    Index("sessions_by_update", "updated_at"),
+)
+"""`owner`: a client's id; 0 where nobody needs a token. `revision` changes with everything that a turn is made of.
+`turn_request` and `summary_request` are the ids of the requests that worked on it last: while such a row of the ledger
+is pending, it is the lock. `summary` covers the first `summary_turns` turns. A session without turns is none yet."""
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("session", BigKey, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("request_id", String(64)),
+    Column("created_at", BigInteger, nullable=False),
+    Column("user_text", Text),
+    Column("answer_text", Text),
+    Column("interrupted", Boolean, nullable=False),
+    Column("model", String(256)),
+    Column("character", String(160)),
+)
+"""`user_text` is null where the conversation begins with an answer, `answer_text` where nothing was answered. Those of
+an import have no `request_id`."""

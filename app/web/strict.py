@@ -44,6 +44,8 @@ CHAT_PROBLEMS = (
     "upstream_forbidden",
     "internal_error",
     "server_busy",
+    "session_busy",
+    "turn_interrupted",
     "server_shutting_down",
     "no_api_key_available",
     "server_credentials_rejected",

@@ -27,7 +27,8 @@ FOUNDATION = {
     *("app.errors", "app.failures", "app.json_bytes", "app.models"),
     *("app.parsers", "app.tokens", "app.units", "app.version"),
 }
-BELOW_THE_WEB = {*FOUNDATION, "app.config", "app.calls", "app.ledger", "app.services", "app.store", "app.upstreams"}
+BELOW_THE_WEB = {*FOUNDATION, "app.config", "app.calls", "app.ledger", "app.services", "app.sessions", "app.store"}
+BELOW_THE_WEB |= {"app.upstreams"}
 ROOMS: dict[str, set[str]] = {
     "app.errors": {"app.failures"},
     "app.json_bytes": set(),
@@ -43,8 +44,10 @@ ROOMS: dict[str, set[str]] = {
     "app.calls": FOUNDATION | {"app.calls"},
     "app.store": FOUNDATION | {"app.store"},
     "app.ledger": FOUNDATION | {"app.config", "app.ledger", "app.store", "app.calls"},
+    "app.sessions": FOUNDATION | {"app.sessions", "app.store", "app.ledger.beside"},
     "app.upstreams": FOUNDATION | {"app.config", "app.upstreams", "app.calls", "app.store.threads"},
-    "app.services": FOUNDATION | {"app.config", "app.services", "app.ledger", "app.upstreams", "app.calls"},
+    "app.services": FOUNDATION
+    | {"app.config", "app.services", "app.ledger", "app.sessions", "app.upstreams", "app.calls"},
     "schemas": FOUNDATION | {"schemas"},
     "app.web": FOUNDATION | {"app.config", "app.web", "app.services", "app.ledger", "app.calls", "schemas"},
     "blueprints": FOUNDATION
@@ -72,7 +75,7 @@ LIBRARIES = {
     "gevent": {"app.process.workers", "app.store.threads"},
     "gunicorn": {"app.process.workers", "app.process.answer", "app.web.problems"},
     "psutil": {"app.process.system"},
-    "sqlalchemy": {"app.store", "app.ledger"},
+    "sqlalchemy": {"app.store", "app.ledger", "app.sessions"},
     "alembic": {"app.store"},
     "genai_prices": {"app.ledger.pricing"},
     "click": {"app.web.cli", "app.process.commands", "app.process.upstream_commands"},

@@ -77,6 +77,9 @@ GOOD = [
     ("TOKEN_DIGEST_KEY", "k" * 32, "k" * 32),
     *[("LEDGER_FAIL_OPEN", raw, raw == "on") for raw in ("on", "off")],
     *[("LEDGER_RETENTION_DAYS", raw, int(raw)) for raw in ("0", "400")],
+    *[("SESSION_RETENTION_DAYS", raw, int(raw)) for raw in ("0", "400")],
+    ("SESSIONS", "false", False),
+    ("PROMPT_HEADING_SUMMARY", "## Summary", "## Summary"),
     ("TOKEN_DIGEST_KEY_OLD", "hex:0123", "hex:0123"),
     *[("HTTP_KEEPALIVE_SECONDS", raw, int(raw)) for raw in ("1", "620")],
     *[("DATABASE_PREPARED_STATEMENTS", raw, raw == "on") for raw in ("on", "off")],
@@ -150,6 +153,7 @@ BAD = [
     *[("DATABASE_TIMEOUT", raw) for raw in (*NOT_NUMBERS, "0", "61")],
     *[(name, raw) for name in ("TOKEN_DIGEST_KEY", "TOKEN_DIGEST_KEY_OLD") for raw in ("short-7", "with space")],
     *[("LEDGER_RETENTION_DAYS", raw) for raw in (*NOT_WHOLE, "36501")],
+    *[("SESSION_RETENTION_DAYS", raw) for raw in (*NOT_WHOLE, "36501")],
     *[
         (name, raw)
         for name in (
@@ -158,6 +162,7 @@ BAD = [
             "SYSTEM_API_PUBLIC",
             "OPENAI_DOOR_FREE_MODE",
             "LEDGER_FAIL_OPEN",
+            "SESSIONS",
             "UPSTREAM_MESSAGES",
         )
         for raw in ("maybe", "2", "truee")
@@ -271,6 +276,9 @@ def test_defaults() -> None:
         "TOKEN_DIGEST_KEY_OLD": "",
         "LEDGER_FAIL_OPEN": False,
         "LEDGER_RETENTION_DAYS": 0,
+        "SESSIONS": True,
+        "SESSION_RETENTION_DAYS": 0,
+        "PROMPT_HEADING_SUMMARY": "#지난 대화 요약",
         "PRICES_FILE": "prices.toml",
         "SYSTEM_API_PUBLIC": False,
         "CORS_ORIGINS": (),

@@ -254,6 +254,8 @@ class TestChatResponse:
         "response_json": None,
         "dropped_turns": 0,
         "cost_usd": None,
+        "turn": None,
+        "summarised_turns": None,
     }
 
     def test_from_our_response(self) -> None:
