@@ -56,25 +56,31 @@ class Remembering:
         Raises what `answer` does, ChatServiceException 409 `session_busy` when the turn before takes too long, and
         ValidationException: sessions are off, or a history comes with a session that has one.
         """
-        sessions, owner, name = self._open(), owner_of(principal), request.session_id or ""
-        give_up = time.monotonic() + self._max_queue_seconds
-        with self._place(owner, name, call):
+        sessions, key = self._open(), (owner_of(principal), request.session_id or "")
+        most, give_up = self.max_context_tokens(request), time.monotonic() + self._max_queue_seconds
+        with self._place(key, call):
+            is_fresh = bool(history)
             while True:
-                conversation = sessions.conversation(owner, name, self.max_context_tokens(request))
-                if conversation is None:
-                    sessions.begin(owner, name)
+                session = sessions.conversation(*key, most, is_fresh=is_fresh)
+                if session is None:
+                    sessions.begin(*key)
                     continue
-                _check_history(conversation, history)
-                turn = sessions.open_turn(
-                    conversation, call.request_id, request.user_message, before=tuple(turns_of(history))
-                )
+                _check_history(session, history)
+                before = tuple(turns_of(history))
+                turn = sessions.open_turn(session, call.request_id, request.user_message, before=before)
+                sessions.recent.drop(key)
                 try:
-                    return answer(turn)
+                    answered = answer(turn)
                 except ChatServiceException as exc:
                     if exc.error_code != "session_busy" or time.monotonic() >= give_up:
                         raise
-                call.wait(random.uniform(0.5, 1.5) * ASK_SECONDS)
-                call.remaining_seconds()
+                else:
+                    sessions.recent.put(key, turn.after(most))
+                    return answered
+                if is_fresh:
+                    call.wait(random.uniform(0.5, 1.5) * ASK_SECONDS)
+                    call.remaining_seconds()
+                is_fresh = True
 
     def max_context_tokens(self, request: ChatRequest) -> int:
         """How long the prompt of a remembered turn may be, in estimated tokens."""
@@ -94,9 +100,8 @@ class Remembering:
         return self._sessions
 
     @contextlib.contextmanager
-    def _place(self, owner: int, name: str, call: Call) -> Iterator[None]:
+    def _place(self, key: tuple[int, str], call: Call) -> Iterator[None]:
         """A place in this worker's queue of the session, until it is over."""
-        key = owner, name
         with self._lock:
             queue = self._queues.setdefault(key, _Queue(1, self._max_queue_seconds))
             queue.users += 1

@@ -9,6 +9,7 @@ worker is.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import sqlalchemy as sa
 
 from app.errors import ChatServiceException
 from app.ledger.beside import Ending
-from app.sessions.conversation import Conversation, Turn
+from app.sessions.conversation import Conversation, Turn, newest
 from app.sessions.seal import Seal
 from app.store.statement import RowsStatement, Statement
 from app.store.tables import requests, sessions, turns
@@ -107,6 +108,19 @@ class OpenTurn:
         session = self.conversation
         if not _CLAIM.rows(connection, of_session=session.id, as_read=session.revision, request=self.request_id):
             raise session_busy()
+
+    def after(self, max_tokens: int) -> Conversation:
+        """The session once this turn is kept, with as many turns as `max_tokens` may let through, and one more."""
+        session = self.conversation
+        past = (*session.recent, *self.before, Turn(self.user_text, self.answer, character=self.character))
+        most = len(newest(past, max_tokens)) + 1
+        return dataclasses.replace(
+            session,
+            revision=session.revision + len(self.before) + 1,
+            turns=self.number,
+            recent=past[-most:],
+            character=self.character or session.character,
+        )
 
     def settled(self, ending: Ending) -> Callable[[sa.Connection], None]:
         """What the transaction that settles the request has to write."""

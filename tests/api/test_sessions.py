@@ -169,6 +169,32 @@ def test_turns_of_a_session_come_in_order(
         assert messages == said[: place + 1]
 
 
+def test_workers_see_each_others_turns(make_app: Callable[..., Flask], upstream: Upstream, database_url: str) -> None:
+    """What one knows of a session is out of date once another has answered it, or it was deleted and begun again."""
+    first, second = make_app().test_client(), make_app().test_client()
+    for number, client in enumerate((first, second, first, first, second, second, first), start=1):
+        assert say(client, f"word{number}").get_json()["turn"] == number
+        assert [said for role, said in heard(upstream) if role == "user"] == [f"word{n}" for n in range(1, number + 1)]
+    settled(database_url)
+    with connected(database_url) as connection:
+        connection.execute(turns.delete())
+        connection.execute(sessions.delete())
+    for number in range(1, 8):
+        say(second, f"new{number}")
+    assert say(first, "new8").get_json()["turn"] == 8
+    assert [said for role, said in heard(upstream) if role == "user"] == [f"new{n}" for n in range(1, 9)]
+
+
+def test_more_turns_are_read_when_more_may_be_sent(client: FlaskClient, upstream: Upstream) -> None:
+    """What is known of a session after a short prompt does not bound the next one."""
+    for number in range(6):
+        say(client, f"word{number}")
+    say(client, "short", max_context_tokens=25)
+    assert len(heard(upstream)) < 6
+    assert say(client, "long").get_json()["dropped_turns"] == 0
+    assert len(heard(upstream)) == 15
+
+
 def test_a_turn_waits_so_long_and_no_longer(
     make_app: Callable[..., Flask], upstream: Upstream, threads: ThreadPoolExecutor
 ) -> None:
