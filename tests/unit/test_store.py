@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 
 from app.config import Config
 from app.errors import ConfigurationException, ServiceException
@@ -25,9 +27,10 @@ from app.store.engine import make_engine
 from app.store.fitting import WHOLE_MAX
 from app.store.revision import NewerDatabase, check_file
 from app.store.statement import PLACE, RowsStatement
-from app.store.tables import requests
+from app.store.tables import metadata, requests
 from tests.conftest import EVERY_STORE
 from tests.postgres import Postgres
+from tests.records import connected
 
 
 @pytest.mark.parametrize(
@@ -134,6 +137,16 @@ def test_a_digest_key_of_an_odd_size(tmp_path: Path, size: int) -> None:
     (tmp_path / "token_digest.key").write_bytes(b"k" * size)
     with pytest.raises(ConfigurationException, match="must hold 32 bytes"):
         digest_key(Config(database_url=f"sqlite:///{tmp_path}/llm.db"))
+
+
+@EVERY_STORE
+def test_the_migrations_make_the_tables(database_url: str) -> None:
+    """Those that the code knows, with their columns, keys and indexes."""
+    database = Database(database_url)
+    database.migrate()
+    database.close()
+    with connected(database_url) as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
 @EVERY_STORE
