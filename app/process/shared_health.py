@@ -67,7 +67,7 @@ class SharedHealth:
         self._shared = {place: _Shared(health) for place, health in _places(upstreams, fingerprint)}
         self._is_away = False
 
-    def start(self, interval_seconds: float = INTERVAL_SECONDS) -> None:
+    def start(self, interval_seconds: float = INTERVAL_SECONDS, patience_seconds: float = START_SECONDS) -> None:
         """Start the thread, and wait a moment for what others have written: the first request is to know it."""
         if not self._shared:
             return
@@ -80,7 +80,7 @@ class SharedHealth:
                 time.sleep(interval_seconds)
 
         threading.Thread(target=run, name="shared-health", daemon=True).start()
-        has_looked.wait(START_SECONDS)
+        has_looked.wait(patience_seconds)
 
     def exchange(self) -> None:
         """Tell others what this worker has learned, and take over what they have; put off while the database cannot be
@@ -95,7 +95,7 @@ class SharedHealth:
             found = self._asked(changes)
         except ServiceException as exc:
             if not self._is_away:
-                logger.warning("who rests is known to each worker alone: %s", exc.error_code)
+                logger.warning("which upstreams rest is known to each worker alone: %s", exc.error_code)
             self._is_away = True
             return
         self._is_away = False
@@ -107,7 +107,6 @@ class SharedHealth:
         """Take over what others have, for a command, and write nothing. Raises ServiceException."""
         if not self._shared:
             return
-
         standing, found = self._standing(), self._asked(())
         for place, shared in self._shared.items():
             if standing[place] is shared.rest:

@@ -252,7 +252,7 @@ def test_health_while_the_database_is_locked(
             assert time.monotonic() - asked < 1
             assert told["keys"][0]["state"] == "rests"
             time.sleep(0.1)
-    assert server.log().count("who rests is known to each worker alone") == 1
+    assert server.log().count("which upstreams rest is known to each worker alone") == 1
 
 
 @pytest.mark.parametrize("text", ["[upstreams", '[upstreams.a]\nbase_url = "http://a.test"\ndialects = "telnet"\n'])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -359,7 +361,7 @@ def test_without_a_file_nothing_is_done() -> None:
 
 
 def test_a_start_waits_for_what_is_known(start: Start, clock: Clock, database_url: str) -> None:
-    """And then goes on to tell and to hear; one that cannot know it does not wait for long."""
+    """And then goes on to tell and to hear."""
     one = start()
     one.fail()
     exchange(one)
@@ -371,3 +373,31 @@ def test_a_start_waits_for_what_is_known(start: Start, clock: Clock, database_ur
     exchange(one)
     database.happens = lambda: heard.set() if other.health.last_rest is None else None
     assert heard.wait(10)
+    database.happens = sys.exit
+
+
+def test_a_start_does_not_wait_for_long(start: Start, clock: Clock) -> None:
+    """For a database that says nothing; what it says later is taken over."""
+    one, asked, says = start(), threading.Event(), threading.Event()
+    one.fail()
+    exchange(one)
+    database: Any = one.shared._database
+
+    class Silent(Away):
+        def run_aside(self, work: Any, *, writes: bool) -> Any:
+            asked.set()
+            says.wait(10)
+            if other.health.last_rest is not None:
+                # The thread is not needed any more.
+                sys.exit()
+            return self.database.run_aside(work, writes=writes)
+
+    other = Worker(Silent(database), clock)
+    other.shared.start(0.01, patience_seconds=0.05)
+    assert asked.is_set()
+    assert other.health.last_rest is None
+    says.set()
+    give_up = time.monotonic() + 10
+    while other.health.last_rest is None:
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
