@@ -24,6 +24,7 @@ from app.process.housekeeping import Housekeeping
 from app.process.metrics import Metrics
 from app.process.quick_stop import QuickStop
 from app.process.readiness import Readiness
+from app.process.shared_health import SharedHealth
 from app.process.upstream_commands import register_upstream_commands
 from app.services.cache import ResponseCache
 from app.services.chat import ChatService
@@ -104,6 +105,7 @@ def make_app(config: Config) -> Flask:
     provide(app, Readiness(database.is_writable, *needed), QuickStop(calls, ledger, database))
     provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))
     provide(app, Housekeeping(ledger, config.ledger_retention_days))
+    provide(app, SharedHealth(fleet.upstreams if catalog.is_listed else {}, database, ledger.fingerprint))
 
     _join_web(app, config, counts, calls)
     return app

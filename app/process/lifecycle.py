@@ -156,6 +156,7 @@ class Hooks:
         from app.process.housekeeping import Housekeeping
         from app.process.memory import MemoryWatch
         from app.process.metrics import Metrics
+        from app.process.shared_health import SharedHealth
         from app.store.database import Database
         from app.web.services import service
 
@@ -166,6 +167,7 @@ class Hooks:
         service(Metrics, app).fold()
         service(Metrics, app).keep_fresh()
         service(Housekeeping, app).start()
+        service(SharedHealth, app).start()
         MemoryWatch(settings.memory_log_seconds, settings.memory_soft_limit_mb, signals.replace).start()
         if worker.age == 1:
             self._announce([listener.getsockname() for listener in worker.sockets])

@@ -1,5 +1,5 @@
-"""The tables: clients, what each has spent in its budget's period, the ledger of requests and their attempts, and the
-sessions with their turns.
+"""The tables: clients, what each has spent in its budget's period, the ledger of requests and their attempts, which
+upstreams rest, and the sessions with their turns.
 
 Money is in nano-dollars (10**-9 USD), moments are microseconds since 1970 in UTC, durations are milliseconds. A pending
 ledger row is its request's lease as well: it has an owner and a moment after which no worker works on it any more.
@@ -179,3 +179,16 @@ turns = Table(
 )
 """`user_text` is null where the conversation begins with an answer, `answer_text` where nothing was answered. Those of
 an import have no `request_id`."""
+
+rests = Table(
+    "upstream_health",
+    metadata,
+    Column("upstream", String(64), primary_key=True),
+    Column("address", String(16), primary_key=True),
+    Column("key_fingerprint", String(16), primary_key=True),
+    Column("rests_until", BigInteger, nullable=False),
+    Column("rests_in_a_row", Integer, nullable=False),
+    Column("reason", String(64), nullable=False),
+)
+"""`address`: a digest of the base URL, so that an upstream that has moved begins anew. `key_fingerprint`: as in the
+ledger; empty for the upstream itself."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from flask import Flask
 from app.calls.call import Call
 from app.ledger.accounts import Accounts, Limits
 from app.models import ChatRequest
+from app.process.shared_health import SharedHealth
 from app.services.chat import ChatService
 from app.upstreams.failover import TABLE
 from app.upstreams.fleet import Fleet, Wanted
@@ -429,6 +431,35 @@ def test_the_plan_can_be_seen(two: Flask, upstream: Upstream, b: Upstream) -> No
         "3. a  alias  chosen by weight, rests (upstream_error)",
     ]
     assert upstream.received == b.received == []
+
+
+def test_commands_show_who_rests_everywhere(make_two: Make, upstream: Upstream) -> None:
+    """As the workers have told each other: the upstream, or the key alone. `explain` sorts the plan by it."""
+    worker, command = make_two(), make_two()
+    first = service(Fleet, worker).upstreams["a"]
+    first.key_health(first.settings.keys[0]).rest_for(60, "server_quota_exhausted")
+    service(SharedHealth, worker).exchange()
+    told = command.test_cli_runner().invoke(args=["upstreams", "explain", "alias"]).output
+    assert told.splitlines() == [
+        "1. a  alias  chosen by weight",
+        "2. b  other  on failure",
+        "3. a  alias  chosen by weight, rests (server_quota_exhausted)",
+    ]
+    first.health.rest_for(60, "upstream_rate_limited")
+    service(SharedHealth, worker).exchange()
+    told = make_two().test_cli_runner().invoke(args=["upstreams", "check"]).output
+    assert re.search(r"^a  .*  rests for (59|60) s \(upstream_rate_limited\)$", told, re.MULTILINE)
+    assert re.search(r"^  key 1: .*  rests for (59|60) s \(server_quota_exhausted\)$", told, re.MULTILINE)
+    assert len(re.findall(r"rests for", told)) == 2
+
+
+def test_commands_without_a_database(make_two: Make) -> None:
+    """They say that they do not know who rests, and show the rest."""
+    app = make_two(database_url="sqlite:////proc/no/such/place.db", token_digest_key="a-key-for-digests")
+    told = app.test_cli_runner().invoke(args=["upstreams", "explain", "alias"])
+    assert told.exit_code == 0
+    assert told.output.splitlines()[0] == "the database is not available: which upstreams rest is not known"
+    assert "2. a  alias  chosen by weight" in told.output
 
 
 def test_the_file_can_be_checked(two: Flask, upstream: Upstream, b: Upstream) -> None:
