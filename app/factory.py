@@ -29,6 +29,7 @@ from app.services.cache import ResponseCache
 from app.services.chat import ChatService
 from app.services.exchange import Exchange
 from app.services.model_list import ModelList
+from app.services.notice import Notices
 from app.services.passthrough import Passthrough
 from app.store.database import Database
 from app.upstreams.catalog import Catalog
@@ -45,7 +46,7 @@ from app.web.flask_app import make_flask
 from app.web.middleware import register_middleware
 from app.web.problems import register_error_handlers
 from app.web.services import provide
-from blueprints import chat, docs, health, messages, metrics, openai, others, system, upstreams, usage
+from blueprints import chat, docs, health, messages, metrics, notice, openai, others, system, upstreams, usage
 
 
 def make_app(config: Config) -> Flask:
@@ -96,7 +97,7 @@ def make_app(config: Config) -> Flask:
     provide(
         app, config, database, accounts, ledger, counts, slots, fleet, exchange, passthrough, ModelList(exchange), calls
     )
-    provide(app, ChatService(exchange, config, cache), UsageReports(database))
+    provide(app, ChatService(exchange, config, cache), UsageReports(database), Notices(config))
     provide(app, Readiness(database.is_writable, *needed), QuickStop(calls, ledger, database))
     provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))
     provide(app, Housekeeping(ledger, config.ledger_retention_days))
@@ -114,7 +115,8 @@ def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None
     if config.cors_origins:
         allow_origins(app, config.cors_origins)
     passing = (openai.blp, others.blp, messages.blp)
-    api.register(chat.blp, *passing, usage.blp, upstreams.blp, system.blp, metrics.blp, health.blp, docs.blp)
+    operating = (usage.blp, upstreams.blp, system.blp, metrics.blp, health.blp)
+    api.register(chat.blp, notice.blp, *passing, *operating, docs.blp)
     register_commands(app)
     register_database_commands(app)
     register_upstream_commands(app)

@@ -198,6 +198,7 @@ class ChatResponse:
     response_json: Any = None
     dropped_turns: int = 0
     cost_usd: str | None = None
+    ai_generated: bool = True
 
     @classmethod
     def from_openai_response(

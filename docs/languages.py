@@ -37,6 +37,7 @@ SECTIONS = {
     "openai_api_key": ("Upstream", "업스트림"),
     "log_level": ("Log", "로그"),
     "default_model": ("Prompt and defaults of a request", "프롬프트와 요청의 기본값"),
+    "ai_notice": ("AI notice", "AI 고지"),
     "request_timeout": ("Limits", "제한"),
     "cache_enabled": ("Response cache", "응답 캐시"),
     "memory_log_seconds": ("Memory", "메모리"),
@@ -68,6 +69,7 @@ ACCEPTED_KO = {
 ROUTES_KO = {
     "chat.chat": "채팅 한 턴에 답변",
     "chat.preview": "채팅 한 턴이 업스트림에 보낼 내용을 미리 보기",
+    "notice.notice": "사람에게 보여 줄 AI 고지",
     "openai.responses": "OpenAI Responses API 요청을 업스트림에 그대로 전달",
     "openai.chat_completions": "OpenAI Chat Completions 요청을 업스트림에 그대로 전달",
     "openai.embeddings": "OpenAI 임베딩 요청을 업스트림에 그대로 전달",

@@ -251,6 +251,7 @@ class ChatResponseSchema(QuickSchema):
         allow_none=True,
         metadata={"description": "US dollars, decimal; `null` when the price is unknown.", "example": "0.0000054"},
     )
+    ai_generated = fields.Boolean(metadata={"description": "Always `true`: a model wrote the answer.", "example": True})
 
 
 def token_count(description: str, example: int) -> fields.Integer:
