@@ -25,6 +25,7 @@ from app.parsers import (
     digest_key,
     flag,
     header,
+    hook_url,
     hosts,
     integer,
     networks,
@@ -358,6 +359,27 @@ class Config:
         1000, integer(1, 10**7), "The number of answers that one worker keeps.", ko="워커 하나가 보관하는 답변 수."
     )
 
+    memory_url: str = setting(
+        "",
+        hook_url,
+        "A server that is asked what it remembers before a remembered turn, and is told the turn after it.",
+        ko="기억하는 대화의 턴마다 먼저 기억을 물어보고, 턴이 끝나면 그 내용을 알릴 서버의 URL.",
+        secret=True,
+    )
+    memory_token: str = setting(
+        "",
+        api_key,
+        "The bearer token for `MEMORY_URL`.",
+        ko="`MEMORY_URL`에 보내는 Bearer 토큰.",
+        secret=True,
+    )
+    memory_max_tokens: int = setting(
+        1000,
+        integer(1, 10**9),
+        "How many (estimated) tokens of what `MEMORY_URL` remembers are added to one turn.",
+        ko="`MEMORY_URL`이 돌려준 기억을 한 턴에 더할 때의 최대 토큰 수(추정값).",
+    )
+
     memory_log_seconds: float = setting(
         300.0,
         number(0.1, 10**7),
@@ -508,7 +530,8 @@ class Config:
             if raw is not None and (raw.strip() or item.metadata["empty"]):
                 values[item.name] = _parsed(item.name.upper(), item.metadata["parse"], raw)
         config = cls(**values)
-        if config.https_proxy and not config.upstream_proxy and config.openai_base_url.startswith("https:"):
+        called = (config.openai_base_url, config.memory_url)
+        if config.https_proxy and not config.upstream_proxy and any(url.startswith("https:") for url in called):
             _parsed("HTTPS_PROXY", proxy_url, config.https_proxy)
         return config
 

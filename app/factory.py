@@ -28,6 +28,7 @@ from app.process.upstream_commands import register_upstream_commands
 from app.services.cache import ResponseCache
 from app.services.chat import ChatService
 from app.services.exchange import Exchange
+from app.services.memory_hook import MemoryHook
 from app.services.model_list import ModelList
 from app.services.notice import Notices
 from app.services.passthrough import Passthrough
@@ -35,6 +36,7 @@ from app.store.database import Database
 from app.upstreams.catalog import Catalog
 from app.upstreams.keys import KeySelector
 from app.upstreams.local_model import LocalModelProbe
+from app.upstreams.memory_server import MemoryServer
 from app.upstreams.openai_client import make_fleet
 from app.upstreams.slots import Slots
 from app.web.access import register_access
@@ -93,11 +95,13 @@ def make_app(config: Config) -> Flask:
         token_required=config.token_required,
     )
     needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []
+    memory_hook = MemoryHook(MemoryServer.of(config), max_tokens=config.memory_max_tokens, failed=counts.memory_failed)
     calls = Calls()
     provide(
         app, config, database, accounts, ledger, counts, slots, fleet, exchange, passthrough, ModelList(exchange), calls
     )
-    provide(app, ChatService(exchange, config, cache), UsageReports(database), Notices(config))
+    provide(app, ChatService(exchange, config, cache, memory_hook), memory_hook)
+    provide(app, UsageReports(database), Notices(config))
     provide(app, Readiness(database.is_writable, *needed), QuickStop(calls, ledger, database))
     provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))
     provide(app, Housekeeping(ledger, config.ledger_retention_days))

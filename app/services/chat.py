@@ -20,6 +20,7 @@ from app.models import ChatPreview, ChatRequest, ChatResponse, Completion, Crede
 from app.services import prompt
 from app.services.cache import ResponseCache
 from app.services.exchange import Asked, Exchange, HeldResponse, Meant, OpenExchange
+from app.services.memory_hook import MemoryHook
 from app.services.rules import broken_rules, read_turns
 from app.tokens import estimate_tokens, image_tokens
 from app.units import dollars
@@ -72,11 +73,16 @@ class ChatService:
     """Validates, assembles, has it answered. Its collaborators come by constructor; plain Python needs none of them."""
 
     def __init__(
-        self, exchange: Exchange | None = None, config: Config | None = None, cache: CompletionCache | None = None
+        self,
+        exchange: Exchange | None = None,
+        config: Config | None = None,
+        cache: CompletionCache | None = None,
+        memory_hook: MemoryHook | None = None,
     ) -> None:
         self._config = config or Config.from_env()
         self._exchange = exchange or Exchange.in_process(self._config)
         self._cache = cache
+        self._memory_hook = memory_hook or MemoryHook()
         self._parameters = self._exchange.parameters
         self._headings = prompt.Headings(
             role=self._config.prompt_heading_role,

@@ -69,6 +69,14 @@ GOOD = [
     *[("CACHE_ENABLED", raw, False) for raw in ("0", "false", "No", "off")],
     *[("CACHE_TTL", raw, float(raw)) for raw in ("0.1", "86400")],
     *[("CACHE_MAX_SIZE", raw, int(raw)) for raw in ("1", "10000000")],
+    (
+        "MEMORY_URL",
+        " http://memory:8000/v1/recall/?tenant=a%20b&key=k ",
+        "http://memory:8000/v1/recall/?tenant=a%20b&key=k",
+    ),
+    *[("MEMORY_URL", raw, raw) for raw in ("https://memory.example", "http://[::1]:8443/", "http://10.0.0.7?a=b@c")],
+    ("MEMORY_TOKEN", " t-1\n", "t-1"),
+    *[("MEMORY_MAX_TOKENS", raw, int(raw)) for raw in ("1", "1000000000")],
     *[("MEMORY_LOG_SECONDS", raw, float(raw)) for raw in ("0.1", "60")],
     *[("MEMORY_SOFT_LIMIT_MB", raw, int(raw)) for raw in ("0", "512")],
     *[("AUTH_MODE", raw, raw.strip().lower()) for raw in ("open", " Token ")],
@@ -144,6 +152,17 @@ BAD = [
     *[(name, raw) for name in ("MAX_REQUEST_BYTES", "MAX_HELD_BYTES") for raw in (*NOT_WHOLE, "1023")],
     *[("CACHE_TTL", raw) for raw in (*NOT_NUMBERS, "0")],
     *[("CACHE_MAX_SIZE", raw) for raw in (*NOT_WHOLE, "0")],
+    *[
+        ("MEMORY_URL", raw)
+        for raw in ("memory:8000", "ftp://x-host", "http://", "http://me:pw@x-host/", "http://@x-host")
+    ],
+    *[
+        ("MEMORY_URL", raw)
+        for raw in ("http://x-host/#a", "http://x-host#", "http://x host", "http://x-host:0", "http://[::1")
+    ],
+    *[("MEMORY_URL", raw) for raw in ("http://한국.kr/", "http://x-host:port", "http://x-host/a\r\nX: y")],
+    *[("MEMORY_TOKEN", raw) for raw in ("with space", "t\r\nX: y", "k" * 8001)],
+    *[("MEMORY_MAX_TOKENS", raw) for raw in (*NOT_WHOLE, "0")],
     *[("MEMORY_LOG_SECONDS", raw) for raw in (*NOT_NUMBERS, "0")],
     *[("MEMORY_SOFT_LIMIT_MB", raw) for raw in NOT_WHOLE],
     *[("AUTH_MODE", raw) for raw in ("closed", "tokens", "0")],
@@ -267,6 +286,9 @@ def test_defaults() -> None:
         "CACHE_ENABLED": False,
         "CACHE_TTL": 300.0,
         "CACHE_MAX_SIZE": 1000,
+        "MEMORY_URL": "",
+        "MEMORY_TOKEN": "",
+        "MEMORY_MAX_TOKENS": 1000,
         "MEMORY_LOG_SECONDS": 300.0,
         "MEMORY_SOFT_LIMIT_MB": 0,
         "AUTH_MODE": "",
