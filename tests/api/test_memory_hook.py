@@ -179,12 +179,10 @@ def test_recall_takes_no_longer(memory: Upstream, answer: Answer) -> None:
     assert memory.connections == 2
 
 
-def test_nobody_listens(memory: Upstream) -> None:
+def test_nobody_listens() -> None:
     """The way to it is counted as what it is."""
-    hook, counts = hook_to(memory)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    hook = MemoryHook(MemoryServer(f"http://127.0.0.1:{port}/"), failed=lambda *failure: counts.update([failure]))
+    with Upstream() as gone:
+        hook, counts = hook_to(gone)
     assert hook.recall("q", "s", "u", Call(5)) == ()
     assert counts == {("recall", "not_connected"): 1}
 
@@ -254,8 +252,8 @@ def test_a_turn_is_told_twice_at_most(memory: Upstream) -> None:
 
 
 def test_telling_ends_in_time(memory: Upstream) -> None:
-    """Neither silence nor a body that drips without end holds a teller."""
-    _, server = hook_to(memory), MemoryServer(f"http://127.0.0.1:{memory.port}/")
+    """Neither silence nor a body that drips without end holds a teller, nor who reads nothing of a long turn."""
+    server = MemoryServer(f"http://127.0.0.1:{memory.port}/")
     memory.script(silence(), pieces([CHUNKED, *[b"1\r\n \r\n"] * 400], pause=0.003))
     with pytest.raises(MemoryFailed) as raised:
         server.post(b"{}", 0.2)
@@ -263,6 +261,9 @@ def test_telling_ends_in_time(memory: Upstream) -> None:
     with pytest.raises(MemoryFailed) as raised:
         server.post(b"{}", 30)
     assert (raised.value.reason, raised.value.detail) == ("bad_answer", "more than 65536 bytes or 256 pieces")
+    with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(MemoryFailed) as raised:
+        MemoryServer(f"http://127.0.0.1:{deaf.getsockname()[1]}/").post(b"a" * 30_000_000, 0.3)
+    assert raised.value.reason == "timed_out"
 
 
 def test_tls(tmp_path: Path) -> None:
@@ -306,16 +307,17 @@ def test_the_app_has_one_hook(make_app: Callable[..., Flask], memory: Upstream) 
 
 
 def test_a_worker_that_ends_tells_what_waits(make_app: Callable[..., Flask], memory: Upstream) -> None:
-    """A turn that was answered just before a graceful stop is told; a server that is silent holds it up for 2 s."""
+    """A turn that was answered just before a graceful stop is told; a server that is slow holds it up for 2 s."""
     app = make_app(memory_url=f"http://127.0.0.1:{memory.port}/")
     worker = FakeWorker()
     worker.wsgi = app
-    memory.script(delayed(0.2, reply(204, b"")), silence())
+    memory.script(delayed(0.2, reply(204, b"")), delayed(2.5, reply(204, b"")))
     for seconds in (1.5, 3.5):
         service(MemoryHook, app).tell(TURN)
         began = time.monotonic()
         make_hooks().worker_exit(FakeArbiter(), worker)
         assert seconds - 1.5 < time.monotonic() - began < seconds
+    service(MemoryHook, app).flush(10)
     assert len(memory.received) == 2
 
 
