@@ -29,7 +29,9 @@ from app.process.upstream_commands import register_upstream_commands
 from app.services.cache import ResponseCache
 from app.services.chat import ChatService
 from app.services.exchange import Exchange
+from app.services.memory_hook import MemoryHook
 from app.services.model_list import ModelList
+from app.services.notice import Notices
 from app.services.passthrough import Passthrough
 from app.services.remembering import Remembering
 from app.sessions.sessions import Sessions
@@ -37,6 +39,7 @@ from app.store.database import Database
 from app.upstreams.catalog import Catalog
 from app.upstreams.keys import KeySelector
 from app.upstreams.local_model import LocalModelProbe
+from app.upstreams.memory_server import MemoryServer
 from app.upstreams.openai_client import make_fleet
 from app.upstreams.slots import Slots
 from app.web.access import register_access
@@ -48,7 +51,7 @@ from app.web.flask_app import make_flask
 from app.web.middleware import register_middleware
 from app.web.problems import register_error_handlers
 from app.web.services import provide
-from blueprints import chat, docs, health, messages, metrics, openai, others, system, upstreams, usage
+from blueprints import chat, docs, health, messages, metrics, notice, openai, others, system, upstreams, usage
 
 
 def make_app(config: Config) -> Flask:
@@ -95,13 +98,15 @@ def make_app(config: Config) -> Flask:
         token_required=config.token_required,
     )
     needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []
+    memory_hook = MemoryHook(MemoryServer.of(config), max_tokens=config.memory_max_tokens, failed=counts.memory_failed)
     calls = Calls()
     provide(
         app, config, database, accounts, ledger, counts, slots, fleet, exchange, passthrough, ModelList(exchange), calls
     )
     sessions = Sessions(database) if config.sessions else None
-    remembering = Remembering(sessions, config.max_queue_seconds, config.default_max_context_tokens)
-    provide(app, ChatService(exchange, config, cache, remembering), UsageReports(database))
+    remembering = Remembering(sessions, memory_hook, config.max_queue_seconds, config.default_max_context_tokens)
+    provide(app, ChatService(exchange, config, cache, remembering), memory_hook)
+    provide(app, UsageReports(database), Notices(config))
     provide(app, Readiness(database.is_writable, *needed), QuickStop(calls, ledger, database))
     provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))
     provide(app, Housekeeping(ledger, config.ledger_retention_days))
@@ -120,7 +125,8 @@ def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None
     if config.cors_origins:
         allow_origins(app, config.cors_origins)
     passing = (openai.blp, others.blp, messages.blp)
-    api.register(chat.blp, *passing, usage.blp, upstreams.blp, system.blp, metrics.blp, health.blp, docs.blp)
+    operating = (usage.blp, upstreams.blp, system.blp, metrics.blp, health.blp)
+    api.register(chat.blp, notice.blp, *passing, *operating, docs.blp)
     register_commands(app)
     register_database_commands(app)
     register_upstream_commands(app)

@@ -202,6 +202,7 @@ class ChatResponse:
     cost_usd: str | None = None
     turn: int | None = None
     summarised_turns: int | None = None
+    ai_generated: bool = True
 
     @classmethod
     def from_openai_response(

@@ -270,6 +270,7 @@ class ChatResponseSchema(QuickSchema):
             "minimum": 0,
         }
     )
+    ai_generated = fields.Boolean(metadata={"description": "Always `true`: a model wrote the answer.", "example": True})
 
 
 def token_count(description: str, example: int) -> fields.Integer:

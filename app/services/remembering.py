@@ -19,6 +19,7 @@ from app.calls.places import Places
 from app.errors import ChatServiceException, ValidationException
 from app.ledger.accounts import Principal
 from app.models import ChatRequest, Message
+from app.services.memory_hook import MemoryHook
 from app.sessions.conversation import Conversation, turns_of
 from app.sessions.sessions import Sessions
 from app.sessions.turns import OpenTurn, session_busy
@@ -35,9 +36,14 @@ class Remembering:
     """`max_queue_seconds`: how long a turn waits for the one before. Without `sessions` nothing is remembered."""
 
     def __init__(
-        self, sessions: Sessions | None = None, max_queue_seconds: float = 5.0, max_context_tokens: int = 0
+        self,
+        sessions: Sessions | None = None,
+        memory_hook: MemoryHook | None = None,
+        max_queue_seconds: float = 5.0,
+        max_context_tokens: int = 0,
     ) -> None:
         self._sessions = sessions
+        self._hook = memory_hook or MemoryHook()
         self._max_context_tokens = max_context_tokens or SESSION_MAX_CONTEXT_TOKENS
         self._max_queue_seconds = max_queue_seconds
         self._queues: dict[tuple[int, str], _Queue] = {}

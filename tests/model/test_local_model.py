@@ -26,6 +26,11 @@ from app.upstreams.local_model import SECRETS, model_file
 from tests.server import Server, free_port
 
 PYTHON_APP = (sys.executable, "-m", "app")
+NOT_FOR_THE_MODEL = {
+    "MEMORY_URL": "http://127.0.0.1:9/?key=x",
+    "MEMORY_TOKEN": "memory-token",
+    "https_proxy": "http://me:pw@127.0.0.1:9",
+}
 FRANCE = "What is the capital of France?"
 
 
@@ -33,7 +38,7 @@ FRANCE = "What is the capital of France?"
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`make run` on a machine without a key, minus the installation."""
     directory = tmp_path_factory.mktemp("demo")
-    with Server(directory, command=PYTHON_APP, WEB_CONCURRENCY=2, patience_seconds=90) as server:
+    with Server(directory, command=PYTHON_APP, WEB_CONCURRENCY=2, patience_seconds=90, **NOT_FOR_THE_MODEL) as server:
         yield server
 
 
@@ -104,7 +109,7 @@ def test_the_model_does_not_see_the_servers_secrets(demo: Server) -> None:
     assert supervisor is not None
     for process in (model, supervisor):
         assert "PATH" in process.environ()
-        assert set(SECRETS) & set(process.environ()) == set()
+        assert {*SECRETS, *NOT_FOR_THE_MODEL} & set(process.environ()) == set()
 
 
 def test_nobody_but_the_server_can_use_the_model(demo: Server) -> None:

@@ -96,7 +96,8 @@ ONE_WAY = {
         "app.upstreams.plan",
         "app.upstreams.openai_client",
     },
-    "app.calls.watchdog": {"app.factory", "app.services.exchange", "app.upstreams.openai_client"},
+    "app.calls.watchdog": {"app.factory", "app.services.exchange", "app.upstreams.openai_client"}
+    | {"app.upstreams.memory_server"},
 }
 """The parts of the one way through a request, and who may know them: no other module admits, takes a slot, attempts."""
 
