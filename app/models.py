@@ -32,6 +32,8 @@ MODEL_MAX_LENGTH = 256
 MAX_TOKENS_LIMIT = 1_000_000_000
 TEMPERATURE_MAX = 2
 IMAGES_MAX = 8
+SEGMENT_TAGS_MAX = 64
+SEGMENT_TAG_MAX_LENGTH = 32
 ENTRIES_MAX = 10_000
 """How many past turns, and how many memories, a request may have."""
 SCHEMA_DEPTH_MAX = 100
@@ -100,6 +102,8 @@ class ChatRequest:
     response_schema: Mapping[str, Any] | None = None
     images: Sequence[str] | None = ()
     remember: bool | None = False
+    segments: bool | None = False
+    segment_tags: Sequence[str] | None = ()
 
 
 @dataclass(frozen=True, kw_only=True)

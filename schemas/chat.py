@@ -14,6 +14,8 @@ from app.models import (
     MALFORMED_KEY,
     MAX_TOKENS_LIMIT,
     MODEL_MAX_LENGTH,
+    SEGMENT_TAG_MAX_LENGTH,
+    SEGMENT_TAGS_MAX,
     SESSION_ID_MAX_LENGTH,
     TEMPERATURE_MAX,
     ChatRequest,
@@ -25,8 +27,17 @@ from schemas.quick import QuickSchema
 TEXT = r"^[^\u0000]*$"
 KEY = rf"^({API_KEY_PATTERN.pattern})?$"
 IMAGE_PATTERN = r"^(https://[\x21-\x7e]{1,2040}|data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2})$"
+TAG_PATTERN = r"^[^\[\]\u0000]+$"
 TURN_TEXT = r"^([uU][sS][eE][rR]|[aA][sS][sS][iI][sS][tT][aA][nN][tT]):[^\u0000]*$"
 TURN_ROLE = r"^([uU][sS][eE][rR]|[aA][sS][sS][iI][sS][tT][aA][nN][tT])$"
+
+
+SEGMENTS_RULE = {
+    "if": {"properties": {"segments": {"const": True}}, "required": ["segments"]},
+    "then": {"properties": {"stream": {"const": True}, "response_schema": {"type": "null"}}, "required": ["stream"]},
+    "else": {"properties": {"segment_tags": {"maxItems": 0}}},
+}
+"""What the rules of `segments` are in the specification; the service checks them."""
 
 
 def text(description: str, example: str, **schema: Any) -> fields.String:
@@ -162,6 +173,26 @@ class ChatRequestSchema(QuickSchema):
         metadata={
             "description": "`https:` or `data:` URLs of images that belong to the user's message.",
             "example": ["https://example.com/cat.png"],
+            "default": [],
+        },
+    )
+    segments = StrictBoolean(
+        allow_none=True,
+        metadata={
+            "description": "Cut a streamed answer into sentences, for speech: `segment` events beside `delta`. Needs "
+            "`stream`, and no `response_schema`.",
+            "example": False,
+            "default": False,
+        },
+    )
+    segment_tags = BoundedList(
+        fields.String(metadata={"pattern": TAG_PATTERN, "minLength": 1, "maxLength": SEGMENT_TAG_MAX_LENGTH}),
+        most=SEGMENT_TAGS_MAX,
+        allow_none=True,
+        metadata={
+            "description": "Names that the model may write in square brackets before a sentence: `[happy]` is then the "
+            "segment's `tag` and no part of its text. Needs `segments`.",
+            "example": [],
             "default": [],
         },
     )

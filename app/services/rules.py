@@ -19,6 +19,8 @@ from app.models import (
     MODEL_MAX_LENGTH,
     SCHEMA_DEPTH_MAX,
     SCHEMA_VALUES_MAX,
+    SEGMENT_TAG_MAX_LENGTH,
+    SEGMENT_TAGS_MAX,
     SESSION_ID_MAX_LENGTH,
     TEMPERATURE_MAX,
     ChatRequest,
@@ -39,6 +41,7 @@ LENGTHS = {
     "images": IMAGES_MAX,
     "conversation_history": ENTRIES_MAX,
     "memory_context": ENTRIES_MAX,
+    "segment_tags": SEGMENT_TAGS_MAX,
 }
 RANGES = {
     "max_tokens": (1, MAX_TOKENS_LIMIT),
@@ -47,6 +50,8 @@ RANGES = {
 }
 SESSION_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]+")
 SESSION_NAME_FORM = "must be the name of a session where something is remembered, without / or \\ or control characters"
+SEGMENT_TAG = re.compile(rf"[^\[\]]{{1,{SEGMENT_TAG_MAX_LENGTH}}}")
+SEGMENT_TAG_FORM = f"must have 1 to {SEGMENT_TAG_MAX_LENGTH} characters and no square brackets"
 Errors = dict[str, list[str]]
 
 UNWRITABLE = "must not contain NUL or lone surrogates"
@@ -75,12 +80,13 @@ def broken_rules(request: ChatRequest, turn_errors: Errors) -> dict[str, Any]:
     `turn_errors` is what read_turns says of the conversation history.
     """
     errors: dict[str, Any] = {}
-    for name, message in itertools.chain(_broken(request), _broken_session(request)):
+    for name, message in itertools.chain(_broken(request), _broken_session(request), _broken_segments(request)):
         errors.setdefault(name, []).append(message)
     items = {
         "conversation_history": turn_errors,
         "memory_context": _named(_broken_texts(_first(request.memory_context, ENTRIES_MAX))),
         "images": _named(_broken_images(_first(request.images, IMAGES_MAX))),
+        "segment_tags": _named(_broken_tags(_first(request.segment_tags, SEGMENT_TAGS_MAX))),
     }
     for name, by_index in items.items():
         if by_index and name not in errors:
@@ -114,6 +120,15 @@ def _broken_session(request: ChatRequest) -> Iterator[tuple[str, str]]:
         yield "session_id", SESSION_NAME_FORM
 
 
+def _broken_segments(request: ChatRequest) -> Iterator[tuple[str, str]]:
+    if request.segments and not request.stream:
+        yield "segments", "needs stream: true"
+    if request.segments and request.response_schema is not None:
+        yield "segments", "must not be asked for together with response_schema"
+    if request.segment_tags and not request.segments:
+        yield "segment_tags", "needs segments: true"
+
+
 def _named(broken: Iterator[tuple[str, list[str]]]) -> Errors:
     """The first of the broken entries, by index."""
     return dict(itertools.islice(broken, ERRORS_MAX))
@@ -133,6 +148,14 @@ def _broken_images(urls: Iterator[Any]) -> Iterator[tuple[str, list[str]]]:
         if not _is_image(url):
             yield str(index), [IMAGE_FORMS]
         elif not is_writable(url):
+            yield str(index), [UNWRITABLE]
+
+
+def _broken_tags(tags: Iterator[Any]) -> Iterator[tuple[str, list[str]]]:
+    for index, tag in enumerate(tags):
+        if not isinstance(tag, str) or not SEGMENT_TAG.fullmatch(tag):
+            yield str(index), [SEGMENT_TAG_FORM]
+        elif not is_writable(tag):
             yield str(index), [UNWRITABLE]
 
 

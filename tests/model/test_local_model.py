@@ -24,6 +24,7 @@ from app.__main__ import choose_upstream
 from app.errors import ConfigurationException
 from app.upstreams.local_model import SECRETS, model_file
 from tests.server import Server, free_port
+from tests.streams import read_events
 
 PYTHON_APP = (sys.executable, "-m", "app")
 NOT_FOR_THE_MODEL = {
@@ -87,6 +88,19 @@ def test_chat_in_english_and_korean(demo: Server) -> None:
     korean = demo.chat("안녕하세요? 자기소개를 해 주세요.", temperature=0, max_tokens=30)
     assert korean.status == 200
     assert korean.json["response_text"].strip()
+
+
+def test_a_korean_answer_in_segments(demo: Server) -> None:
+    """Sentence by sentence, while the model still writes; together they are the answer."""
+    question = "안녕하세요? 서울에 대해 세 문장으로 말해 주세요."
+    fields = {"temperature": 0, "max_tokens": 60, "stream": True, "segments": True, "segment_tags": ["happy"]}
+    answer = demo.chat(question, **fields)
+    events = read_events(answer.body)
+    told, done = [data for name, data in events if name == "segment"], events[-1][1]
+    assert "".join(segment["text"] for segment in told) == done["response_text"]
+    assert [segment["start"] for segment in told] == [0, *(segment["end"] for segment in told[:-1])]
+    positions = [index for index, (name, _) in enumerate(events) if name == "segment"]
+    assert (len(told) > 1, positions[0] < len(events) - 3) == (True, True)
 
 
 def test_the_model_is_a_process_of_its_own_on_loopback(demo: Server) -> None:
