@@ -8,6 +8,7 @@ from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from app.models import (
     API_KEY_PATTERN,
+    END_USER_MAX_LENGTH,
     ENTRIES_MAX,
     IMAGE_DATA_MAX_LENGTH,
     IMAGES_MAX,
@@ -163,6 +164,18 @@ class ChatRequestSchema(QuickSchema):
             "description": "`https:` or `data:` URLs of images that belong to the user's message.",
             "example": ["https://example.com/cat.png"],
             "default": [],
+        },
+    )
+
+    user = fields.String(
+        allow_none=True,
+        metadata={
+            "description": "Your application's end user, for limits and usage by user. Not sent upstream. "
+            "Default: nobody.",
+            "example": "player-42",
+            "pattern": TEXT,
+            "minLength": 1,
+            "maxLength": END_USER_MAX_LENGTH,
         },
     )
 
