@@ -15,10 +15,12 @@ from werkzeug.test import TestResponse
 from app.calls.call import Call
 from app.calls.receipt import Receipt
 from app.ledger.accounts import Accounts, Limits
+from app.ledger.admission import Admitted
 from app.ledger.ledger import Ledger
 from app.ledger.limits import Ask
+from app.ledger.settlement import take_back
 from app.store.database import Database
-from app.store.tables import requests, user_spending
+from app.store.tables import clients, requests, user_spending
 from app.units import MICROSECONDS, MICROSECONDS_PER_DAY
 from app.web.services import service
 from tests.conftest import CALLER_KEY, EVERY_STORE
@@ -346,6 +348,34 @@ def test_a_dead_workers_reservation_is_the_users_to_pay(app: Flask, database_url
     entry.settle("ok")
     service(Database, app).flush(5)
     assert user_spent(database_url) == {"ann": (60_000, 0)}
+
+
+def test_a_request_whose_admission_came_too_late_gives_its_reservation_back(app: Flask, database_url: str) -> None:
+    """Its caller has been told 503."""
+    accounts = service(Accounts, app)
+    principal = accounts.principal(accounts.add("web", Limits(**budget(10**9))))
+    ask = Ask(route=NATIVE, model=MODEL, max_tokens=100, end_user="ann")
+    service(Ledger, app).open(ask, principal, Call(5), Receipt(), server_pays=True)
+    (row,) = rows(database_url)
+    assert (row["reserved_nano"], user_spent(database_url)) == (60_000, {"ann": (0, 60_000)})
+    late = Admitted(row["id"], 1, 60_000, None, None, "ann", row["user_period_start"])
+    service(Database, app).write(lambda connection: take_back(connection, late))
+    assert (rows(database_url), user_spent(database_url)) == ([], {"ann": (0, 0)})
+
+
+def test_a_users_budget_is_settled_under_its_clients_lock(app: Flask, database_url: str) -> None:
+    """Else an admission that goes on at the same time could have read another sum, and two of them lock each other."""
+    accounts = service(Accounts, app)
+    principal = accounts.principal(accounts.add("web", Limits(**budget(10**9))))
+    ask = Ask(route=NATIVE, model=MODEL, max_tokens=100, end_user="ann")
+    entry = service(Ledger, app).open(ask, principal, Call(5), Receipt(), server_pays=True)
+    with connected(database_url) as connection:
+        connection.execute(clients.update().values(expires_at=None))
+        entry.settle("ok")
+        service(Database, app).flush(0.5)
+        assert [row["status"] for row in rows(database_url)] == ["pending"]
+    assert [row["status"] for row in settled(database_url)] == ["ok"]
+    assert user_spent(database_url)["ann"][1] == 0
 
 
 def test_a_users_budget_renews_with_its_period(app: Flask, upstream: Upstream, database_url: str) -> None:
