@@ -28,6 +28,7 @@ TOKEN_PREFIX = "llms_"
 """What the tokens of this server's clients begin with, and no key of OpenAI's does."""
 
 SESSION_ID_MAX_LENGTH = 128
+END_USER_MAX_LENGTH = 128
 MODEL_MAX_LENGTH = 256
 MAX_TOKENS_LIMIT = 1_000_000_000
 TEMPERATURE_MAX = 2
@@ -41,7 +42,7 @@ SCHEMA_VALUES_MAX = 20_000
 IMAGE_URL_MAX_LENGTH = 2048
 IMAGE_DATA_MAX_LENGTH = 700_000
 
-USAGE_GROUPS = ("day", "model", "client", "api_key_source", "upstream")
+USAGE_GROUPS = ("day", "model", "client", "user", "api_key_source", "upstream")
 USAGE_PAGE_MAX = 500
 
 KeySource = Literal["user_provided", "default"]
@@ -104,6 +105,7 @@ class ChatRequest:
     remember: bool | None = False
     segments: bool | None = False
     segment_tags: Sequence[str] | None = ()
+    user: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,9 +32,9 @@ def report(query: dict[str, Any]) -> dict[str, Any]:
     A client sees its own; an admin, or anybody in open mode, everybody's or one client's.
     """
     reports, client_id = service(UsageReports), _visible_client(query.get("client"))
-    period = Period(since=_moment(query.get("since")), until=_moment(query.get("until")))
+    period = Period(since=_moment(query.get("since")), until=_moment(query.get("until")), user=query.get("user"))
     if "by" in query:
-        return {"totals": reports.totals(query["by"], period, client_id)}
+        return {"totals": reports.totals(query["by"], period, client_id, users_max=query["limit"])}
     rows, cursor = reports.rows(period, client_id, cursor=query.get("cursor"), limit=query["limit"])
     return {"rows": rows, "next_cursor": cursor}
 

@@ -8,6 +8,7 @@ from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from app.models import (
     API_KEY_PATTERN,
+    END_USER_MAX_LENGTH,
     ENTRIES_MAX,
     IMAGE_DATA_MAX_LENGTH,
     IMAGES_MAX,
@@ -203,6 +204,18 @@ class ChatRequestSchema(QuickSchema):
             "description": "Keep this turn in the session `session_id`, and send what the session has as the history.",
             "example": False,
             "default": False,
+        },
+    )
+
+    user = fields.String(
+        allow_none=True,
+        metadata={
+            "description": "Your application's end user, for limits and usage by user. Not sent upstream. "
+            "Default: nobody.",
+            "example": "player-42",
+            "pattern": TEXT,
+            "minLength": 1,
+            "maxLength": END_USER_MAX_LENGTH,
         },
     )
 

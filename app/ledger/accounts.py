@@ -38,7 +38,10 @@ anew, so one that calls often is looked up once a request."""
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What an account may do; None is no limit. `budget_nano` is nano-dollars per `budget_period`."""
+    """What an account may do; None is no limit. `budget_nano` is nano-dollars per `budget_period`.
+
+    `per_user_…`: what each of its end users may do, within what the account itself may.
+    """
 
     requests_per_minute: int | None = None
     concurrency: int | None = None
@@ -48,6 +51,19 @@ class Limits:
     free_mode: bool = True
     admin: bool = False
     expires_at: int | None = None
+    per_user_rpm: int | None = None
+    per_user_budget_nano: int | None = None
+    per_user_budget_period: str | None = None
+
+    @property
+    def limits_users(self) -> bool:
+        """Whether each end user has limits, so that every request has to name one."""
+        return self.per_user_rpm is not None or self.per_user_budget_nano is not None
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether the account or each of its end users has a budget, so that no cost may be unknown before."""
+        return self.budget_nano is not None or self.per_user_budget_nano is not None
 
 
 @dataclass(frozen=True, kw_only=True)

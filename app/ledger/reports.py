@@ -1,4 +1,4 @@
-"""Usage reports: what the ledger says about a time, by day, model, client or key source, and row by row."""
+"""Usage reports: what the ledger says about a time, by day, model, client, end user or key source, and row by row."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.ledger.end_users import known_as
 from app.store.database import Database
 from app.store.tables import attempts, requests
 from app.units import MICROSECONDS_PER_DAY, dollars, iso
@@ -14,10 +15,12 @@ from app.units import MICROSECONDS_PER_DAY, dollars, iso
 
 @dataclass(frozen=True, kw_only=True)
 class Period:
-    """From the moment `since`, before the moment `until` (microseconds since 1970, UTC); None is open."""
+    """From the moment `since`, before the moment `until` (microseconds since 1970, UTC); None is open. `user`: the
+    requests for one end user, by the name that they gave."""
 
     since: int | None = None
     until: int | None = None
+    user: str | None = None
 
 
 class UsageReports:
@@ -26,10 +29,13 @@ class UsageReports:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def totals(self, by: str, period: Period, client_id: int | None = None) -> list[dict[str, Any]]:
+    def totals(
+        self, by: str, period: Period, client_id: int | None = None, *, users_max: int | None = None
+    ) -> list[dict[str, Any]]:
         """Sums per group; a cost is None when a row of the group has an unknown one and none a known.
 
-        By upstream the rows are attempts, so a request that two of them were asked for counts for both.
+        By upstream the rows are attempts, so a request that two of them were asked for counts for both. By user those
+        come first who cost most, and of these `users_max`: a client may have a million.
         """
         table, ok = (attempts, attempts.c.outcome) if by == "upstream" else (requests, requests.c.status)
         group, total = _group(by), sa.func.sum
@@ -45,7 +51,8 @@ class UsageReports:
             .select_from(requests.join(attempts) if by == "upstream" else requests)
             .where(*_restrictions(period, client_id))
             .group_by(group)
-            .order_by(group)
+            .order_by(*((total(table.c.cost_nano).desc().nulls_last(),) if by == "user" else ()), group)
+            .limit(users_max if by == "user" else None)
         )
         rows = self._database.read(lambda connection: connection.execute(query).all())
         return [_totals(by, row._mapping) for row in rows]
@@ -80,7 +87,7 @@ def _group(by: str) -> sa.ColumnElement[Any]:
         return requests.c.created_at - requests.c.created_at % sa.literal_column(str(MICROSECONDS_PER_DAY))
     if by == "upstream":
         return attempts.c.upstream
-    names = {"model": "model", "client": "client_name", "api_key_source": "api_key_source"}
+    names = {"model": "model", "client": "client_name", "user": "end_user", "api_key_source": "api_key_source"}
     return sa.func.coalesce(requests.c[names[by]], sa.literal_column("''"))
 
 
@@ -92,6 +99,8 @@ def _restrictions(period: Period, client_id: int | None) -> list[sa.ColumnElemen
         conditions.append(requests.c.created_at < period.until)
     if client_id is not None:
         conditions.append(requests.c.client_id == client_id)
+    if period.user is not None:
+        conditions.append(requests.c.end_user == known_as(period.user))
     return conditions
 
 
@@ -109,7 +118,8 @@ def _attempt(row: Any) -> dict[str, Any]:
 
 def _row(row: Any) -> dict[str, Any]:
     hidden = {"id", "client_id", "owner", "lease_until", "reserved_nano", "period_start", "cost_nano", "response_id"}
+    hidden |= {"client_name", "end_user", "user_period_start"}
     values = {name: value for name, value in row.items() if name not in hidden}
     moments = {name: iso(values[name]) for name in ("created_at", "settled_at") if values[name] is not None}
-    client = values.pop("client_name")
-    return values | moments | {"client": client, "cost_usd": dollars(row["cost_nano"])}
+    names = {"client": row["client_name"], "user": row["end_user"]}
+    return values | moments | names | {"cost_usd": dollars(row["cost_nano"])}

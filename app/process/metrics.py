@@ -28,6 +28,7 @@ from app.units import NANO
 MEDIA_TYPE = prometheus.CONTENT_TYPE_PLAIN_0_0_4
 LIMITS = (
     *("rate_limited", "concurrency_limited", "budget_exceeded", "server_busy"),
+    *("user_rate_limited", "user_budget_exceeded"),
     *("model_not_allowed", "model_price_unknown", "free_mode_not_allowed"),
 )
 NONE = "-"

@@ -15,6 +15,7 @@ from app.config import Config
 from app.errors import ServiceException, ValidationException
 from app.json_bytes import dump_json
 from app.ledger.accounts import NOBODY, Principal
+from app.ledger.end_users import known_as
 from app.ledger.limits import Ask, check_permission
 from app.models import ChatPreview, ChatRequest, ChatResponse, Completion, Credentials, Generation, Message
 from app.services import prompt
@@ -430,6 +431,7 @@ def _ask(request: ChatRequest, assembled: Assembled, *, streamed: bool) -> Ask:
         streamed=streamed,
         prompt_tokens=sum(assembled.tokens.values()) + _unspoken_tokens(assembled.generation),
         max_tokens=assembled.generation.max_tokens,
+        end_user=known_as(request.user),
     )
 
 

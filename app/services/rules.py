@@ -10,6 +10,7 @@ from typing import Any
 
 from app.errors import ERRORS_MAX
 from app.models import (
+    END_USER_MAX_LENGTH,
     ENTRIES_MAX,
     IMAGE_DATA_MAX_LENGTH,
     IMAGE_URL_MAX_LENGTH,
@@ -37,6 +38,7 @@ IMAGE_FORMS = (
 )
 LENGTHS = {
     "session_id": SESSION_ID_MAX_LENGTH,
+    "user": END_USER_MAX_LENGTH,
     "model": MODEL_MAX_LENGTH,
     "images": IMAGES_MAX,
     "conversation_history": ENTRIES_MAX,
@@ -97,9 +99,7 @@ def broken_rules(request: ChatRequest, turn_errors: Errors) -> dict[str, Any]:
 def _broken(request: ChatRequest) -> Iterator[tuple[str, str]]:
     if not isinstance(request.user_message, str) or not request.user_message.strip():
         yield "user_message", "must not be blank"
-    for name, most in LENGTHS.items():
-        if len(getattr(request, name) or "") > most:
-            yield name, f"must be at most {most} long"
+    yield from _wrong_lengths(request)
     for name, (least, most) in RANGES.items():
         value = getattr(request, name)
         # NaN is within no range; a huge integer must not be turned into a float.
@@ -127,6 +127,15 @@ def _broken_segments(request: ChatRequest) -> Iterator[tuple[str, str]]:
         yield "segments", "must not be asked for together with response_schema"
     if request.segment_tags and not request.segments:
         yield "segment_tags", "needs segments: true"
+
+
+def _wrong_lengths(request: ChatRequest) -> Iterator[tuple[str, str]]:
+    for name, most in LENGTHS.items():
+        if len(getattr(request, name) or "") > most:
+            yield name, f"must be at most {most} long"
+    if request.user == "":
+        # An empty name is a slip of the application's: nobody's limit would hold.
+        yield "user", "must not be empty"
 
 
 def _named(broken: Iterator[tuple[str, list[str]]]) -> Errors:

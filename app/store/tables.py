@@ -1,5 +1,5 @@
-"""The tables: clients, what each has spent in its budget's period, the ledger of requests and their attempts, which
-upstreams rest, and the sessions with their turns.
+"""The tables: clients, what each and its end users have spent in a budget's period, the ledger of requests and their
+attempts, which upstreams rest, and the sessions with their turns.
 
 Money is in nano-dollars (10**-9 USD), moments are microseconds since 1970 in UTC, durations are milliseconds. A pending
 ledger row is its request's lease as well: it has an owner and a moment after which no worker works on it any more.
@@ -22,6 +22,8 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+
+from app.models import END_USER_MAX_LENGTH
 
 metadata = MetaData()
 
@@ -48,6 +50,9 @@ clients = Table(
     Column("budget_period", String(8)),
     Column("models", String(MODELS_LENGTH), nullable=False, server_default=""),
     Column("key_fingerprint", String(16)),
+    Column("per_user_rpm", Integer),
+    Column("per_user_budget_nano", BigInteger),
+    Column("per_user_budget_period", String(8)),
 )
 
 spending = Table(
@@ -55,6 +60,16 @@ spending = Table(
     metadata,
     Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), primary_key=True),
     Column("period_start", BigInteger, primary_key=True),
+    Column("spent_nano", BigInteger, nullable=False),
+    Column("reserved_nano", BigInteger, nullable=False),
+)
+
+user_spending = Table(
+    "user_spending",
+    metadata,
+    Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), primary_key=True),
+    Column("end_user", String(END_USER_MAX_LENGTH), primary_key=True),
+    Column("period_start", BigInteger, primary_key=True, index=True),
     Column("spent_nano", BigInteger, nullable=False),
     Column("reserved_nano", BigInteger, nullable=False),
 )
@@ -95,12 +110,22 @@ requests = Table(
     Column("reserved_nano", BigInteger, nullable=False),
     Column("period_start", BigInteger),
     Column("settled_at", BigInteger),
+    Column("end_user", String(END_USER_MAX_LENGTH)),
+    Column("user_period_start", BigInteger),
     Index("requests_by_client", "client_id", "created_at"),
     Index(
         "requests_by_response",
         "response_id",
         sqlite_where=text("response_id IS NOT NULL"),
         postgresql_where=text("response_id IS NOT NULL"),
+    ),
+    Index(
+        "requests_by_user",
+        "client_id",
+        "end_user",
+        "created_at",
+        sqlite_where=text("end_user IS NOT NULL"),
+        postgresql_where=text("end_user IS NOT NULL"),
     ),
     Index(
         "requests_pending",

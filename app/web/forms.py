@@ -11,7 +11,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, Multip
 
 from app.errors import ValidationException
 
-DECIDING = ("model", "stream")
+DECIDING = ("model", "stream", "user")
 """The fields on which something is decided here; each may be there once."""
 FIELD_MAX_BYTES = 1024
 """More of such a field is not read: no name of a model is longer."""
