@@ -23,7 +23,7 @@ from app.services.cache import ResponseCache
 from app.services.exchange import Asked, Exchange, HeldResponse, Meant, OpenExchange
 from app.services.remembering import Remembering
 from app.services.rules import broken_rules, read_turns
-from app.sessions.conversation import Conversation, joined_to_user, messages_of, newest, turns_of
+from app.sessions.conversation import joined_to_user, messages_of, newest
 from app.sessions.turns import OpenTurn
 from app.tokens import estimate_tokens, image_tokens
 from app.units import dollars
@@ -119,7 +119,7 @@ class ChatService:
         def answer(turn: OpenTurn | None, cache: CompletionCache | None = None) -> ChatResponse:
             began = time.monotonic() - checked_seconds
             heard = listener if turn is None or listener is None else _Heard(listener, turn)
-            assembled = self._assemble(request, history, None if turn is None else turn.conversation)
+            assembled = self._assemble(request, history, turn)
             ask = _ask(request, assembled, streamed=listener is not None)
             with self._exchange.open(
                 ask,
@@ -149,8 +149,8 @@ class ChatService:
         Raises as a chat turn does, but for what depends on how much the client has used.
         """
         history = _checked_turns(request)
-        session = self._remembering.look(request, history, principal) if request.remember else None
-        assembled = self._assemble(request, history, session)
+        turn = self._remembering.look(request, history, principal) if request.remember else None
+        assembled = self._assemble(request, history, turn)
         ask = _ask(request, assembled, streamed=bool(request.stream))
         plan = self._exchange.plan(ask, _credentials(request), principal, NATIVE)
         if principal.account is not None:
@@ -168,22 +168,20 @@ class ChatService:
             plan=[attempt.described() for attempt in plan.attempts] if plan.is_listed else (),
         )
 
-    def _assemble(
-        self, request: ChatRequest, history: Sequence[Message], session: Conversation | None = None
-    ) -> Assembled:
-        """Put together what the model is asked: after what the request brings, or after what the session has."""
-        parts, user_message = self._system_parts(request, session), request.user_message
+    def _assemble(self, request: ChatRequest, history: Sequence[Message], turn: OpenTurn | None = None) -> Assembled:
+        """Put together what the model is asked: after what the request brings, or after what its session has."""
+        parts, user_message = self._system_parts(request, turn), request.user_message
         tokens = {name: estimate_tokens(part) for name, part in parts.items()}
         used = sum(tokens.values()) + estimate_tokens(user_message)
-        if session is None:
+        if turn is None:
             limit = request.max_context_tokens or self._config.default_max_context_tokens
             kept = prompt.newest_turns(history, limit - used) if limit else history
             dropped = len(history) - len(kept)
         else:
-            past = session.recent if session.turns else tuple(turns_of(history))
+            session, past = turn.conversation, (*turn.conversation.recent, *turn.before)
             turns = newest(past, self._remembering.max_context_tokens(request) - used)
             kept, user_message = joined_to_user(messages_of(turns), user_message)
-            dropped = max(session.turns - session.summary_turns, len(past)) - len(turns)
+            dropped = session.turns - session.summary_turns + len(turn.before) - len(turns)
         user = self._create_user_message(user_message)
         spoken = estimate_tokens(user_message)
         tokens |= {"history": sum(estimate_tokens(turn["content"]) for turn in kept), "user": spoken}
@@ -324,13 +322,13 @@ class ChatService:
         """Check every rule of the chat request; raises one ValidationException that names each broken one."""
         _checked_turns(request)
 
-    def _system_parts(self, request: ChatRequest, session: Conversation | None = None) -> dict[str, str]:
+    def _system_parts(self, request: ChatRequest, turn: OpenTurn | None = None) -> dict[str, str]:
         given = request.system_message or ""
         return prompt.system_parts(
             given if given.strip() else self._config.default_system_message,
             role=request.role or "",
-            memories=request.memory_context or (),
-            summary=None if session is None else session.summary,
+            memories=(*(request.memory_context or ()), *(turn.memories if turn else ())),
+            summary=None if turn is None else turn.conversation.summary,
             instructions=request.instructions or "",
             headings=self._headings,
         )

@@ -19,7 +19,7 @@ from app.calls.places import Places
 from app.errors import ChatServiceException, ValidationException
 from app.ledger.accounts import Principal
 from app.models import ChatRequest, Message
-from app.services.memory_hook import MemoryHook
+from app.services.memory_hook import MemoryHook, ToldTurn
 from app.sessions.conversation import Conversation, turns_of
 from app.sessions.sessions import Sessions
 from app.sessions.turns import OpenTurn, session_busy
@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 
 SESSION_MAX_CONTEXT_TOKENS = 8000
 """`max_context_tokens` of a remembered turn where neither the request nor the setting says one."""
+LOOK_SECONDS = 5.0
 ASK_SECONDS = 0.05
 """How long to wait before a session is looked at again that another worker has."""
 
@@ -65,24 +66,24 @@ class Remembering:
         sessions, key = self._open(), (owner_of(principal), request.session_id or "")
         most, give_up = self.max_context_tokens(request), time.monotonic() + self._max_queue_seconds
         with self._place(key, call):
+            memories = self._recall(request, principal, call)
             is_fresh = bool(history)
             while True:
                 session = sessions.conversation(*key, most, is_fresh=is_fresh)
                 if session is None:
                     sessions.begin(*key)
                     continue
-                _check_history(session, history)
-                before = tuple(turns_of(history))
-                turn = sessions.open_turn(session, call.request_id, request.user_message, before=before)
+                turn = self._begun(session, request, history, call.request_id, memories)
                 sessions.recent.drop(key)
                 try:
                     answered = answer(turn)
+                    sessions.recent.put(key, turn.after(most))
+                    return answered
                 except ChatServiceException as exc:
                     if exc.error_code != "session_busy" or time.monotonic() >= give_up:
                         raise
-                else:
-                    sessions.recent.put(key, turn.after(most))
-                    return answered
+                finally:
+                    self._tell(turn, request, principal)
                 if is_fresh:
                     call.wait(random.uniform(0.5, 1.5) * ASK_SECONDS)
                     call.remaining_seconds()
@@ -92,13 +93,45 @@ class Remembering:
         """How long the prompt of a remembered turn may be, in estimated tokens."""
         return request.max_context_tokens or self._max_context_tokens
 
-    def look(self, request: ChatRequest, history: list[Message], principal: Principal) -> Conversation:
-        """The session as a turn would find it now, for a look at what would be sent; nothing is written."""
-        sessions = self._open()
-        name, most = request.session_id or "", self.max_context_tokens(request)
-        conversation = sessions.conversation(owner_of(principal), name, most) or Conversation(0)
-        _check_history(conversation, history)
-        return conversation
+    def look(self, request: ChatRequest, history: list[Message], principal: Principal) -> OpenTurn:
+        """The turn as it would begin now, for a look at what would be sent; nothing is written."""
+        key, most = (owner_of(principal), request.session_id or ""), self.max_context_tokens(request)
+        session = self._open().conversation(*key, most) or Conversation(0)
+        memories = self._recall(request, principal, Call(LOOK_SECONDS))
+        return self._begun(session, request, history, "", memories)
+
+    def _begun(
+        self,
+        session: Conversation,
+        request: ChatRequest,
+        history: list[Message],
+        request_id: str,
+        memories: tuple[str, ...],
+    ) -> OpenTurn:
+        if history and session.turns:
+            raise ValidationException("is taken with the first turn of a session only", "conversation_history")
+        return self._open().open_turn(
+            session, request_id, request.user_message, before=tuple(turns_of(history)), memories=memories
+        )
+
+    def _recall(self, request: ChatRequest, principal: Principal, call: Call) -> tuple[str, ...]:
+        """What the memory server knows that belongs to the turn."""
+        session, user, client = request.session_id or "", request.user or "", _client(principal)
+        return self._hook.recall(request.user_message, session, user, call, client=client)
+
+    def _tell(self, turn: OpenTurn, request: ChatRequest, principal: Principal) -> None:
+        """Tell the memory server a turn that is remembered."""
+        if turn.kept is not None:
+            told = ToldTurn(
+                client=_client(principal),
+                session=request.session_id or "",
+                user=request.user or "",
+                turn=turn.number,
+                user_message=request.user_message,
+                response_text=turn.kept.answer_text or "",
+                interrupted=turn.kept.interrupted,
+            )
+            self._hook.tell(told)
 
     def _open(self) -> Sessions:
         if self._sessions is None:
@@ -136,6 +169,5 @@ def owner_of(principal: Principal) -> int:
     return 0 if principal.account is None else principal.account.id
 
 
-def _check_history(conversation: Conversation, history: list[Message]) -> None:
-    if history and conversation.turns:
-        raise ValidationException("is taken with the first turn of a session only", "conversation_history")
+def _client(principal: Principal) -> str:
+    return "" if principal.account is None else principal.account.name

@@ -70,7 +70,8 @@ CUT = frozenset({"client_closed_request", "upstream_timeout", "server_shutting_d
 class OpenTurn:
     """A turn from its admission to its settlement. `before`: past turns that are taken in with it.
 
-    `delivered` says what of an answer reached the caller when the turn is cut.
+    `memories` are what the memory server knows that belongs to it. `delivered` says what of an answer reached the
+    caller when the turn is cut; `kept` is what was remembered of it, once it has ended.
     """
 
     seal: Seal
@@ -78,8 +79,10 @@ class OpenTurn:
     conversation: Conversation
     user_text: str
     before: Sequence[Turn] = ()
+    memories: Sequence[str] = ()
     character: str | None = None
     answer: str | None = None
+    kept: Turn | None = None
     delivered: Callable[[], str] = lambda: ""
     clock: Callable[[], float] = field(default=time.time)
 
@@ -125,14 +128,15 @@ class OpenTurn:
     def settled(self, ending: Ending) -> Callable[[sa.Connection], None]:
         """What the transaction that settles the request has to write."""
         is_cut = ending.code in CUT
-        kept = ending.code is None or is_cut
-        answer = self.delivered() if is_cut else self.answer
+        if ending.code is None or is_cut:
+            answer = self.delivered() if is_cut else self.answer
+            self.kept = Turn(self.user_text, answer, is_cut, self.character)
         now = int(self.clock() * MICROSECONDS)
         counted = {
             "of_session": self.key,
-            "more_turns": len(self.before) + 1 if kept else 0,
-            "at": now if kept else None,
-            "speaker": self.character if kept else None,
+            "more_turns": len(self.before) + 1 if self.kept else 0,
+            "at": now if self.kept else None,
+            "speaker": self.character if self.kept else None,
             "read_tokens": ending.input_tokens,
             "written_tokens": ending.output_tokens,
             "cost": ending.cost_nano or 0,
@@ -141,17 +145,15 @@ class OpenTurn:
 
         def write(connection: sa.Connection) -> None:
             found = _COUNT.rows(connection, **counted)
-            if not kept:
+            if self.kept is None:
                 _FORGET_EMPTY.run(connection, of_session=self.key)
-            if not found or not kept:
-                return
-            (session,) = found
-            heard = session["heard_characters"] if session["interrupted_request"] == self.request_id else None
-            this = Turn(self.user_text, answer[:heard] if answer else None, is_cut or heard is not None, self.character)
-            rows = [self._row(turn, now) for turn in self.before]
-            rows.append(self._row(this, now) | {"request_id": self.request_id, "model": ending.model})
-            first = session["turns"] - len(rows) + 1
-            write_turns(connection, self.key, first, rows)
+            elif found:
+                (session,) = found
+                if session["interrupted_request"] == self.request_id:
+                    self.kept = self.kept.heard(session["heard_characters"])
+                rows = [self._row(turn, now) for turn in self.before]
+                rows.append(self._row(self.kept, now) | {"request_id": self.request_id, "model": ending.model})
+                write_turns(connection, self.key, session["turns"] - len(rows) + 1, rows)
 
         return write
 

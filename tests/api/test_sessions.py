@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -247,3 +248,32 @@ def test_the_session_has_its_bill(client: FlaskClient, upstream: Upstream, datab
     booked = settled(database_url)
     assert row.input_tokens == sum(item["input_tokens"] for item in booked)
     assert row.cost_nano == sum(item["cost_nano"] for item in booked) > 0
+
+
+def test_the_memory_server_is_asked_and_told(
+    make_app: Callable[..., Flask], upstream: Upstream, database_url: str
+) -> None:
+    """Before a remembered turn what it knows is added to the memories, and the turn is told to it; of others it hears
+    nothing."""
+    with Upstream() as memory:
+        memory.script(reply(200, ["Mina likes tea."]), reply(204, b""))
+        client = make_app(memory_url=f"{memory.base_url}/memories").test_client()
+        say(client, "What do I drink?", remember=False)
+        assert not memory.received
+        say(client, "What do I drink?", user="mina", memory_context=["It is evening."])
+        give_up = time.monotonic() + 10
+        while len(memory.received) < 2 and time.monotonic() < give_up:
+            time.sleep(0.01)
+        asked, told = memory.received
+        assert (asked.method, told.method) == ("GET", "POST")
+        assert {"session=s-1", "user=mina"} <= set(asked.path.partition("?")[2].split("&"))
+        system = upstream.received[-1].json["input"][0]["content"]
+        assert "- It is evening.\n- Mina likes tea." in system
+        assert (told.json["turn"], told.json["user_message"], told.json["interrupted"]) == (
+            1,
+            "What do I drink?",
+            False,
+        )
+        assert told.json["response_text"] == "What do I drink?"
+        memory.default = reply(500, {})
+        assert say(client, "And now?").get_json()["turn"] == 2
