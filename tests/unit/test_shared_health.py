@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -373,7 +372,7 @@ def test_a_start_waits_for_what_is_known(start: Start, clock: Clock, database_ur
     exchange(one)
     database.happens = lambda: heard.set() if other.health.last_rest is None else None
     assert heard.wait(10)
-    database.happens = sys.exit
+    database.happens = threading.Event().wait  # type: ignore[assignment]
 
 
 def test_a_start_does_not_wait_for_long(start: Start, clock: Clock) -> None:
@@ -389,7 +388,7 @@ def test_a_start_does_not_wait_for_long(start: Start, clock: Clock) -> None:
             says.wait(10)
             if other.health.last_rest is not None:
                 # The thread is not needed any more.
-                sys.exit()
+                threading.Event().wait()
             return self.database.run_aside(work, writes=writes)
 
     other = Worker(Silent(database), clock)
