@@ -94,7 +94,7 @@ class Segmenter:
             if at == len(self._text) and at < LIMIT:
                 return
             name, bracket, rest = self._text[at + 1 :].partition("]")
-            is_begun = self._text[at : at + 1] == "[" and len(name) <= SEGMENT_TAG_MAX_LENGTH
+            is_begun = at < LIMIT and self._text[at : at + 1] == "[" and len(name) <= SEGMENT_TAG_MAX_LENGTH
             if is_begun and not bracket and any(tag.startswith(name) for tag in self._tags):
                 return
             self._may_be_tag = is_begun and bool(bracket) and name in self._tags

@@ -29,7 +29,7 @@ def texts(answer: str, tags: Iterable[str] = ()) -> list[str]:
     [
         "안녕하세요! |반갑습니다. |오늘은 어때요? |좋죠.",
         "정말?! |그럼요!! |네~ 알겠어요. |iPhone이네요.",
-        "반가워요! 😊 |무엇을 도와드릴까요? |좋아요.👍🏽 |네.",
+        "반가워요! 😊 |무엇을 도와드릴까요? |좋아요.👍🏽 |네. |좋아!😀|다음.",
         "첫 줄입니다\n|둘째 줄\n\n|셋째 줄",
         "Hello there. |How are you? |Fine!  |It is 3 p.m. |Let us go. |It costs 42. |Then we left.",
         "Stop! |you said. |So do I. |Then don't. |Oh no. |Not me. |Plan it etc. |Then go.",
@@ -37,8 +37,9 @@ def texts(answer: str, tags: Iterable[str] = ()) -> list[str]:
         "こんにちは。|元気ですか？|はい！|半角!|次です。",
         "「はい。元気です。」と言った。|『本当！』|「そう。」と。|（笑）いいね。",
         "你好。|你好吗？|很好！",
-        "네. 😀\n|다음.",
-        "Hi.\u2028|Next",
+        "(맛있어요.) |그리고 네. 😀\n|다음.",
+        "Hi\u2028|Next\r|End",
+        "O'Neil came. |He left. |Is it O'Hara? |No.",
     ],
 )
 def test_where_sentences_are_cut(cut: str) -> None:
@@ -74,6 +75,8 @@ def test_where_sentences_are_cut(cut: str) -> None:
         "「はい。ええ。」と言った",
         "（本当に！）と言った",
         "Yahoo!뉴스",
+        "ver.次",
+        "저 **Dr. Kim**",
         "３．５円",
         "https://ja.example/どこ?ここ",
         "👨\u200d👩\u200d👧\u200d👦 가족 👍🏽❤️ 좋아요",
@@ -108,11 +111,20 @@ def test_a_sentence_without_an_end_is_cut() -> None:
     words = "단어 " * 200
     first, second = texts(words)[:2]
     assert (len(first), first[-1], second[0]) == (399, " ", "단")
+    assert [len(text) for text in texts("단어가 " * 200)] == [400, 400]
+    assert [len(text) for text in texts("\n" + "가" * 450 + ". 네.")] == [400, 53, 2]
+    assert segments(["가" * 450 + ". 네."]) == segments("가" * 450 + ". 네.")
     assert [len(text) for text in texts("가나、" * 200)] == [399, 201]
     assert [len(text) for text in texts("가" * 900)] == [LIMIT, LIMIT, 100]
     family = "👨\u200d👩\u200d👧"
     assert all(text.startswith("👨") for text in texts("a" + family * 200)[1:])
     assert all(text[0] == "e" for text in texts("a" + "e\u0301" * 300)[1:])
+
+
+def test_a_quotation_goes_on_behind_a_cut() -> None:
+    """Nothing else is cut in its 200 characters, whatever was cut before."""
+    first, second, *rest = texts("가 " * 195 + '"나나나나나나나나나나. ' + "다. " * 100)
+    assert (len(first), 200 <= len(second) <= 210, set(rest)) == (390, True, {"다. "})
 
 
 TAGGED = "\n[happy] 안녕! [sad]슬퍼. [none] 뭐. 그 [happy] 말. [happy][sad] 하하. [sad]\n흑. [sad]"
@@ -133,6 +145,8 @@ def test_a_tag_is_told_apart() -> None:
     ]
     assert texts("[Happy] a. [hap", ("happy",)) == ["[Happy] a. [hap"]
     assert texts("[happy] 안녕!") == ["[happy] 안녕!"]
+    blank = " " * LIMIT
+    assert segments([f"{blank}[happy] a"], TAGS) == segments(f"{blank}[happy] a", TAGS)
     assert segments(["[a. b] Hi."], TAGS) == [Segment(0, " Hi.", 0, 10, "a. b")]
 
 
@@ -166,7 +180,9 @@ def test_pieces_change_nothing(answer: str, lengths: list[int], tags: tuple[str,
 
 def test_a_segment_comes_with_the_next_character() -> None:
     """Behind its end and the white space there, whatever that is: nothing more is waited for."""
-    answer = '안녕! 3.5점. "그래?" Dr. Kim came. 1. One.\n\n[x] 음… 네。「はい。」そう。 [happy] 끝. 😀 Bye now. '
+    answer = (
+        '안녕! 3.5점. "그래?" Dr. Kim came. 1. One.\n\n[x] 음… 네。「はい。」そう。 [happy] [나\n네. 끝. 😀 Bye now. '
+    )
     segmenter = Segmenter(TAGS)
     for position, character in enumerate(answer):
         for segment in segmenter.add(character):
