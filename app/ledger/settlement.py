@@ -157,11 +157,16 @@ def forget(connection: sa.Connection, before: int) -> int:
 def forget_periods(connection: sa.Connection, before: int) -> int:
     """Delete some periods of end users' budgets that began before the moment `before`; give their number. What a
     budget that never renews has spent stays."""
-    key = sa.tuple_(*user_spending.primary_key.columns)
+    key = user_spending.primary_key.columns
     is_over = (user_spending.c.period_start > 0) & (user_spending.c.period_start < before)
     # Several workers tidy at once, and in PostgreSQL they would wait for each other's rows, or for ever.
-    over = sa.select(*user_spending.primary_key.columns).where(is_over).limit(SWEEP_MAX)
-    return connection.execute(user_spending.delete().where(key.in_(over.with_for_update(skip_locked=True)))).rowcount
+    over = sa.select(*key).where(is_over).limit(SWEEP_MAX).with_for_update(skip_locked=True)
+    found = [{f"of_{name}": value for name, value in row._mapping.items()} for row in connection.execute(over)]
+    if found:
+        # One by one: SQLite would look at every row of the client for a set of keys.
+        this = (column == sa.bindparam(f"of_{column.name}") for column in key)
+        connection.execute(user_spending.delete().where(*this), found)
+    return len(found)
 
 
 def spend(connection: sa.Connection, items: Iterable[Spent]) -> None:
