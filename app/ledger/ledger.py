@@ -87,7 +87,7 @@ class Ledger:
         priced: Priced = (),
     ) -> Entry:
         """Admit a request; the row is durable when this returns. `server_pays`: the server's key may come to pay.
-        `priced`: the models that may come to answer and whose prices hold there; the dearest is reserved.
+        `priced`: the models that may come to answer and at which upstream; the dearest is reserved.
 
         Raises ServiceException: 401 `unauthorized`, 403 `model_not_allowed`, 429 `rate_limited`,
         `concurrency_limited` or `budget_exceeded`, 503 `store_unavailable`, or what has ended the call already.
@@ -96,7 +96,8 @@ class Ledger:
 
         def worst_nano(limit: int) -> int | None:
             usage = ask.most_usage(limit)
-            costs = [self.prices.cost_nano(model, usage, place=place) for model, place in priced or ((ask.model, ""),)]
+            models = priced or ((ask.model, ""),)
+            costs = [self.prices.cost_nano(model, usage, upstream=upstream) for model, upstream in models]
             known = [cost for cost in costs if cost is not None]
             return max(known) if len(known) == len(costs) else None
 

@@ -83,7 +83,11 @@ class Exchange:
         receipt = call.receipt = Receipt(assemble_seconds=assemble_seconds)
         try:
             plan = self.plan(ask, credentials, principal, dialect)
-            priced = [(attempt.model, attempt.place) for attempt in plan.attempts if attempt.key.source == "default"]
+            priced = [
+                (attempt.model, attempt.upstream.settings.name)
+                for attempt in plan.attempts
+                if attempt.key.source == "default"
+            ]
             entry = self.ledger.open(ask, principal, call, receipt, server_pays=plan.payer.may_be_server, priced=priced)
         except ServiceException as exc:
             receipt.code = exc.error_code
@@ -307,9 +311,7 @@ class OpenExchange:
 
     def _attempt(self, attempt: Attempt, asked: Asked) -> Response:
         receipt, upstream = self.receipt, attempt.upstream.settings
-        tried = self._tried = Tried(
-            upstream.name if self._plan.is_listed else "", attempt.model, attempt.place, attempt.key
-        )
+        tried = self._tried = Tried(upstream.name if self._plan.is_listed else "", attempt.model, attempt.key)
         receipt.begin_attempt(tried)
         try:
             body = None if asked.body is None else asked.body.body

@@ -53,6 +53,10 @@ query = {{"api-version" = "1"}}
 targets = [{{upstream = "a"}}]
 on_failure = [{{upstream = "b", model = "other"}}]
 
+[models.priced]
+targets = [{{upstream = "a", model = "gpt-4o-mini"}}]
+on_failure = [{{upstream = "b", model = "other"}}]
+
 [models."gpt-4o-mini"]
 targets = [{{upstream = "a"}}]
 on_failure = [{{upstream = "b"}}]
@@ -386,6 +390,29 @@ def test_an_attempt_that_may_cost_is_billed(two: Flask, upstream: Upstream, b: U
     assert row["cost_nano"] == round(1e9 * sum(float(total["cost_usd"]) for total in totals))
 
 
+def test_an_upstreams_own_price_is_billed_and_reserved(
+    make_two: Make, tmp_path: Path, upstream: Upstream, b: Upstream, database_url: str
+) -> None:
+    """Where it answers, whatever the model calls itself; the dearest of the plan is reserved, and fits the budget."""
+    file = tmp_path / "upstreams.toml"
+    file.write_text(file.read_text() + "\n[upstreams.b.prices.other]\ninput = 1\noutput = 1000\n")
+    app = make_two(auth_mode="token")
+
+    def turn(name: str, **limits: Any) -> Any:
+        token = service(Accounts, app).add(name, Limits(free_mode=True, budget_period="total", **limits))
+        headers = {"Authorization": f"Bearer {token}"}
+        body = NATIVE | {"model": "priced", "max_tokens": 10}
+        return app.test_client().post("/api/v1/chat", json=body, headers=headers)
+
+    upstream.default = reply(500, error_document())
+    b.default = text("from b", model="what-it-calls-itself")
+    assert turn("one", budget_nano=10**9).get_json()["cost_usd"] == "0.007011"
+    (row,) = settled(database_url)
+    assert row["cost_nano"] == 11 * 1000 + 7 * 1_000_000
+    assert row["reserved_nano"] > 10 * 1_000_000
+    assert turn("two", budget_nano=5_000_000).get_json()["code"] == "budget_exceeded"
+
+
 def test_every_kind_of_failure_is_tried() -> None:
     """A new row of the table needs one above."""
     tried = {code for _, code in MOVES.values()} - {"upstream_rejected_request"}
@@ -406,7 +433,7 @@ def test_the_models_of_all(two: Flask, upstream: Upstream, b: Upstream) -> None:
     upstream.default = reply(500, error_document())
     client = two.test_client()
     listed = client.get("/v1/models", headers=FREE).get_json()["data"]
-    assert [model["id"] for model in listed] == ["alias", "gpt-4o-mini", "same", "qwen3"]
+    assert [model["id"] for model in listed] == ["alias", "priced", "gpt-4o-mini", "same", "qwen3"]
     assert client.get("/v1/models/qwen3", headers=FREE).get_json() == {"id": "qwen3"}
     assert client.get("/v1/models/alias", headers=FREE).get_json()["owned_by"] == "llm-server"
     assert client.get("/v1/models/nothing", headers=FREE).status_code == 404
