@@ -83,7 +83,7 @@ class Fleet:
     def _own(self, key: ApiKey, wanted: Wanted) -> Attempt:
         """The caller's own key, at the upstream that it was brought for."""
         if wanted.upstream and wanted.upstream not in self.upstreams:
-            raise ValidationException("is no upstream of this server", "X-Upstream", location="headers")
+            raise ValidationException("X-Upstream names no upstream of this server", "X-Upstream", location="headers")
         named = self.upstreams.get(wanted.upstream) or next(self._speaking(wanted.dialect), self._first)
         if not self._speaks(named, wanted.dialect):
             raise OpenAIClientException("This upstream does not speak the API of this route", "not_found", status=404)

@@ -302,6 +302,50 @@ def test_a_callers_key_at_another_upstream(two: Flask, upstream: Upstream, b: Up
     assert answer.status_code == 422
 
 
+OWN_ROUTES: dict[str, Any] = {
+    "/api/v1/chat": {"user_message": "hi", "model": "alias"},
+    "/api/v1/chat/preview": {"user_message": "hi", "model": "alias"},
+    "/v1/responses": {"model": "alias", "input": "hi"},
+    "/v1/chat/completions": {"model": "alias", "messages": []},
+    "/v1/messages": CLAUDE | {"stream": False},
+}
+
+
+@pytest.mark.parametrize("path", OWN_ROUTES)
+def test_every_route_takes_the_name_of_the_keys_upstream(
+    two: Flask, upstream: Upstream, b: Upstream, path: str
+) -> None:
+    """The key goes there and nowhere else, with the name that the model has there; a name of nobody's is refused."""
+    headers = {"X-OpenAI-Api-Key": CALLER_KEY, "X-Upstream": "b"}
+    answer = two.test_client().post(path, json=OWN_ROUTES[path], headers=headers)
+    assert answer.status_code == 200
+    if path.endswith("preview"):
+        (planned,) = answer.get_json()["plan"]
+        assert (planned["upstream"], planned["model"], b.received) == ("b", "other", [])
+    else:
+        assert (b.received[0].headers["api-key"], b.received[0].json["model"]) == (CALLER_KEY, "other")
+    refused = two.test_client().post(path, json=OWN_ROUTES[path], headers=headers | {"X-Upstream": "nowhere"})
+    assert refused.status_code == 422
+    assert "X-Upstream" in refused.get_data(as_text=True)
+    assert upstream.received == []
+
+
+def test_an_answer_that_another_upstream_gave_is_not_taken_from_the_cache(
+    make_two: Make, upstream: Upstream, b: Upstream
+) -> None:
+    """One key may be good at both, and the header says which one is asked."""
+    app = make_two(cache_enabled=True)
+    upstream.default = text("from a")
+
+    def asked(at: str) -> tuple[str, bool]:
+        headers = {"X-OpenAI-Api-Key": CALLER_KEY, "X-Upstream": at}
+        body = {"user_message": "hi", "model": "same"}
+        told = app.test_client().post("/api/v1/chat", json=body, headers=headers).get_json()
+        return told["response_text"], told["cached"]
+
+    assert [asked(at) for at in "abab"] == [("from a", False), ("from b", False), ("from a", True), ("from b", True)]
+
+
 def test_an_api_that_nobody_speaks(two: Flask, upstream: Upstream, b: Upstream) -> None:
     """404 with a sentence, and no row."""
     answer = two.test_client().post("/v1/embeddings", json={"model": "m", "input": "x"}, headers=FREE)
