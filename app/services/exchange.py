@@ -198,6 +198,8 @@ class OpenExchange:
 
         def attempt(attempt: Attempt, may_move: bool) -> tuple[HeldResponse, Result]:
             if not asked or asked[-1][0].upstream is not attempt.upstream or asked[-1][0].model != attempt.model:
+                # One at a time: each may be as large as a request may be.
+                asked.clear()
                 asked.append((attempt, ask(attempt)))
             response = self._adapted(attempt, asked[-1][1], may_move)
             with contextlib.ExitStack() as unless_begun:

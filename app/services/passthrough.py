@@ -21,7 +21,7 @@ from app.ledger.stored import Stored, StoredResponses
 from app.models import MODEL_MAX_LENGTH, Credentials, Usage, is_placeholder
 from app.services.coverage import LIMITS
 from app.services.exchange import Asked, Exchange, HeldResponse, Meant, OpenExchange
-from app.services.passed_request import PassedRequest, read_form, read_request
+from app.services.passed_request import FormField, PassedRequest, read_form, read_request
 from app.units import dollars
 from app.upstreams import chat_completions, completions, embeddings, media, messages, responses
 from app.upstreams.answer_headers import passed_headers
@@ -144,7 +144,7 @@ class Passthrough:
         path: str,
         body: bytes,
         content_type: str,
-        fields: Mapping[str, str],
+        fields: Mapping[str, FormField],
         credentials: Credentials,
         principal: Principal,
         call: Call,
@@ -250,9 +250,9 @@ def _body(
     path: str, request: PassedRequest, exchange: OpenExchange, attempt: Attempt, asks_for_usage: bool
 ) -> AdaptedBody:
     """A request as it came, but with the model's name at this upstream, with the output limit that its budget needs,
-    and asking for usage where upstream knows how to (app/upstreams/parameters.py). A form goes as it came."""
+    and asking for usage where upstream knows how to (app/upstreams/parameters.py)."""
     changed: dict[str, Any] = {} if exchange.output_limit is None else {LIMITS[path][0]: exchange.output_limit}
-    if attempt.model != request.ask.model and path != media.TRANSCRIPTIONS_PATH:
+    if attempt.model != request.ask.model:
         changed["model"] = attempt.model
     if attempt.upstream.settings.is_local and path == responses.PATH:
         changed |= response_format(request.document)

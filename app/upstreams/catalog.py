@@ -280,8 +280,8 @@ class _Reader:
 
 
 def _model_name(raw: str) -> str:
-    if not raw.strip():
-        raise ValueError("must not be empty")
+    if not raw.strip() or not raw.isprintable():
+        raise ValueError("must not be empty, and printable")
     return raw.strip()
 
 

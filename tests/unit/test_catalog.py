@@ -135,6 +135,7 @@ def upstream(more: str) -> str:
         (upstream('[models.m]\ntargets = [{upstream = "a", wait = 1}]'), "targets[0]: wait is not one of upstream"),
         (upstream('[models.m]\ntargets = [{upstream = "a", weight = 0}]'), "targets[0]: weight must be a number"),
         (upstream('[models.m]\ntargets = [{upstream = "a", model = ""}]'), "targets[0]: model must not be empty"),
+        (upstream('[models.m]\ntargets = [{upstream = "a", model = "a\\nb"}]'), "targets[0]: model must not be empty"),
         (
             upstream('[models.m]\ntargets = [{upstream = "a"}]\non_failure = [{upstream = "a", weight = 1}]'),
             "on_failure[0]: weight is not one of upstream, model",
