@@ -14,7 +14,7 @@ from app.calls.watchdog import Watchdog
 from app.config import Config
 from app.ledger.accounts import Accounts
 from app.ledger.ledger import Ledger
-from app.ledger.pricing import Prices
+from app.ledger.pricing import PricedUpstream, Prices
 from app.ledger.reports import UsageReports
 from app.ledger.stored import StoredResponses
 from app.ledger.tokens import digest_key, old_digest_key
@@ -76,17 +76,18 @@ def make_app(config: Config) -> Flask:
             "set_aside": lambda: database.set_aside,
         }
     )
+    catalog = Catalog.from_config(config)
+    priced = {name: PricedUpstream(one.provider or one.base_url, one.prices) for name, one in catalog.upstreams.items()}
     ledger = Ledger(
         database,
         accounts,
-        Prices(Path(config.prices_file), config.openai_base_url),
+        Prices(Path(config.prices_file), config.openai_base_url, priced),
         token_required=config.token_required,
         fail_open=config.ledger_fail_open,
         max_output_tokens=config.max_output_tokens,
         fingerprint_key=secret,
         booked=counts.booked,
     )
-    catalog = Catalog.from_config(config)
     keys = KeySelector.of(config, catalog=catalog)
     fleet = make_fleet(config, catalog, keys)
     exchange = Exchange(fleet, keys, slots, Watchdog(), ledger)

@@ -352,8 +352,9 @@ FAILURES: Mapping[str, Failure] = {
     "response_not_found": Failure(
         404,
         "client",
-        "The request goes on with a response or conversation that this client did not make with the server's key.",
-        "이 클라이언트가 서버 키로 만들지 않은 응답이나 대화를 이어 가려 함.",
+        "The request goes on with a response or conversation that this client did not make with the server's key, "
+        "or whose upstream is no longer there.",
+        "이 클라이언트가 서버 키로 만들지 않았거나 업스트림이 더는 없는 응답이나 대화를 이어 가려 함.",
         told="입력 데이터 오류: 이 클라이언트에 그런 응답이나 대화가 없습니다.",
     ),
     "model_not_found": Failure(

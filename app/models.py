@@ -84,7 +84,10 @@ def is_placeholder(api_key: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatRequest:
-    """One chat turn as the caller asked for it. None means "not given": the setting's default is used."""
+    """One chat turn as the caller asked for it. None means "not given": the setting's default is used.
+
+    `upstream` is where the caller's own key belongs, which a header says.
+    """
 
     user_message: str
     session_id: str | None = ""
@@ -97,6 +100,7 @@ class ChatRequest:
     temperature: float | None = None
     model: str | None = None
     openai_api_key: str | None = field(default="", repr=False)
+    upstream: str | None = ""
     free_mode: bool | None = False
     stream: bool | None = False
     max_context_tokens: int | None = None

@@ -6,6 +6,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +14,8 @@ from urllib.parse import urlsplit
 from app.models import API_KEY_PATTERN
 
 Parse = Callable[[str], Any]
+
+PRICE_MAX = 1_000_000
 
 PRINTABLE = r"[\x21-\x7e]+"
 ORIGIN = r"(?i:[a-z][a-z0-9+.-]*)://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?"
@@ -55,6 +58,17 @@ def number(low: float, high: float) -> Parse:
         return value
 
     return parse
+
+
+def price(raw: str) -> Decimal:
+    """Accept US dollars per million tokens, exactly."""
+    try:
+        value = Decimal(raw)
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not value.is_finite() or not 0 <= value <= PRICE_MAX:
+        raise ValueError(f"must be a number of dollars from 0 to {PRICE_MAX}")
+    return value
 
 
 def flag(raw: str) -> bool:

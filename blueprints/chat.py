@@ -82,5 +82,7 @@ def preview(headers: dict[str, str], request: ChatRequest) -> ChatPreview:
 
 def _with_headers(request: ChatRequest, headers: dict[str, str]) -> ChatRequest:
     """The key in the header wins over the body's."""
-    key = headers.get("openai_api_key")
-    return dataclasses.replace(request, openai_api_key=key) if key else request
+    key, upstream = headers.get("openai_api_key"), headers.get("upstream")
+    if not key and not upstream:
+        return request
+    return dataclasses.replace(request, openai_api_key=key or request.openai_api_key, upstream=upstream)

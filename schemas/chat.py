@@ -53,6 +53,18 @@ def well_formed_key(key: str) -> None:
         raise ValidationError(MALFORMED_KEY)
 
 
+def upstream_header() -> fields.String:
+    """The header that says which upstream the caller's own key belongs to."""
+    return fields.String(
+        data_key="X-Upstream",
+        validate=validate.Length(min=1, max=64),
+        metadata={
+            "description": "With several upstreams: where the caller's own key belongs. Default: the first that speaks "
+            "the API of this route."
+        },
+    )
+
+
 class ChatRequestSchema(QuickSchema):
     """One chat turn. `null` means "not given" for every optional field; an unknown field is an error."""
 
@@ -233,6 +245,7 @@ class ChatHeadersSchema(QuickSchema):
         validate=well_formed_key,
         metadata={"description": "The caller's own key; wins over the body's.", "pattern": KEY, "example": ""},
     )
+    upstream = upstream_header()
     cache_control = fields.String(
         data_key="Cache-Control",
         metadata={"description": "`no-cache` skips the response cache.", "example": "no-cache"},

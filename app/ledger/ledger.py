@@ -92,8 +92,8 @@ class Ledger:
         beside: Beside | None = None,
     ) -> Entry:
         """Admit a request; the row is durable when this returns. `server_pays`: the server's key may come to pay.
-        `priced`: the models that may come to answer and whose prices hold there; the dearest is reserved. `beside`:
-        what is claimed and settled in the same transactions.
+        `priced`: the models that may come to answer and at which upstream; the dearest is reserved. `beside`: what is
+        claimed and settled in the same transactions.
 
         Raises ServiceException: 401 `unauthorized`, what Standing.admit raises, 503 `store_unavailable`, or what has
         ended the call already.
@@ -102,7 +102,8 @@ class Ledger:
 
         def worst_nano(limit: int) -> int | None:
             usage = ask.most_usage(limit)
-            costs = [self.prices.cost_nano(model, usage, place=place) for model, place in priced or ((ask.model, ""),)]
+            models = priced or ((ask.model, ""),)
+            costs = [self.prices.cost_nano(model, usage, upstream=upstream) for model, upstream in models]
             known = [cost for cost in costs if cost is not None]
             return max(known) if len(known) == len(costs) else None
 
@@ -266,3 +267,7 @@ class NullLedger:
     def open(self, ask: Ask, principal: Principal, call: Call, receipt: Receipt, **_: object) -> Entry:
         """Admit."""
         return unrecorded(ask, call, receipt)
+
+    def fingerprint(self, key: ApiKey) -> str:
+        """There is nothing to compare it with."""
+        return ""

@@ -17,7 +17,7 @@ from app.json_bytes import dump_json
 from app.ledger.accounts import NOBODY, Principal
 from app.ledger.end_users import known_as
 from app.ledger.limits import Ask, check_permission
-from app.models import ChatPreview, ChatRequest, ChatResponse, Completion, Credentials, Generation, Message
+from app.models import ApiKey, ChatPreview, ChatRequest, ChatResponse, Completion, Credentials, Generation, Message
 from app.services import prompt
 from app.services.cache import ResponseCache
 from app.services.exchange import Asked, Exchange, HeldResponse, Meant, OpenExchange
@@ -211,16 +211,19 @@ class ChatService:
         Shared by all clients, it would tell each of them what another one has asked.
         """
         shape, first = self._dialect(exchange.first).request_body(generation), exchange.payer.first
-        owner = b"" if principal.account is None else str(principal.account.id).encode()
+        owner = "" if principal.account is None else str(principal.account.id)
         new: list[ParsedCompletion] = []
+
+        def place(paid_by: ApiKey) -> bytes:
+            # A caller's own key is for one upstream, and another one's answer is not what was asked for.
+            at = "" if paid_by.source == "default" else exchange.first.upstream.settings.name
+            return cache.key(owner.encode(), paid_by.secret.encode(), at.encode(), shape)
 
         def fetch() -> tuple[bytes, Completion]:
             new.append(self._complete(exchange, generation, listener))
-            return cache.key(owner, exchange.paid_by.secret.encode(), shape), new[0].completion
+            return place(exchange.paid_by), new[0].completion
 
-        completion, hit = cache.get_or_fetch(
-            cache.key(owner, first.secret.encode(), shape), call, fetch, found=exchange.note_cache
-        )
+        completion, hit = cache.get_or_fetch(place(first), call, fetch, found=exchange.note_cache)
         if not hit:
             return new[0]
         exchange.answer_from_cache(completion)
@@ -403,7 +406,7 @@ def _system_messages(parts: dict[str, str]) -> list[Message]:
 
 
 def _credentials(request: ChatRequest) -> Credentials:
-    return Credentials(request.openai_api_key or "", bool(request.free_mode))
+    return Credentials(request.openai_api_key or "", bool(request.free_mode), upstream=request.upstream or "")
 
 
 def _parsed(completion: Completion, generation: Generation) -> Any:

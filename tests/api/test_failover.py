@@ -55,6 +55,10 @@ query = {{"api-version" = "1"}}
 targets = [{{upstream = "a"}}]
 on_failure = [{{upstream = "b", model = "other"}}]
 
+[models.priced]
+targets = [{{upstream = "a", model = "gpt-4o-mini"}}]
+on_failure = [{{upstream = "b", model = "other"}}]
+
 [models."gpt-4o-mini"]
 targets = [{{upstream = "a"}}]
 on_failure = [{{upstream = "b"}}]
@@ -300,6 +304,50 @@ def test_a_callers_key_at_another_upstream(two: Flask, upstream: Upstream, b: Up
     assert answer.status_code == 422
 
 
+OWN_ROUTES: dict[str, Any] = {
+    "/api/v1/chat": {"user_message": "hi", "model": "alias"},
+    "/api/v1/chat/preview": {"user_message": "hi", "model": "alias"},
+    "/v1/responses": {"model": "alias", "input": "hi"},
+    "/v1/chat/completions": {"model": "alias", "messages": []},
+    "/v1/messages": CLAUDE | {"stream": False},
+}
+
+
+@pytest.mark.parametrize("path", OWN_ROUTES)
+def test_every_route_takes_the_name_of_the_keys_upstream(
+    two: Flask, upstream: Upstream, b: Upstream, path: str
+) -> None:
+    """The key goes there and nowhere else, with the name that the model has there; a name of nobody's is refused."""
+    headers = {"X-OpenAI-Api-Key": CALLER_KEY, "X-Upstream": "b"}
+    answer = two.test_client().post(path, json=OWN_ROUTES[path], headers=headers)
+    assert answer.status_code == 200
+    if path.endswith("preview"):
+        (planned,) = answer.get_json()["plan"]
+        assert (planned["upstream"], planned["model"], b.received) == ("b", "other", [])
+    else:
+        assert (b.received[0].headers["api-key"], b.received[0].json["model"]) == (CALLER_KEY, "other")
+    refused = two.test_client().post(path, json=OWN_ROUTES[path], headers=headers | {"X-Upstream": "nowhere"})
+    assert refused.status_code == 422
+    assert "X-Upstream" in refused.get_data(as_text=True)
+    assert upstream.received == []
+
+
+def test_an_answer_that_another_upstream_gave_is_not_taken_from_the_cache(
+    make_two: Make, upstream: Upstream, b: Upstream
+) -> None:
+    """One key may be good at both, and the header says which one is asked."""
+    app = make_two(cache_enabled=True)
+    upstream.default = text("from a")
+
+    def asked(at: str) -> tuple[str, bool]:
+        headers = {"X-OpenAI-Api-Key": CALLER_KEY, "X-Upstream": at}
+        body = {"user_message": "hi", "model": "same"}
+        told = app.test_client().post("/api/v1/chat", json=body, headers=headers).get_json()
+        return told["response_text"], told["cached"]
+
+    assert [asked(at) for at in "abab"] == [("from a", False), ("from b", False), ("from a", True), ("from b", True)]
+
+
 def test_an_api_that_nobody_speaks(two: Flask, upstream: Upstream, b: Upstream) -> None:
     """404 with a sentence, and no row."""
     answer = two.test_client().post("/v1/embeddings", json={"model": "m", "input": "x"}, headers=FREE)
@@ -388,6 +436,29 @@ def test_an_attempt_that_may_cost_is_billed(two: Flask, upstream: Upstream, b: U
     assert row["cost_nano"] == round(1e9 * sum(float(total["cost_usd"]) for total in totals))
 
 
+def test_an_upstreams_own_price_is_billed_and_reserved(
+    make_two: Make, tmp_path: Path, upstream: Upstream, b: Upstream, database_url: str
+) -> None:
+    """Where it answers, whatever the model calls itself; the dearest of the plan is reserved, and fits the budget."""
+    file = tmp_path / "upstreams.toml"
+    file.write_text(file.read_text() + "\n[upstreams.b.prices.other]\ninput = 1\noutput = 1000\n")
+    app = make_two(auth_mode="token")
+
+    def turn(name: str, **limits: Any) -> Any:
+        token = service(Accounts, app).add(name, Limits(free_mode=True, budget_period="total", **limits))
+        headers = {"Authorization": f"Bearer {token}"}
+        body = NATIVE | {"model": "priced", "max_tokens": 10}
+        return app.test_client().post("/api/v1/chat", json=body, headers=headers)
+
+    upstream.default = reply(500, error_document())
+    b.default = text("from b", model="what-it-calls-itself")
+    assert turn("one", budget_nano=10**9).get_json()["cost_usd"] == "0.007011"
+    (row,) = settled(database_url)
+    assert row["cost_nano"] == 11 * 1000 + 7 * 1_000_000
+    assert row["reserved_nano"] > 10 * 1_000_000
+    assert turn("two", budget_nano=5_000_000).get_json()["code"] == "budget_exceeded"
+
+
 def test_every_kind_of_failure_is_tried() -> None:
     """A new row of the table needs one above."""
     tried = {code for _, code in MOVES.values()} - {"upstream_rejected_request"}
@@ -408,7 +479,7 @@ def test_the_models_of_all(two: Flask, upstream: Upstream, b: Upstream) -> None:
     upstream.default = reply(500, error_document())
     client = two.test_client()
     listed = client.get("/v1/models", headers=FREE).get_json()["data"]
-    assert [model["id"] for model in listed] == ["alias", "gpt-4o-mini", "same", "qwen3"]
+    assert [model["id"] for model in listed] == ["alias", "priced", "gpt-4o-mini", "same", "qwen3"]
     assert client.get("/v1/models/qwen3", headers=FREE).get_json() == {"id": "qwen3"}
     assert client.get("/v1/models/alias", headers=FREE).get_json()["owned_by"] == "llm-server"
     assert client.get("/v1/models/nothing", headers=FREE).status_code == 404

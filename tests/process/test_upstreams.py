@@ -140,6 +140,22 @@ def test_an_upstream_that_is_switched_off(server: Server, three: list[Upstream])
     assert outcomes == {"ok": 500}
 
 
+@pytest.mark.parametrize(("callers", "requests"), [(1, 100), (8, 300)])
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_who_fails_always_is_hardly_asked_more_often_than_there_are_requests(
+    upstream: Upstream, start_server: Start, tmp_path: Path, is_listed: bool, callers: int, requests: int
+) -> None:
+    """1.2 times per request, and three times more: by however many callers, with a file and without."""
+    upstream.default = reply(500, error_document())
+    file = tmp_path / "upstreams.toml"
+    file.write_text(f'[upstreams.a]\nbase_url = "{upstream.base_url}"\ndialects = "responses"\n')
+    server = start_server(**{"UPSTREAMS_FILE": file} if is_listed else {})
+    with ThreadPoolExecutor(callers) as pool:
+        outcomes = Counter(pool.map(lambda number: ask(server, f"nonce-{number}"), range(requests)))
+    assert outcomes == {"upstream_error": requests}
+    assert len(upstream.received) <= 1.2 * requests + 3
+
+
 def test_the_file_is_read_once(server: Server, tmp_path: Path, three: list[Upstream]) -> None:
     """At the start: what is changed in it later stops no worker that takes another's place."""
     for one in three:

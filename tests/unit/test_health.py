@@ -128,11 +128,32 @@ def test_a_fifth_may_be_repetitions() -> None:
     assert [load.begin_retry() for _ in range(4)] == [True, True, True, False]
     for _ in range(40):
         load.begin(KEY)
-    assert [load.begin_retry() for _ in range(6)] == [True] * 5 + [False]
+    load.answered()
+    assert sum(load.begin_retry() for _ in range(40)) == 5
     load.end_retry()
     assert load.begin_retry()
     load.end(KEY)
     assert (load.total, load.of(KEY), load.of(ApiKey("sk-2", "default"))) == (39, 39, 0)
+
+
+def test_repetitions_are_saved_up_for() -> None:
+    """One for five requests that fail, and three again with a success; of those that were not used no more are left."""
+    load = Load()
+
+    def repeated(requests: int) -> int:
+        """Each may be repeated twice."""
+        made = 0
+        for _ in range(requests):
+            if load.begin_retry():
+                made += 1 + load.retry_again()
+                load.end_retry()
+        return made
+
+    assert repeated(100) == 22
+    assert repeated(100) == 20
+    load.answered()
+    load.answered()
+    assert repeated(5) == 3
 
 
 @pytest.mark.parametrize(("repeated", "asked"), [(0, 3), (3, 1)])
