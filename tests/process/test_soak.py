@@ -30,8 +30,6 @@ from tests.server import Server
 from tests.soak_load import MEGABYTE, NATIVE, Outcome, Plan, run
 from tests.soak_upstream import SLOW, SoakUpstream
 
-pytestmark = pytest.mark.alone
-
 SECONDS = float(os.environ.get("SOAK_SECONDS") or 0)
 IS_LONG = bool(SECONDS or os.environ.get("SOAK_REQUESTS"))
 REQUESTS = int(os.environ.get("SOAK_REQUESTS") or (0 if SECONDS else 8_000)) or None
