@@ -41,7 +41,8 @@ _CLAIM = Statement(
 )
 _COUNT = Statement(
     sessions.update()
-    .where(sessions.c.id == sa.bindparam("of_session"))
+    # A session that was deleted meanwhile, and one that has its id now, have not been claimed by this request.
+    .where(sessions.c.id == sa.bindparam("of_session"), sessions.c.turn_request == sa.bindparam("request"))
     .values(
         turns=sessions.c.turns + sa.bindparam("more_turns"),
         revision=sessions.c.revision + sa.bindparam("more_turns"),
@@ -134,6 +135,7 @@ class OpenTurn:
         now = int(self.clock() * MICROSECONDS)
         counted = {
             "of_session": self.key,
+            "request": self.request_id,
             "more_turns": len(self.before) + 1 if self.kept else 0,
             "at": now if self.kept else None,
             "speaker": self.character if self.kept else None,

@@ -28,6 +28,13 @@ def say(client: FlaskClient, user_message: str, session: str = "s-1", token: str
     return client.post(CHAT, json=body, headers=headers)
 
 
+def wait_for(is_so: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
 def heard(upstream: Upstream) -> list[tuple[str, str]]:
     """What the upstream was sent last, without the system message."""
     messages = upstream.received[-1].json["input"]
@@ -186,6 +193,21 @@ def test_workers_see_each_others_turns(make_app: Callable[..., Flask], upstream:
     assert [said for role, said in heard(upstream) if role == "user"] == [f"new{n}" for n in range(1, 9)]
 
 
+def test_a_session_that_is_deleted_keeps_nothing_of_the_turn_that_goes_on(
+    make_app: Callable[..., Flask], upstream: Upstream, database_url: str, threads: ThreadPoolExecutor
+) -> None:
+    """Nor does the session that has its place in the table then."""
+    app = make_app()
+    upstream.script(delayed(1, text("Late.")), text("New."))
+    slow = threads.submit(say, app.test_client(), "Old question.")
+    wait_for(lambda: bool(upstream.received))
+    with connected(database_url) as connection:
+        connection.execute(sessions.delete())
+    assert say(make_app().test_client(), "New question.", session="s-2").status_code == 200
+    slow.result()
+    assert [row["user_text"] for row in kept(database_url)] == ["New question."]
+
+
 def test_more_turns_are_read_when_more_may_be_sent(client: FlaskClient, upstream: Upstream) -> None:
     """What is known of a session after a short prompt does not bound the next one."""
     for number in range(6):
@@ -203,8 +225,7 @@ def test_a_turn_waits_so_long_and_no_longer(
     app = make_app(max_queue_seconds=0.2)
     upstream.script(delayed(1.5, text("Late.")))
     slow = threads.submit(say, app.test_client(), "First.")
-    while not upstream.received:
-        pass
+    wait_for(lambda: bool(upstream.received))
     answer = say(app.test_client(), "Second.")
     assert (answer.status_code, answer.get_json()["code"]) == (409, "session_busy")
     assert int(answer.headers["Retry-After"]) >= 1
@@ -261,9 +282,7 @@ def test_the_memory_server_is_asked_and_told(
         say(client, "What do I drink?", remember=False)
         assert not memory.received
         say(client, "What do I drink?", user="mina", memory_context=["It is evening."])
-        give_up = time.monotonic() + 10
-        while len(memory.received) < 2 and time.monotonic() < give_up:
-            time.sleep(0.01)
+        wait_for(lambda: len(memory.received) == 2)
         asked, told = memory.received
         assert (asked.method, told.method) == ("GET", "POST")
         assert {"session=s-1", "user=mina"} <= set(asked.path.partition("?")[2].split("&"))
