@@ -11,6 +11,7 @@ from flask import Flask
 
 from app.calls.call import Calls
 from app.calls.watchdog import Watchdog
+from app.characters.characters import Characters
 from app.config import Config
 from app.ledger.accounts import Accounts
 from app.ledger.ledger import Ledger
@@ -19,6 +20,7 @@ from app.ledger.reports import UsageReports
 from app.ledger.stored import StoredResponses
 from app.ledger.tokens import digest_key, old_digest_key
 from app.models import Completion
+from app.process.character_commands import register_character_commands
 from app.process.commands import register_database_commands
 from app.process.housekeeping import Housekeeping
 from app.process.metrics import Metrics
@@ -45,6 +47,7 @@ from app.web.flask_app import make_flask
 from app.web.middleware import register_middleware
 from app.web.problems import register_error_handlers
 from app.web.services import provide
+from blueprints import characters as character_routes
 from blueprints import chat, docs, health, messages, metrics, openai, others, system, upstreams, usage
 
 
@@ -96,7 +99,8 @@ def make_app(config: Config) -> Flask:
     provide(
         app, config, database, accounts, ledger, counts, slots, fleet, exchange, passthrough, ModelList(exchange), calls
     )
-    provide(app, ChatService(exchange, config, cache), UsageReports(database))
+    characters = Characters(database, clock=database.clock)
+    provide(app, ChatService(exchange, config, cache, characters), characters, UsageReports(database))
     provide(app, Readiness(database.is_writable, *needed), QuickStop(calls, ledger, database))
     provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))
     provide(app, Housekeeping(ledger, config.ledger_retention_days))
@@ -114,7 +118,18 @@ def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None
     if config.cors_origins:
         allow_origins(app, config.cors_origins)
     passing = (openai.blp, others.blp, messages.blp)
-    api.register(chat.blp, *passing, usage.blp, upstreams.blp, system.blp, metrics.blp, health.blp, docs.blp)
+    api.register(
+        chat.blp,
+        character_routes.blp,
+        *passing,
+        usage.blp,
+        upstreams.blp,
+        system.blp,
+        metrics.blp,
+        health.blp,
+        docs.blp,
+    )
     register_commands(app)
+    register_character_commands(app)
     register_database_commands(app)
     register_upstream_commands(app)

@@ -28,6 +28,9 @@ TOKEN_PREFIX = "llms_"
 """What the tokens of this server's clients begin with, and no key of OpenAI's does."""
 
 SESSION_ID_MAX_LENGTH = 128
+CHARACTER_MAX_LENGTH = 80
+"""Of a character's name with a version behind it."""
+USER_NAME_MAX_LENGTH = 64
 MODEL_MAX_LENGTH = 256
 MAX_TOKENS_LIMIT = 1_000_000_000
 TEMPERATURE_MAX = 2
@@ -99,6 +102,8 @@ class ChatRequest:
     max_context_tokens: int | None = None
     response_schema: Mapping[str, Any] | None = None
     images: Sequence[str] | None = ()
+    character: str | None = ""
+    user_name: str | None = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +203,7 @@ class ChatResponse:
     response_json: Any = None
     dropped_turns: int = 0
     cost_usd: str | None = None
+    character: str | None = None
 
     @classmethod
     def from_openai_response(

@@ -68,6 +68,11 @@ ACCEPTED_KO = {
 ROUTES_KO = {
     "chat.chat": "채팅 한 턴에 답변",
     "chat.preview": "채팅 한 턴이 업스트림에 보낼 내용을 미리 보기",
+    "characters.page": "캐릭터 목록",
+    "characters.show": "캐릭터 하나, 또는 그 버전 하나",
+    "characters.card": "캐릭터를 캐릭터 카드(chara_card_v2)로 내보내기",
+    "characters.put": "캐릭터를 새 버전으로 저장. 캐릭터 카드(JSON, PNG)도 가능",
+    "characters.delete": "캐릭터를 모든 버전과 함께 삭제",
     "openai.responses": "OpenAI Responses API 요청을 업스트림에 그대로 전달",
     "openai.chat_completions": "OpenAI Chat Completions 요청을 업스트림에 그대로 전달",
     "openai.embeddings": "OpenAI 임베딩 요청을 업스트림에 그대로 전달",

@@ -41,6 +41,7 @@ _COLUMNS = (
     "lease_until",
     "reserved_nano",
     "period_start",
+    "character",
 )
 _INSERT = RowsStatement(
     lambda given: (
@@ -157,5 +158,6 @@ class Admission:
             "lease_until": now + int(lease_seconds * MICROSECONDS),
             "reserved_nano": reserved.nano,
             "period_start": reserved.period_start,
+            "character": ask.character or None,
         }
         return Decision(row, reserved)

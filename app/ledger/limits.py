@@ -62,7 +62,7 @@ class Ask:
     names the first member whose cost or model nobody can know before. `cache_write`: for how long the prompt may be
     written to a cache, `5m` or `1h`, which costs more than to read it. `is_free`: it costs nothing, whatever its model.
     `is_unbounded`: what it costs does not go by tokens that could be known before.
-    `is_listing`: it lists models, which is free and no request of a model.
+    `is_listing`: it lists models, which is free and no request of a model. `character`: which version of whom speaks.
     """
 
     route: str
@@ -77,6 +77,7 @@ class Ask:
     is_free: bool = False
     is_unbounded: bool = False
     is_listing: bool = False
+    character: str = ""
 
     def most_usage(self, limit: int) -> Usage:
         """The most that the request may use with `limit` output tokens per choice."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from app.calls.call import Call
+from app.characters.characters import EVERYBODYS, Characters, NoCharacters
+from app.characters.speaking import Script, script
 from app.config import Config
 from app.errors import ServiceException, ValidationException
 from app.json_bytes import dump_json
@@ -55,6 +58,7 @@ class Assembled:
     generation: Generation
     tokens: dict[str, int]
     dropped_turns: int
+    character: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,22 @@ class ChatService:
     """Validates, assembles, has it answered. Its collaborators come by constructor; plain Python needs none of them."""
 
     def __init__(
-        self, exchange: Exchange | None = None, config: Config | None = None, cache: CompletionCache | None = None
+        self,
+        exchange: Exchange | None = None,
+        config: Config | None = None,
+        cache: CompletionCache | None = None,
+        characters: Characters | NoCharacters | None = None,
     ) -> None:
         self._config = config or Config.from_env()
         self._exchange = exchange or Exchange.in_process(self._config)
         self._cache = cache
+        self._characters = characters or NoCharacters()
         self._parameters = self._exchange.parameters
         self._headings = prompt.Headings(
             role=self._config.prompt_heading_role,
+            description=self._config.prompt_heading_description,
+            speech_style=self._config.prompt_heading_speech_style,
+            lore=self._config.prompt_heading_lore,
             memory=self._config.prompt_heading_memory,
             instructions=self._config.prompt_heading_instructions,
         )
@@ -95,12 +107,13 @@ class ChatService:
     ) -> ChatResponse:
         """Answer one chat turn; a `listener` is told the text while it comes.
 
-        Raises ValidationException when the request breaks a rule, ConfigurationException when no key may pay,
+        Raises ValidationException when the request breaks a rule, ChatServiceException `character_not_found` when there
+        is no such character, ConfigurationException when no key may pay,
         OpenAIClientException when upstream fails, ChatServiceException when the server is busy.
         """
         call = call or Call(self._config.request_timeout)
         began = time.monotonic()
-        assembled = self._assemble(request)
+        assembled = self._assemble(request, principal)
         ask = _ask(request, assembled, streamed=listener is not None)
         assemble_seconds = time.monotonic() - began
         with self._exchange.open(
@@ -118,7 +131,7 @@ class ChatService:
 
         Raises as a chat turn does, but for what depends on how much the client has used.
         """
-        assembled = self._assemble(request)
+        assembled = self._assemble(request, principal)
         ask = _ask(request, assembled, streamed=bool(request.stream))
         plan = self._exchange.plan(ask, _credentials(request), principal, NATIVE)
         if principal.account is not None:
@@ -136,17 +149,23 @@ class ChatService:
             plan=[attempt.described() for attempt in plan.attempts] if plan.is_listed else (),
         )
 
-    def _assemble(self, request: ChatRequest) -> Assembled:
+    def _assemble(self, request: ChatRequest, principal: Principal) -> Assembled:
         """Check the rules and put together what the model is asked."""
         turns = _checked_turns(request)
-        parts, user = self._system_parts(request), self._create_user_message(request.user_message)
+        cast = self._cast(request, turns, principal)
+        request = cast.request
+        parts, user = self._system_parts(request, cast.sections), self._create_user_message(request.user_message)
         tokens = {name: estimate_tokens(part) for name, part in parts.items()}
         limit = request.max_context_tokens or self._config.default_max_context_tokens
         spoken = estimate_tokens(user["content"])
-        kept = prompt.newest_turns(turns, limit - sum(tokens.values()) - spoken) if limit else turns
-        tokens |= {"history": sum(estimate_tokens(turn["content"]) for turn in kept), "user": spoken}
+        left = limit - sum(tokens.values()) - spoken if limit else None
+        kept = turns if left is None else prompt.newest_turns(turns, left)
+        tokens |= {"history": prompt.tokens_of(kept), "user": spoken}
+        left = None if left is None else left - tokens["history"] if len(kept) == len(turns) else 0
+        before = prompt.turns_before(cast.examples, cast.opening, left)
+        tokens |= {name: prompt.tokens_of(found) for name, found in before.items()}
         generation = Generation(
-            messages=[*_system_messages(parts), *kept, user],
+            messages=[*_system_messages(parts), *itertools.chain(*before.values()), *kept, user],
             model=request.model or self._config.default_model,
             instructions=request.instructions or "",
             max_tokens=self._config.default_max_tokens if request.max_tokens is None else request.max_tokens,
@@ -155,7 +174,21 @@ class ChatService:
             images=request.images or (),
             defaults=NO_TEMPERATURE if request.temperature is None else NO_DEFAULTS,
         )
-        return Assembled(generation, tokens, len(turns) - len(kept))
+        return Assembled(generation, tokens, len(turns) - len(kept), cast.label)
+
+    def _cast(self, request: ChatRequest, history: Sequence[Message], principal: Principal) -> Script:
+        """The request with what its character gives, if it names one."""
+        if not request.character:
+            return Script(request)
+        owner = EVERYBODYS if principal.account is None else principal.account.id
+        character = self._characters.find(request.character, owner)
+        return script(
+            character,
+            request,
+            history,
+            default_system=self._config.default_system_message,
+            default_user=self._config.prompt_user_name,
+        )
 
     def _cached(
         self,
@@ -270,6 +303,7 @@ class ChatService:
             instructions=request.instructions or None,
             cached=bool(exchange.receipt.cache_hit),
             dropped_turns=assembled.dropped_turns,
+            character=assembled.character or None,
             cost_usd=dollars(exchange.cost_nano()),
             model=generation.model,
             temperature=generation.temperature if is_sent else None,
@@ -282,7 +316,7 @@ class ChatService:
         """Check every rule of the chat request; raises one ValidationException that names each broken one."""
         _checked_turns(request)
 
-    def _system_parts(self, request: ChatRequest) -> dict[str, str]:
+    def _system_parts(self, request: ChatRequest, sections: Mapping[str, str] | None = None) -> dict[str, str]:
         given = request.system_message or ""
         return prompt.system_parts(
             given if given.strip() else self._config.default_system_message,
@@ -290,6 +324,7 @@ class ChatService:
             memories=request.memory_context or (),
             instructions=request.instructions or "",
             headings=self._headings,
+            sections=sections,
         )
 
     def _create_system_message(self, request: ChatRequest) -> Message:
@@ -366,6 +401,7 @@ def _ask(request: ChatRequest, assembled: Assembled, *, streamed: bool) -> Ask:
         streamed=streamed,
         prompt_tokens=sum(assembled.tokens.values()) + _unspoken_tokens(assembled.generation),
         max_tokens=assembled.generation.max_tokens,
+        character=assembled.character,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.errors import ConfigurationException
 
-REVISION = "0004"
+REVISION = "0007"
 """The newest migration."""
 
 

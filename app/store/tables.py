@@ -1,4 +1,4 @@
-"""The tables: clients, what each has spent in its budget's period, the ledger of requests, and their attempts.
+"""The tables: clients, what each has spent in its budget's period, the ledger of requests, their attempts, characters.
 
 Money is in nano-dollars (10**-9 USD), moments are microseconds since 1970 in UTC, durations are milliseconds. A pending
 ledger row is its request's lease as well: it has an owner and a moment after which no worker works on it any more.
@@ -6,7 +6,22 @@ ledger row is its request's lease as well: it has an owner and a moment after wh
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    func,
+    literal_column,
+    text,
+)
 
 metadata = MetaData()
 
@@ -80,6 +95,7 @@ requests = Table(
     Column("reserved_nano", BigInteger, nullable=False),
     Column("period_start", BigInteger),
     Column("settled_at", BigInteger),
+    Column("character", String(80)),
     Index("requests_by_client", "client_id", "created_at"),
     Index(
         "requests_by_response",
@@ -113,4 +129,26 @@ attempts = Table(
     Column("output_tokens", BigInteger, nullable=False),
     Column("cost_nano", BigInteger),
     Column("estimated", Boolean, nullable=False),
+)
+
+characters = Table(
+    "characters",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    # Whose it is; NULL: the server's own, which everybody sees.
+    Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), index=True),
+    Column("name", String(64), nullable=False),
+    # The newest. It stays when all versions are deleted, so that a number never means two of them.
+    Column("version", Integer, nullable=False),
+)
+owner_of_character = func.coalesce(characters.c.client_id, literal_column("0"))
+Index("characters_by_name", owner_of_character, characters.c.name, unique=True)
+
+character_versions = Table(
+    "character_versions",
+    metadata,
+    Column("character", ForeignKey("characters.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
 )
