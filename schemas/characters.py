@@ -77,6 +77,7 @@ class LoreEntrySchema(Schema):
 
     keywords = fields.List(
         fields.String(metadata={"pattern": NOT_BLANK, "maxLength": KEYWORD_MAX_LENGTH}),
+        allow_none=True,
         metadata={
             "description": "Plain texts, in either case; no regular expressions. Without one the entry always applies.",
             "example": ["용", "dragon"],
@@ -155,11 +156,12 @@ class CharacterBodySchema(TraitsSchema):
         title = "CharacterBody"
 
     shared = fields.Boolean(
+        allow_none=True,
         metadata={
             "description": "Whether it is everybody's, which only an admin may put. In open mode all are.",
             "example": False,
             "default": False,
-        }
+        },
     )
 
 
@@ -216,8 +218,8 @@ class PageQuerySchema(Schema):
     """Which page of characters."""
 
     cursor = fields.String(
-        validate=validate.Length(min=1, max=4 * NAME_MAX_LENGTH),
-        metadata={"description": "`next_cursor` of the page before.", "example": "mina", "pattern": r"^[^\u0000]*$"},
+        validate=validate.Regexp(NAME_PATTERN, error="must be `next_cursor` of a page"),
+        metadata={"description": "`next_cursor` of the page before.", "example": "mina"},
     )
     limit = fields.Integer(
         load_default=100,

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.characters.lore import Lore, LoreEntry, composed
+from app.json_bytes import is_writable
 from app.models import CHARACTER_MAX_LENGTH, Message
 
 NAME_MAX_LENGTH = 64
 NAME_PATTERN = (
-    r"^[^\x00- !-/:-@\[-^`{-\xa0\xad\u061c\u200b-\u200f\u2028-\u202f\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\uffff]"
-    r"([^\x00-\x1f!-,/:-@\[-^`{-\xa0\xad\u061c\u200b-\u200f\u2028-\u202f\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\uffff]"
+    r"^[^\x00- !-/:-@\[-^`{-\xa0\xad\u061c\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff\ufff0-\uffff]"
+    r"([^\x00-\x1f!-,/:-@\[-^`{-\xa0\xad\u061c\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff\ufff0-\uffff]"
     r"{0,62}"
-    r"[^\x00- !-,/:-@\[-^`{-\xa0\xad\u061c\u200b-\u200f\u2028-\u202f\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\uffff])?$"
+    r"[^\x00- !-,/:-@\[-^`{-\xa0\xad\u061c\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff\ufff0-\uffff])?$"
 )
 """Letters, digits and signs of every script, of ASCII's signs `-`, `_` and `.`, and spaces inside: nothing that has a
 meaning in a URL, in markup or in `mina@3`, and nothing that is invisible. It begins with neither a dot nor a dash."""
@@ -81,7 +82,7 @@ class Character:
 def parse_reference(reference: str) -> tuple[str, int | None] | None:
     """The name and the version that a request asks for, None for the newest; None where it can be no character's."""
     match = REFERENCE.fullmatch(composed(reference[: 4 * CHARACTER_MAX_LENGTH]))
-    if match is None or not NAME.fullmatch(match["name"]):
+    if match is None or not NAME.fullmatch(match["name"]) or not is_writable(reference):
         return None
     version = None if match["version"] is None else int(match["version"])
     return None if version is not None and version > VERSION_MAX else (match["name"], version)

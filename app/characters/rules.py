@@ -168,7 +168,7 @@ def _shared(given: Any) -> bool:
 
 def _name(given: Any) -> str:
     name = composed(given) if isinstance(given, str) and len(given) <= 4 * NAME_MAX_LENGTH else ""
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(name) or not is_writable(name):
         raise Broken(NAME_FORM)
     return name
 
@@ -220,7 +220,8 @@ def _entry(given: Any) -> LoreEntry:
     content = _text(TEXT_MAX_LENGTH)(given["text"])
     if not content:
         raise Broken("must not be blank")
-    return LoreEntry(content, _list(KEYWORDS_MAX, _keyword)(given.get("keywords") or ()))
+    keywords = given.get("keywords")
+    return LoreEntry(content, () if keywords is None else _list(KEYWORDS_MAX, _keyword)(keywords))
 
 
 def _lore(given: Any) -> tuple[LoreEntry, ...]:

@@ -122,6 +122,7 @@ def test_rules(document: dict[str, Any], message: str) -> None:
         ({"text": " "}, "must not be blank"),
         ({"text": "x", "keywords": [" "]}, "must not be blank"),
         ({"text": "x", "keywords": "a"}, "Not a valid list."),
+        ({"text": "x", "keywords": ""}, "Not a valid list."),
         ({"text": "x", "keywords": ["k" * 101]}, "must be at most 100 long"),
         *[
             ({"text": "x", "keywords": [keyword]}, "must be plain text; this is a regular expression")
