@@ -11,17 +11,22 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config as AlembicConfig
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.characters.characters import CHARACTERS_MAX, Characters
+from app.characters.characters import _NEWEST, CHARACTERS_MAX, Characters
 from app.characters.files import FILE_MAX_BYTES
 from app.ledger.accounts import Accounts, Limits
+from app.store.database import Database
 from app.store.tables import characters
 from app.web.services import service
 from tests.cards import V2, V3, chunk, coded, plain, png
-from tests.conftest import EVERY_STORE
+from tests.conftest import DIGEST_KEY, EVERY_STORE
 from tests.records import connected, rows, settled
+from tests.server import ROOT
 from tests.streams import response_events, stream
 from tests.upstream import Upstream, reply
 
@@ -41,6 +46,7 @@ MINA = {
     "first_message": "{{user}} 왔어요?",
     "lore": [{"keywords": ["용"], "text": "용은 산에 산다."}],
 }
+VERSIONS = "INSERT INTO character_versions SELECT id, 1, 0, '{}' FROM characters WHERE name <> 'mina'"
 TURN = {"character": "mina", "user_message": "hi", "free_mode": True}
 
 
@@ -141,9 +147,7 @@ class TestVersions:
         with connected(database_url) as connection:
             made = [{"client_id": None, "name": f"c{n}", "version": 1} for n in range(CHARACTERS_MAX)]
             connection.execute(characters.insert(), made)
-            connection.exec_driver_sql(
-                "INSERT INTO character_versions SELECT id, 1, 0, '{}' FROM characters WHERE name <> 'mina'"
-            )
+            connection.exec_driver_sql(VERSIONS)
         refused = client.put(f"{ROUTE}/one-more", json={})
         assert "at most 10000" in refused.get_json()["errors"]["json"]["name"][0]
         assert client.put(f"{ROUTE}/mina", json={"role": "x"}).get_json()["version"] == 2
@@ -470,5 +474,60 @@ class TestCommands:
         assert told in error
         assert len(error.splitlines()) == 1
         assert self.run(app, "list") == ""
-        for command in (["export", "x"], ["export", "<b>"], ["delete", "x"]):
-            assert len(self.run(app, *command, fails=True).splitlines()) == 1
+        for args in (["export", "x"], ["export", "<b>"], ["delete", "x"]):
+            assert len(self.run(app, *args, fails=True).splitlines()) == 1
+
+
+@EVERY_STORE
+def test_a_database_of_before(make_app: Callable[..., Flask], database_url: str) -> None:
+    """Its rows stay, and nobody spoke in them."""
+    app = make_app()
+    assert app.test_client().post(CHAT, json={"user_message": "hi", "free_mode": True}).status_code == 200
+    before = settled(database_url)
+    service(Database, app).close()
+    with connected(database_url) as connection:
+        config = AlembicConfig()
+        config.set_main_option("script_location", str(ROOT / "app" / "store" / "migrations"))
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0007-1")
+        assert not sa.inspect(connection).has_table("characters")
+    newer = make_app().test_client()
+    assert newer.put(f"{ROUTE}/mina", json={}).get_json()["version"] == 1
+    assert newer.post(CHAT, json=TURN).status_code == 200
+    after = settled(database_url)
+    assert after[:1] == before
+    assert after[1]["character"] == "mina@1"
+
+
+def test_characters_are_copied(make_app: Callable[..., Flask], sqlite_url: str, postgresql_url: str) -> None:
+    """With all versions and whose they are; new ones count on."""
+    old = make_app(database_url=sqlite_url, auth_mode="token", token_digest_key=DIGEST_KEY)
+    headers = bearer(old, "web")
+    for role in ("a", "b"):
+        old.test_client().put(f"{ROUTE}/mina", json={"role": role}, headers=headers)
+    service(Database, old).close()
+    assert old.test_cli_runner().invoke(args=["db", "copy", sqlite_url, postgresql_url]).exit_code == 0
+    client = make_app(database_url=postgresql_url, auth_mode="token", token_digest_key=DIGEST_KEY).test_client()
+    assert client.get(f"{ROUTE}/mina?version=1", headers=headers).get_json()["role"] == "a"
+    assert client.put(f"{ROUTE}/mina", json={"role": "c"}, headers=headers).get_json()["version"] == 3
+    assert client.put(f"{ROUTE}/yuna", json={}, headers=headers).get_json()["version"] == 1
+
+
+@EVERY_STORE
+def test_who_speaks_is_found_by_an_index(make_app: Callable[..., Flask], database_url: str) -> None:
+    """One of ten thousand, as quickly as one of ten."""
+    app = make_app()
+    app.test_client().put(f"{ROUTE}/mina", json={})
+    with connected(database_url) as connection:
+        many = [{"client_id": None, "name": f"c{number}", "version": 1} for number in range(2000)]
+        connection.execute(characters.insert(), many)
+        connection.exec_driver_sql(VERSIONS)
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("ANALYZE")
+        how = "EXPLAIN" if connection.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+        asked = _NEWEST._clause.params(of_owner=7, of_name="mina")
+        text = str(asked.compile(connection, compile_kwargs={"literal_binds": True}))
+        plan = " ".join(str(row) for row in connection.exec_driver_sql(f"{how} {text}"))
+    assert "characters_by_name" in plan
+    assert "Seq Scan on characters" not in plan
+    assert "SCAN characters" not in plan
