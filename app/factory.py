@@ -11,6 +11,7 @@ from flask import Flask
 
 from app.calls.call import Calls
 from app.calls.watchdog import Watchdog
+from app.characters.characters import Characters
 from app.config import Config
 from app.ledger.accounts import Accounts
 from app.ledger.ledger import Ledger
@@ -19,6 +20,7 @@ from app.ledger.reports import UsageReports
 from app.ledger.stored import StoredResponses
 from app.ledger.tokens import digest_key, old_digest_key
 from app.models import Completion
+from app.process.character_commands import register_character_commands
 from app.process.commands import register_database_commands
 from app.process.housekeeping import Housekeeping
 from app.process.metrics import Metrics
@@ -51,6 +53,7 @@ from app.web.flask_app import make_flask
 from app.web.middleware import register_middleware
 from app.web.problems import register_error_handlers
 from app.web.services import provide
+from blueprints import characters as character_routes
 from blueprints import chat, docs, health, messages, metrics, notice, openai, others, system, upstreams, usage
 
 
@@ -105,8 +108,9 @@ def make_app(config: Config) -> Flask:
         app, config, database, accounts, ledger, counts, slots, fleet, exchange, passthrough, ModelList(exchange), calls
     )
     sessions = Sessions(database) if config.sessions else None
-    remembering = Remembering(sessions, memory_hook, config.max_queue_seconds, config.default_max_context_tokens)
-    provide(app, ChatService(exchange, config, cache, remembering), memory_hook)
+    remembering = Remembering(sessions, memory_hook, config.max_queue_seconds)
+    characters = Characters(database, clock=database.clock)
+    provide(app, ChatService(exchange, config, cache, remembering, characters), memory_hook, characters)
     provide(app, UsageReports(database), Notices(config))
     provide(app, Readiness(database.is_writable, *needed), QuickStop(calls, ledger, database))
     provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))
@@ -127,7 +131,8 @@ def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None
         allow_origins(app, config.cors_origins)
     passing = (openai.blp, others.blp, messages.blp)
     operating = (usage.blp, upstreams.blp, system.blp, metrics.blp, health.blp)
-    api.register(chat.blp, notice.blp, *passing, *operating, docs.blp)
+    api.register(chat.blp, character_routes.blp, notice.blp, *passing, *operating, docs.blp)
     register_commands(app)
+    register_character_commands(app)
     register_database_commands(app)
     register_upstream_commands(app)
