@@ -363,6 +363,7 @@ def _ask(request: ChatRequest, assembled: Assembled, *, streamed: bool) -> Ask:
         prompt_tokens=sum(assembled.tokens.values()) + _unspoken_tokens(assembled.generation),
         max_tokens=assembled.generation.max_tokens,
         end_user=known_as(request.user),
+        character=assembled.character,
     )
 
 

@@ -94,7 +94,17 @@ def test_only_what_cannot_change_is_kept(upstream: Upstream) -> None:
 
 def test_every_field_of_a_request_is_one_or_the_other() -> None:
     """A new field must say whether it shapes the answer."""
-    others = {"free_mode", "stream", "upstream", "remember"}
+    others = {
+        "free_mode",
+        "stream",
+        "segments",
+        "segment_tags",
+        "upstream",
+        "remember",
+        "user",
+        "character",
+        "user_name",
+    }
     assert set(ChatRequest.__dataclass_fields__) - SHAPING.keys() - NOT_SHAPING.keys() <= others
 
 
