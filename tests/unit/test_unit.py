@@ -254,6 +254,7 @@ class TestChatResponse:
         "response_json": None,
         "dropped_turns": 0,
         "cost_usd": None,
+        "character": None,
     }
 
     def test_from_our_response(self) -> None:
