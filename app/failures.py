@@ -121,14 +121,14 @@ FAILURES: Mapping[str, Failure] = {
         "이 세션의 다른 턴이 진행 중이며 `MAX_QUEUE_SECONDS` 안에 끝나지 않음.",
         retryable=True,
         retry_after=1,
-        told="대화 오류: 이 세션의 다른 턴이 진행 중입니다. 잠시 후 다시 시도하세요.",
+        told="채팅 서비스 오류: 이 세션의 다른 턴이 진행 중입니다. 잠시 후 다시 시도하세요.",
     ),
     "turn_interrupted": Failure(
         409,
         "client",
         "The answer was cut, as its session was interrupted.",
         "세션을 중단하는 요청으로 응답이 끊김.",
-        told="대화 오류: 응답이 중단되었습니다.",
+        told="채팅 서비스 오류: 응답이 중단되었습니다.",
     ),
     "rate_limited": Failure(
         429,

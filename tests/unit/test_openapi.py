@@ -43,7 +43,7 @@ def test_every_field_is_described(owner: str, name: str, body: dict[str, Any]) -
 def test_headers_are_described() -> None:
     """The headers that shape a chat turn, as well as the fields."""
     parameters = SPEC["paths"][CHAT]["post"]["parameters"]
-    assert {parameter["name"] for parameter in parameters} == {"X-OpenAI-Api-Key", "Cache-Control"}
+    assert {parameter["name"] for parameter in parameters} == {"X-OpenAI-Api-Key", "Cache-Control", "X-Upstream"}
     for parameter in parameters:
         assert parameter["description"]
         assert "example" in parameter["schema"]
