@@ -112,7 +112,7 @@ def read_form(path: str, body: bytes, fields: Mapping[str, FormField]) -> Passed
         streamed=told.get("stream", "").lower() in {"true", "1"},
         model=told.get("model", "")[:MODEL_MAX_LENGTH],
         is_unbounded=True,
-        end_user=known_as(fields["user"].text) if "user" in fields else None,
+        end_user=known_as(fields["user"].value) if "user" in fields else None,
     )
     return PassedRequest(body, {}, ask, fields["model"].place if "model" in fields else None)
 
