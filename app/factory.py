@@ -24,6 +24,7 @@ from app.process.housekeeping import Housekeeping
 from app.process.metrics import Metrics
 from app.process.quick_stop import QuickStop
 from app.process.readiness import Readiness
+from app.process.session_commands import register_session_commands
 from app.process.upstream_commands import register_upstream_commands
 from app.services.cache import ResponseCache
 from app.services.chat import ChatService
@@ -31,7 +32,10 @@ from app.services.exchange import Exchange
 from app.services.model_list import ModelList
 from app.services.passthrough import Passthrough
 from app.services.remembering import Remembering
+from app.sessions.changes import SessionChanges
+from app.sessions.seal import Seal
 from app.sessions.sessions import Sessions
+from app.sessions.stored import StoredSessions
 from app.store.database import Database
 from app.upstreams.catalog import Catalog
 from app.upstreams.keys import KeySelector
@@ -47,7 +51,7 @@ from app.web.flask_app import make_flask
 from app.web.middleware import register_middleware
 from app.web.problems import register_error_handlers
 from app.web.services import provide
-from blueprints import chat, docs, health, messages, metrics, openai, others, system, upstreams, usage
+from blueprints import chat, docs, health, messages, metrics, openai, others, sessions, system, upstreams, usage
 
 
 def make_app(config: Config) -> Flask:
@@ -98,12 +102,15 @@ def make_app(config: Config) -> Flask:
     provide(
         app, config, database, accounts, ledger, counts, slots, fleet, exchange, passthrough, ModelList(exchange), calls
     )
-    sessions = Sessions(database) if config.sessions else None
-    remembering = Remembering(sessions, config.max_queue_seconds, config.default_max_context_tokens)
+    seal = Seal()
+    changes = SessionChanges(database, seal)
+    kept = Sessions(database, seal) if config.sessions else None
+    remembering = Remembering(kept, config.max_queue_seconds, config.default_max_context_tokens)
+    provide(app, remembering, StoredSessions(database, seal), changes)
     provide(app, ChatService(exchange, config, cache, remembering), UsageReports(database))
     provide(app, Readiness(database.is_writable, *needed), QuickStop(calls, ledger, database))
     provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))
-    provide(app, Housekeeping(ledger, config.ledger_retention_days))
+    provide(app, Housekeeping(ledger, config.ledger_retention_days, changes, config.session_retention_days))
 
     _join_web(app, config, counts, calls)
     return app
@@ -118,7 +125,10 @@ def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None
     if config.cors_origins:
         allow_origins(app, config.cors_origins)
     passing = (openai.blp, others.blp, messages.blp)
-    api.register(chat.blp, *passing, usage.blp, upstreams.blp, system.blp, metrics.blp, health.blp, docs.blp)
+    api.register(
+        chat.blp, sessions.blp, *passing, usage.blp, upstreams.blp, system.blp, metrics.blp, health.blp, docs.blp
+    )
     register_commands(app)
     register_database_commands(app)
     register_upstream_commands(app)
+    register_session_commands(app)

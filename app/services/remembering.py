@@ -76,6 +76,11 @@ class Remembering:
                 call.wait(random.uniform(0.5, 1.5) * ASK_SECONDS)
                 call.remaining_seconds()
 
+    def owner(self, principal: Principal) -> int:
+        """Whose sessions a caller may look at and change; raises ValidationException where sessions are off."""
+        self._open()
+        return owner_of(principal)
+
     def max_context_tokens(self, request: ChatRequest) -> int:
         """How long the prompt of a remembered turn may be, in estimated tokens."""
         return request.max_context_tokens or self._max_context_tokens

@@ -20,10 +20,13 @@ from app.models import (
     SCHEMA_DEPTH_MAX,
     SCHEMA_VALUES_MAX,
     SESSION_ID_MAX_LENGTH,
+    SESSION_NAME,
     TEMPERATURE_MAX,
+    UNWRITABLE,
     ChatRequest,
     Message,
     is_well_formed,
+    is_writable,
 )
 from app.services.prompt import parse_turn
 
@@ -45,11 +48,8 @@ RANGES = {
     "max_context_tokens": (1, MAX_TOKENS_LIMIT),
     "temperature": (0, TEMPERATURE_MAX),
 }
-SESSION_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]+")
 SESSION_NAME_FORM = "must be the name of a session where something is remembered, without / or \\ or control characters"
 Errors = dict[str, list[str]]
-
-UNWRITABLE = "must not contain NUL or lone surrogates"
 
 
 def read_turns(history: Sequence[str | Message]) -> tuple[list[Message], Errors]:
@@ -172,16 +172,3 @@ def _children(value: Any) -> Iterable[Any]:
     if isinstance(value, Mapping):
         return value.values()
     return value if isinstance(value, list | tuple) else ()
-
-
-def is_writable(value: Any) -> bool:
-    """False for text that UTF-8 logs and databases cannot hold."""
-    if not isinstance(value, str):
-        return True
-    if value.isascii():
-        return "\x00" not in value
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\x00" not in value

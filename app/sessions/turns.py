@@ -25,7 +25,8 @@ from app.store.tables import requests, sessions, turns
 from app.units import MICROSECONDS
 
 _PENDING = requests.c.status == sa.literal_column("'pending'")
-_IS_FREE = ~sa.exists().where(requests.c.request_id == sessions.c.turn_request, _PENDING)
+IS_FREE = ~sa.exists().where(requests.c.request_id == sessions.c.turn_request, _PENDING)
+"""No turn of the session goes on."""
 _HOLD = Statement(
     sa.select(sessions.c.id)
     .where(sessions.c.id == sa.func.any(sa.bindparam("ids", type_=sa.ARRAY(sa.BigInteger))))
@@ -34,7 +35,7 @@ _HOLD = Statement(
 )
 _CLAIM = Statement(
     sessions.update()
-    .where(sessions.c.id == sa.bindparam("of_session"), sessions.c.revision == sa.bindparam("as_read"), _IS_FREE)
+    .where(sessions.c.id == sa.bindparam("of_session"), sessions.c.revision == sa.bindparam("as_read"), IS_FREE)
     .values(turn_request=sa.bindparam("request"))
     .returning(sessions.c.id)
 )
@@ -81,6 +82,8 @@ class OpenTurn:
     answer: str | None = None
     delivered: Callable[[], str] = lambda: ""
     clock: Callable[[], float] = field(default=time.time)
+    is_kept: bool = False
+    """Whether it was written; it is not where its session was deleted meanwhile."""
 
     @property
     def key(self) -> int:
@@ -138,6 +141,7 @@ class OpenTurn:
             rows.append(self._row(this, now) | {"request_id": self.request_id, "model": ending.model})
             first = session["turns"] - len(rows) + 1
             write_turns(connection, self.key, first, rows)
+            self.is_kept = True
 
         return write
 
