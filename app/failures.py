@@ -153,6 +153,15 @@ FAILURES: Mapping[str, Failure] = {
         retry_after=1,
         told="사용 한도 오류: 1분 동안 허용된 요청 수를 넘었습니다. 잠시 후 다시 시도하세요.",
     ),
+    "user_rate_limited": Failure(
+        429,
+        "client",
+        "The request's end user (`user`) made more requests in 60 seconds than each user of this client may.",
+        "요청의 최종 사용자(`user`)가 60초 동안 이 클라이언트의 사용자마다 허용된 요청 수를 넘음.",
+        retryable=True,
+        retry_after=1,
+        told="사용 한도 오류: 이 사용자에게 1분 동안 허용된 요청 수를 넘었습니다. 잠시 후 다시 시도하세요.",
+    ),
     "concurrency_limited": Failure(
         429,
         "client",
@@ -170,6 +179,16 @@ FAILURES: Mapping[str, Failure] = {
         "클라이언트의 남은 예산으로 요청의 최대 비용을 감당할 수 없음. `Retry-After`는 예산이 갱신되는 때.",
         retry_after=60,
         told="사용 한도 오류: 남은 예산으로 이 요청을 처리할 수 없습니다.",
+    ),
+    "user_budget_exceeded": Failure(
+        429,
+        "client",
+        "The rest of the budget of the request's end user (`user`) does not cover the highest possible cost of the "
+        "request. `Retry-After` says when the budget renews.",
+        "요청의 최종 사용자(`user`)에게 남은 예산으로 요청의 최대 비용을 감당할 수 없음. "
+        "`Retry-After`는 예산이 갱신되는 때.",
+        retry_after=60,
+        told="사용 한도 오류: 이 사용자에게 남은 예산으로 이 요청을 처리할 수 없습니다.",
     ),
     "store_unavailable": Failure(
         503,
@@ -347,9 +366,17 @@ FAILURES: Mapping[str, Failure] = {
     "response_not_found": Failure(
         404,
         "client",
-        "The request goes on with a response or conversation that this client did not make with the server's key.",
-        "이 클라이언트가 서버 키로 만들지 않은 응답이나 대화를 이어 가려 함.",
+        "The request goes on with a response or conversation that this client did not make with the server's key, "
+        "or whose upstream is no longer there.",
+        "이 클라이언트가 서버 키로 만들지 않았거나 업스트림이 더는 없는 응답이나 대화를 이어 가려 함.",
         told="입력 데이터 오류: 이 클라이언트에 그런 응답이나 대화가 없습니다.",
+    ),
+    "character_not_found": Failure(
+        404,
+        "client",
+        "There is no character of this name, or not in this version, that the client sees.",
+        "클라이언트가 볼 수 있는 캐릭터 중에 그런 이름이나 버전이 없음.",
+        told="입력 데이터 오류: 그런 이름이나 버전의 캐릭터가 없습니다.",
     ),
     "model_not_found": Failure(
         404,

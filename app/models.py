@@ -30,10 +30,16 @@ TOKEN_PREFIX = "llms_"
 SESSION_ID_MAX_LENGTH = 128
 SESSION_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]+")
 """A session id under which something is kept: it can stand in a path."""
+END_USER_MAX_LENGTH = 128
+CHARACTER_MAX_LENGTH = 80
+"""Of a character's name with a version behind it."""
+USER_NAME_MAX_LENGTH = 64
 MODEL_MAX_LENGTH = 256
 MAX_TOKENS_LIMIT = 1_000_000_000
 TEMPERATURE_MAX = 2
 IMAGES_MAX = 8
+SEGMENT_TAGS_MAX = 64
+SEGMENT_TAG_MAX_LENGTH = 32
 ENTRIES_MAX = 10_000
 """How many past turns, and how many memories, a request may have."""
 SCHEMA_DEPTH_MAX = 100
@@ -48,7 +54,7 @@ SUMMARY_MAX_LENGTH = 32_000
 """Characters: as many tokens in Korean, and far more than a prompt spares for it."""
 UNWRITABLE = "must not contain NUL or lone surrogates"
 
-USAGE_GROUPS = ("day", "model", "client", "api_key_source", "upstream", "session")
+USAGE_GROUPS = ("day", "model", "client", "user", "session", "api_key_source", "upstream")
 USAGE_PAGE_MAX = 500
 SESSION_PAGE_MAX = 500
 """Of sessions, and of turns of one."""
@@ -90,22 +96,12 @@ def is_placeholder(api_key: str) -> bool:
     return PLACEHOLDER_KEYS.fullmatch(api_key) is not None
 
 
-def is_writable(value: Any) -> bool:
-    """False for text that UTF-8 logs and databases cannot hold."""
-    if not isinstance(value, str):
-        return True
-    if value.isascii():
-        return "\x00" not in value
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\x00" not in value
-
-
 @dataclass(frozen=True, kw_only=True)
 class ChatRequest:
-    """One chat turn as the caller asked for it. None means "not given": the setting's default is used."""
+    """One chat turn as the caller asked for it. None means "not given": the setting's default is used.
+
+    `upstream` is where the caller's own key belongs, which a header says.
+    """
 
     user_message: str
     session_id: str | None = ""
@@ -118,12 +114,18 @@ class ChatRequest:
     temperature: float | None = None
     model: str | None = None
     openai_api_key: str | None = field(default="", repr=False)
+    upstream: str | None = ""
     free_mode: bool | None = False
     stream: bool | None = False
     max_context_tokens: int | None = None
     response_schema: Mapping[str, Any] | None = None
     images: Sequence[str] | None = ()
     remember: bool | None = False
+    segments: bool | None = False
+    segment_tags: Sequence[str] | None = ()
+    user: str | None = None
+    character: str | None = ""
+    user_name: str | None = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +228,8 @@ class ChatResponse:
     cost_usd: str | None = None
     turn: int | None = None
     summarised_turns: int | None = None
+    ai_generated: bool = True
+    character: str | None = None
 
     @classmethod
     def from_openai_response(

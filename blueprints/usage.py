@@ -32,14 +32,18 @@ def report(query: dict[str, Any]) -> dict[str, Any]:
     A client sees its own; an admin, or anybody in open mode, everybody's or one client's.
     """
     reports, client_id = service(UsageReports), _visible_client(query.get("client"))
-    period = Period(since=_moment(query.get("since")), until=_moment(query.get("until")))
-    by, session_id = query.get("by"), query.get("session_id")
-    page = {"cursor": query.get("cursor"), "limit": query["limit"]}
+    period = Period(
+        since=_moment(query.get("since")),
+        until=_moment(query.get("until")),
+        user=query.get("user"),
+        session=query.get("session_id"),
+    )
+    by, page = query.get("by"), {"cursor": query.get("cursor"), "limit": query["limit"]}
     if by == "session":
-        return _paged("totals", reports.sessions(period, client_id, session_id, **page))
+        return _paged("totals", reports.sessions(period, client_id, **page))
     if by is not None:
-        return {"totals": reports.totals(by, period, client_id, session_id)}
-    return _paged("rows", reports.rows(period, client_id, session_id, **page))
+        return {"totals": reports.totals(by, period, client_id, users_max=query["limit"])}
+    return _paged("rows", reports.rows(period, client_id, **page))
 
 
 @blp.get("/requests/<request_id>")

@@ -37,8 +37,10 @@ SECTIONS = {
     "openai_api_key": ("Upstream", "업스트림"),
     "log_level": ("Log", "로그"),
     "default_model": ("Prompt and defaults of a request", "프롬프트와 요청의 기본값"),
+    "ai_notice": ("AI notice", "AI 고지"),
     "request_timeout": ("Limits", "제한"),
     "cache_enabled": ("Response cache", "응답 캐시"),
+    "memory_url": ("Memory hook", "기억 훅"),
     "memory_log_seconds": ("Memory", "메모리"),
     "auth_mode": ("Access and ledger", "접근 제어와 사용 기록"),
 }
@@ -53,6 +55,7 @@ ACCEPTED_KO = {
     r"8 to 256 printable ASCII characters without spaces": "공백이 없는 인쇄 가능한 ASCII 문자 8~256자",
     r"printable ASCII characters without spaces": "공백이 없는 인쇄 가능한 ASCII 문자",
     r"an http\(s\) URL without credentials, query or fragment": "인증 정보, 쿼리, 프래그먼트가 없는 http(s) URL",
+    r"an http\(s\) URL without credentials or fragment": "인증 정보와 프래그먼트가 없는 http(s) URL",
     r"`http://\[user:password@\]host:port` or `direct`": "`http://[user:password@]host:port` 또는 `direct`",
     r"a file with certificates in PEM": "인증서(PEM)가 든 파일",
     r"origins such as https://app.example or app://obsidian.md, without wildcards": (
@@ -68,6 +71,12 @@ ACCEPTED_KO = {
 ROUTES_KO = {
     "chat.chat": "채팅 한 턴에 답변",
     "chat.preview": "채팅 한 턴이 업스트림에 보낼 내용을 미리 보기",
+    "notice.notice": "사람에게 보여 줄 AI 고지",
+    "characters.page": "캐릭터 목록",
+    "characters.show": "캐릭터 하나, 또는 그 버전 하나",
+    "characters.card": "캐릭터를 캐릭터 카드(chara_card_v2)로 내보내기",
+    "characters.put": "캐릭터를 새 버전으로 저장. 캐릭터 카드(JSON, PNG)도 가능",
+    "characters.delete": "캐릭터를 모든 버전과 함께 삭제",
     "openai.responses": "OpenAI Responses API 요청을 업스트림에 그대로 전달",
     "openai.chat_completions": "OpenAI Chat Completions 요청을 업스트림에 그대로 전달",
     "openai.embeddings": "OpenAI 임베딩 요청을 업스트림에 그대로 전달",

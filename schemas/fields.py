@@ -9,7 +9,8 @@ from typing import Any
 from marshmallow import ValidationError, fields, missing
 
 from app.errors import ERRORS_MAX
-from app.models import UNWRITABLE, is_writable
+from app.json_bytes import is_writable
+from app.models import UNWRITABLE
 
 
 class StrictBoolean(fields.Boolean):

@@ -7,6 +7,9 @@ from marshmallow import Schema, fields, validate
 from app.models import SESSION_ID_MAX_LENGTH, USAGE_GROUPS, USAGE_PAGE_MAX
 from schemas.fields import Moment, writable
 
+USER_QUERY_MAX_LENGTH = 1024
+"""Longer names are written down shorter (app/ledger/end_users.py), and still found by what the request had."""
+
 
 class UsageQuerySchema(Schema):
     """What a report covers."""
@@ -25,6 +28,10 @@ class UsageQuerySchema(Schema):
         validate=[validate.Length(max=64), writable],
         metadata={"description": "Admin only: one client's rows. Default: everybody's.", "example": "web"},
     )
+    user = fields.String(
+        validate=[validate.Length(min=1, max=USER_QUERY_MAX_LENGTH), writable],
+        metadata={"description": "One end user's rows, by the name that the requests gave.", "example": "player-42"},
+    )
     session_id = fields.String(
         validate=[validate.Length(max=SESSION_ID_MAX_LENGTH), writable],
         metadata={"description": "Only requests with this session id.", "example": "s-1"},
@@ -36,7 +43,7 @@ class UsageQuerySchema(Schema):
     limit = fields.Integer(
         load_default=100,
         validate=validate.Range(min=1, max=USAGE_PAGE_MAX),
-        metadata={"description": "Rows, or sums by session, per page.", "example": 100},
+        metadata={"description": "Rows, or sums by session, per page; by user, how many users.", "example": 100},
     )
 
 
@@ -44,7 +51,7 @@ class UsageTotalSchema(Schema):
     """The sums of one group."""
 
     key = fields.String(
-        metadata={"description": "Day, model, client, key source, upstream, session.", "example": "2026-01-31"}
+        metadata={"description": "Day, model, client, user, session, key source, upstream.", "example": "2026-01-31"}
     )
     requests = fields.Integer(metadata={"description": "Accepted requests.", "example": 12, "minimum": 0})
     ok = fields.Integer(metadata={"description": "Those that were answered.", "example": 11, "minimum": 0})
@@ -95,6 +102,9 @@ class UsageRowSchema(Schema):
     )
     route = fields.String(metadata={"description": "Matched route.", "example": "/api/v1/chat"})
     session_id = fields.String(metadata={"description": "As in the request.", "example": "s-1"})
+    user = fields.String(
+        allow_none=True, metadata={"description": "End user that the request named.", "example": "player-42"}
+    )
     model = fields.String(allow_none=True, metadata={"description": "Model asked for.", "example": "gpt-4o-mini"})
     model_answered = fields.String(
         allow_none=True, metadata={"description": "Model that answered.", "example": "gpt-4o-mini-2024-07-18"}
@@ -138,6 +148,9 @@ class UsageRowSchema(Schema):
     )
     upstream_request_id = fields.String(
         allow_none=True, metadata={"description": "Upstream's request id.", "example": "req_1"}
+    )
+    character = fields.String(
+        allow_none=True, metadata={"description": "Who spoke, in which version.", "example": "mina@3"}
     )
 
 

@@ -41,6 +41,9 @@ _COLUMNS = (
     "lease_until",
     "reserved_nano",
     "period_start",
+    "end_user",
+    "user_period_start",
+    "character",
 )
 _INSERT = RowsStatement(
     lambda given: (
@@ -59,13 +62,21 @@ _INSERT = RowsStatement(
 
 @dataclass(frozen=True)
 class Admitted:
-    """What admission wrote down; `reserved_nano` (nano-dollars) stands against the budget of `period_start`."""
+    """What admission wrote down; `reserved_nano` (nano-dollars) stands against the client's budget of `period_start`
+    and against that of `end_user` of `user_period_start`."""
 
     row_id: int
     client_id: int | None = None
     reserved_nano: int = 0
     period_start: int | None = None
     output_limit: int | None = None
+    end_user: str | None = None
+    user_period_start: int | None = None
+
+    @property
+    def is_paid_of_a_budget(self) -> bool:
+        """Whether something is reserved that has to be settled."""
+        return self.period_start is not None or self.user_period_start is not None
 
 
 @dataclass(frozen=True)
@@ -77,8 +88,16 @@ class Decision:
 
     def admitted(self, row_id: int) -> Admitted:
         """What the ledger has to remember of it."""
-        reserved = self.reserved
-        return Admitted(row_id, self.row["client_id"], reserved.nano, reserved.period_start, reserved.output_limit)
+        reserved, row = self.reserved, self.row
+        return Admitted(
+            row_id,
+            row["client_id"],
+            reserved.nano,
+            reserved.period_start,
+            reserved.output_limit,
+            row["end_user"],
+            reserved.user_period_start,
+        )
 
 
 class Admission:
@@ -135,7 +154,10 @@ class Admission:
             return unauthorized()
         try:
             _claim(connection, opening)
-            standing = standings.setdefault(account.id, Standing(connection, account, now, self._max_output_tokens))
+            standing = standings.get(account.id)
+            if standing is None:
+                standing = Standing(connection, account, now, self._max_output_tokens)
+                standings[account.id] = standing
             return self._row(opening, account, standing.admit(opening), now)
         except ServiceException as exc:
             return exc
@@ -166,6 +188,9 @@ class Admission:
             "lease_until": now + int(lease_seconds * MICROSECONDS),
             "reserved_nano": reserved.nano,
             "period_start": reserved.period_start,
+            "end_user": ask.end_user,
+            "user_period_start": reserved.user_period_start,
+            "character": ask.character or None,
         }
         return Decision(row, reserved)
 

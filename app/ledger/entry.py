@@ -53,8 +53,8 @@ class Entry:
     def _cost(self, model: str, usage: Usage, tried: Tried | None) -> int | None:
         if not usage.total_tokens:
             return 0
-        asked, place = (tried.model, tried.place) if tried else (self._ask.model, "")
-        return self._prices.cost_nano(model, usage, asked=asked, place=place)
+        asked, upstream = (tried.model, tried.upstream) if tried else (self._ask.model, "")
+        return self._prices.cost_nano(model, usage, asked=asked, upstream=upstream)
 
     def absorbed(self) -> Iterator[tuple[Tried, Usage, bool, int | None]]:
         """The attempts before the last: tokens, whether these are estimated, and nano-dollars; None if unknown."""

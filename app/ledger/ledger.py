@@ -32,13 +32,15 @@ from app.ledger.pricing import NoPrices, Prices
 from app.models import ApiKey, Usage
 from app.store.database import Database
 from app.store.fitting import whole
-from app.units import MICROSECONDS, milliseconds
+from app.units import MICROSECONDS, MICROSECONDS_PER_DAY, milliseconds
 
 logger = logging.getLogger(__name__)
 
 Priced = Sequence[tuple[str, str]]
 RENEW_SECONDS = 20.0
 """How old a lease is when it is renewed: well before its LEASE_SECONDS are over."""
+KEPT_DAYS = 40
+"""How long after its beginning a period of an end user's budget is kept: a month, and what may be settled late."""
 AWAY_SECONDS = 15.0
 """After the database was away for so long, every lease may have run out, and other machines renew theirs first."""
 
@@ -90,17 +92,18 @@ class Ledger:
         beside: Beside | None = None,
     ) -> Entry:
         """Admit a request; the row is durable when this returns. `server_pays`: the server's key may come to pay.
-        `priced`: the models that may come to answer and whose prices hold there; the dearest is reserved. `beside`:
-        what is claimed and settled in the same transactions.
+        `priced`: the models that may come to answer and at which upstream; the dearest is reserved. `beside`: what is
+        claimed and settled in the same transactions.
 
-        Raises ServiceException: 401 `unauthorized`, 403 `model_not_allowed`, 429 `rate_limited`,
-        `concurrency_limited` or `budget_exceeded`, 503 `store_unavailable`, or what has ended the call already.
+        Raises ServiceException: 401 `unauthorized`, what Standing.admit raises, 503 `store_unavailable`, or what has
+        ended the call already.
         """
         call.check()
 
         def worst_nano(limit: int) -> int | None:
             usage = ask.most_usage(limit)
-            costs = [self.prices.cost_nano(model, usage, place=place) for model, place in priced or ((ask.model, ""),)]
+            models = priced or ((ask.model, ""),)
+            costs = [self.prices.cost_nano(model, usage, upstream=upstream) for model, upstream in models]
             known = [cost for cost in costs if cost is not None]
             return max(known) if len(known) == len(costs) else None
 
@@ -126,7 +129,8 @@ class Ledger:
             entry.settle("error", code)
 
     def sweep(self) -> int:
-        """Renew the leases of this worker's calls; settle as `abandoned` what no worker works on any more.
+        """Renew the leases of this worker's calls; settle as `abandoned` what no worker works on any more; forget some
+        of what end users spent in periods that are over.
 
         Gives the number of rows that were settled.
         """
@@ -139,7 +143,9 @@ class Ledger:
             now = self._now()
             settlement.renew(connection, [lease.row_id for lease in due], now + LEASE_SECONDS * MICROSECONDS)
             lost = self._lost(connection, now, trust_leases=not was_away)
-            return settlement.abandon(connection, lost, now) if lost else 0
+            abandoned = settlement.abandon(connection, lost, now) if lost else 0
+            settlement.forget_periods(connection, now - KEPT_DAYS * MICROSECONDS_PER_DAY)
+            return abandoned
 
         swept = self._database.write(work)
         self._swept_at = now_here
@@ -232,7 +238,7 @@ class Ledger:
         held = hold(
             connection,
             {
-                *(item.admitted.client_id for item in settled if item.admitted.period_start is not None),
+                *(item.admitted.client_id for item in settled if item.admitted.is_paid_of_a_budget),
                 *(opening.principal.account.id for opening in openings if opening.principal.account is not None),
             },
         )
@@ -261,3 +267,7 @@ class NullLedger:
     def open(self, ask: Ask, principal: Principal, call: Call, receipt: Receipt, **_: object) -> Entry:
         """Admit."""
         return unrecorded(ask, call, receipt)
+
+    def fingerprint(self, key: ApiKey) -> str:
+        """There is nothing to compare it with."""
+        return ""

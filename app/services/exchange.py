@@ -24,6 +24,7 @@ from app.ledger.beside import Beside
 from app.ledger.entry import Entry
 from app.ledger.ledger import Ledger, NullLedger
 from app.ledger.limits import Ask
+from app.ledger.stored import Stored
 from app.models import ApiKey, Completion, Credentials, Usage
 from app.upstreams import routing
 from app.upstreams.catalog import Catalog
@@ -76,10 +77,12 @@ class Exchange:
         call: Call,
         *,
         dialect: str = "",
+        continues: Stored | None = None,
         assemble_seconds: float = 0.0,
         beside: Beside | None = None,
     ) -> OpenExchange:
-        """Choose who pays and where, and admit the request; its row is durable when this returns.
+        """Choose who pays and where, and admit the request; its row is durable when this returns. `continues`: the
+        response that it goes on with, which is asked for where it is stored.
 
         A request that no key may pay for, or that no upstream speaks the `dialect` of, is refused before anything else.
         `beside` is claimed with the row, and settled with it: a turn of a session.
@@ -87,8 +90,12 @@ class Exchange:
         """
         receipt = call.receipt = Receipt(assemble_seconds=assemble_seconds)
         try:
-            plan = self.plan(ask, credentials, principal, dialect)
-            priced = [(attempt.model, attempt.place) for attempt in plan.attempts if attempt.key.source == "default"]
+            plan = self.plan(ask, credentials, principal, dialect, continues)
+            priced = [
+                (attempt.model, attempt.upstream.settings.name)
+                for attempt in plan.attempts
+                if attempt.key.source == "default"
+            ]
             entry = self.ledger.open(
                 ask,
                 principal,
@@ -103,13 +110,30 @@ class Exchange:
             raise
         return OpenExchange(self, plan, entry, call, receipt)
 
-    def plan(self, ask: Ask, credentials: Credentials, principal: Principal, dialect: str) -> Plan:
+    def plan(
+        self,
+        ask: Ask,
+        credentials: Credentials,
+        principal: Principal,
+        dialect: str,
+        continues: Stored | None = None,
+    ) -> Plan:
         """Who pays for a request, and which attempts may be made for it; raises as `open` does."""
         owner = "" if principal.account is None else str(principal.account.id)
-        wanted = Wanted(
-            ask.model, dialect, credentials.upstream, f"{owner}\n{ask.session_id}" if ask.session_id else ""
+        session = f"{owner}\n{ask.session_id}" if ask.session_id else ""
+        stored_at = None if continues is None else continues.upstream
+        plan = self.fleet.plan(
+            self.keys.payer(credentials), Wanted(ask.model, dialect, credentials.upstream, session, stored_at)
         )
-        return self.fleet.plan(self.keys.payer(credentials), wanted)
+        return plan if continues is None else self._by_key(plan, continues.key_fingerprint)
+
+    def _by_key(self, plan: Plan, fingerprint: str) -> Plan:
+        """The same, of the server's keys first the one that made a response: another one may be another account's."""
+
+        def place(attempt: Attempt) -> tuple[bool, bool]:
+            return attempt.key.source == "default", self.ledger.fingerprint(attempt.key) != fingerprint
+
+        return dataclasses.replace(plan, attempts=tuple(sorted(plan.attempts, key=place)))
 
 
 class OpenExchange:
@@ -189,6 +213,8 @@ class OpenExchange:
 
         def attempt(attempt: Attempt, may_move: bool) -> tuple[HeldResponse, Result]:
             if not asked or asked[-1][0].upstream is not attempt.upstream or asked[-1][0].model != attempt.model:
+                # One at a time: each may be as large as a request may be.
+                asked.clear()
                 asked.append((attempt, ask(attempt)))
             response = self._adapted(attempt, asked[-1][1], may_move)
             with contextlib.ExitStack() as unless_begun:
@@ -323,9 +349,7 @@ class OpenExchange:
 
     def _attempt(self, attempt: Attempt, asked: Asked) -> Response:
         receipt, upstream = self.receipt, attempt.upstream.settings
-        tried = self._tried = Tried(
-            upstream.name if self._plan.is_listed else "", attempt.model, attempt.place, attempt.key
-        )
+        tried = self._tried = Tried(upstream.name if self._plan.is_listed else "", attempt.model, attempt.key)
         receipt.begin_attempt(tried)
         try:
             body = None if asked.body is None else asked.body.body

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 from app.calls.call import Call
 from app.errors import OpenAIClientException
 from app.ledger.accounts import Principal
-from app.ledger.stored import StoredResponses
+from app.ledger.stored import Stored, StoredResponses
 from app.models import MODEL_MAX_LENGTH, Credentials, Usage, is_placeholder
 from app.services.coverage import LIMITS
 from app.services.exchange import Asked, Exchange, HeldResponse, Meant, OpenExchange
-from app.services.passed_request import PassedRequest, read_form, read_request
+from app.services.passed_request import FormField, PassedRequest, read_form, read_request
 from app.units import dollars
 from app.upstreams import chat_completions, completions, embeddings, media, messages, responses
 from app.upstreams.answer_headers import passed_headers
@@ -144,7 +144,7 @@ class Passthrough:
         path: str,
         body: bytes,
         content_type: str,
-        fields: Mapping[str, str],
+        fields: Mapping[str, FormField],
         credentials: Credentials,
         principal: Principal,
         call: Call,
@@ -164,10 +164,12 @@ class Passthrough:
         query: str,
         headers: Mapping[str, str],
     ) -> PassedResponse:
-        request = self._checked(asked, credentials, principal)
+        request, stored = self._checked(asked, credentials, principal)
         with contextlib.ExitStack() as resources:
             exchange = resources.enter_context(
-                self._exchange.open(request.ask, credentials, principal, call, dialect=SPOKEN.get(path, ""))
+                self._exchange.open(
+                    request.ask, credentials, principal, call, dialect=SPOKEN.get(path, ""), continues=stored
+                )
             )
             asks_for_usage = request.hides_usage and exchange.payer.may_be_server
             dialect = DIALECTS[path]
@@ -199,17 +201,27 @@ class Passthrough:
         answer = _streamed(passed, response, exchange, held)
         return dataclasses.replace(answer, is_events=request.ask.streamed and path not in media.PATHS)
 
-    def _checked(self, request: PassedRequest, credentials: Credentials, principal: Principal) -> PassedRequest:
-        """Refuse to go on, with the server's key, with a conversation that this client did not begin."""
+    def _checked(
+        self, request: PassedRequest, credentials: Credentials, principal: Principal
+    ) -> tuple[PassedRequest, Stored | None]:
+        """The request with what is known of the conversation that it goes on with, if it does.
+
+        Refuses to go on, with the server's key, with one that this client did not begin.
+        """
         member, account = request.continues, principal.account
-        if member is None or account is None or (credentials.api_key and not credentials.free_mode):
-            return request
-        stored = str(request.document[member])[:MODEL_MAX_LENGTH]
-        tokens = self._stored.tokens(stored, account.id) if member == "previous_response_id" else None
-        if tokens is None:
+        is_asked = account is not None and not (credentials.api_key and not credentials.free_mode)
+        if member is None or not (is_asked or self._exchange.fleet.catalog.is_listed):
+            return request, None
+        found = None
+        if member == "previous_response_id":
+            response_id = str(request.document[member])[:MODEL_MAX_LENGTH]
+            found = self._stored.find(response_id, None if account is None else account.id)
+        if found is not None:
+            return request.with_context(found.tokens), found
+        if is_asked:
             message = "There is no such response or conversation of this client"
             raise OpenAIClientException(message, "response_not_found", param=member)
-        return request.with_context(tokens)
+        return request, Stored()
 
 
 def _events(
@@ -238,9 +250,9 @@ def _body(
     path: str, request: PassedRequest, exchange: OpenExchange, attempt: Attempt, asks_for_usage: bool
 ) -> AdaptedBody:
     """A request as it came, but with the model's name at this upstream, with the output limit that its budget needs,
-    and asking for usage where upstream knows how to (app/upstreams/parameters.py). A form goes as it came."""
+    and asking for usage where upstream knows how to (app/upstreams/parameters.py)."""
     changed: dict[str, Any] = {} if exchange.output_limit is None else {LIMITS[path][0]: exchange.output_limit}
-    if attempt.model != request.ask.model and path != media.TRANSCRIPTIONS_PATH:
+    if attempt.model != request.ask.model:
         changed["model"] = attempt.model
     if attempt.upstream.settings.is_local and path == responses.PATH:
         changed |= response_format(request.document)

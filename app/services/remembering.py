@@ -11,87 +11,135 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from app.calls.call import Call
 from app.calls.places import Places
 from app.errors import ChatServiceException, ValidationException
 from app.ledger.accounts import Principal
-from app.models import ChatRequest, Message
-from app.sessions.conversation import Conversation, turns_of
+from app.models import ChatRequest
+from app.services.memory_hook import MemoryHook, ToldTurn
+from app.sessions.conversation import Conversation, Turn
 from app.sessions.sessions import Sessions
 from app.sessions.turns import OpenTurn, session_busy
 
 Result = TypeVar("Result")
 
-SESSION_MAX_CONTEXT_TOKENS = 8000
-"""`max_context_tokens` of a remembered turn where neither the request nor the setting says one."""
+LOOK_SECONDS = 5.0
 ASK_SECONDS = 0.05
 """How long to wait before a session is looked at again that another worker has."""
+
+
+@dataclass(frozen=True)
+class NewTurn:
+    """A request that wants to be remembered. `opening`: the turns before it if it is the first of its session.
+    `max_tokens`: how long its prompt may be, estimated. `speaker`: which version of which character speaks."""
+
+    request: ChatRequest
+    opening: Sequence[Turn] = ()
+    max_tokens: int = 0
+    speaker: str | None = None
+
+    @property
+    def session(self) -> str:
+        """The session's name."""
+        return self.request.session_id or ""
+
+    @property
+    def user(self) -> str:
+        """The application's end user; empty where it names none."""
+        return self.request.user or ""
 
 
 class Remembering:
     """`max_queue_seconds`: how long a turn waits for the one before. Without `sessions` nothing is remembered."""
 
     def __init__(
-        self, sessions: Sessions | None = None, max_queue_seconds: float = 5.0, max_context_tokens: int = 0
+        self,
+        sessions: Sessions | None = None,
+        memory_hook: MemoryHook | None = None,
+        max_queue_seconds: float = 5.0,
     ) -> None:
         self._sessions = sessions
-        self._max_context_tokens = max_context_tokens or SESSION_MAX_CONTEXT_TOKENS
+        self._hook = memory_hook or MemoryHook()
         self._max_queue_seconds = max_queue_seconds
         self._queues: dict[tuple[int, str], _Queue] = {}
         self._lock = threading.Lock()
 
-    def turn(
-        self,
-        request: ChatRequest,
-        history: list[Message],
-        principal: Principal,
-        call: Call,
-        answer: Callable[[OpenTurn], Result],
-    ) -> Result:
-        """Have a turn answered once it is its turn; `history` is what the request brings of its own.
+    def turn(self, new: NewTurn, principal: Principal, call: Call, answer: Callable[[OpenTurn], Result]) -> Result:
+        """Have a turn answered once it is its turn.
 
         Raises what `answer` does, ChatServiceException 409 `session_busy` when the turn before takes too long, and
         ValidationException: sessions are off, or a history comes with a session that has one.
         """
-        sessions, owner, name = self._open(), owner_of(principal), request.session_id or ""
+        sessions, key = self._open(), (owner_of(principal), new.session)
         give_up = time.monotonic() + self._max_queue_seconds
-        with self._place(owner, name, call):
+        with self._place(key, call):
+            memories = self._recall(new, principal, call)
+            is_fresh = bool(new.request.conversation_history)
             while True:
-                conversation = sessions.conversation(owner, name, self.max_context_tokens(request))
-                if conversation is None:
-                    sessions.begin(owner, name)
+                session = sessions.conversation(*key, new.max_tokens, is_fresh=is_fresh)
+                if session is None:
+                    sessions.begin(*key)
                     continue
-                _check_history(conversation, history)
-                turn = sessions.open_turn(
-                    conversation, call.request_id, request.user_message, before=tuple(turns_of(history))
-                )
+                turn = self._begun(session, new, call.request_id, memories)
+                sessions.recent.drop(key)
                 try:
-                    return answer(turn)
+                    answered = answer(turn)
+                    sessions.recent.put(key, turn.after(new.max_tokens))
+                    return answered
                 except ChatServiceException as exc:
                     if exc.error_code != "session_busy" or time.monotonic() >= give_up:
                         raise
-                call.wait(random.uniform(0.5, 1.5) * ASK_SECONDS)
-                call.remaining_seconds()
+                finally:
+                    self._tell(turn, new, principal)
+                if is_fresh:
+                    call.wait(random.uniform(0.5, 1.5) * ASK_SECONDS)
+                    call.remaining_seconds()
+                is_fresh = True
 
     def owner(self, principal: Principal) -> int:
         """Whose sessions a caller may look at and change; raises ValidationException where sessions are off."""
         self._open()
         return owner_of(principal)
 
-    def max_context_tokens(self, request: ChatRequest) -> int:
-        """How long the prompt of a remembered turn may be, in estimated tokens."""
-        return request.max_context_tokens or self._max_context_tokens
+    def look(self, new: NewTurn, principal: Principal) -> OpenTurn:
+        """The turn as it would begin now, for a look at what would be sent; nothing is written."""
+        session = self._open().conversation(owner_of(principal), new.session, new.max_tokens) or Conversation(0)
+        return self._begun(session, new, "", self._recall(new, principal, Call(LOOK_SECONDS)))
 
-    def look(self, request: ChatRequest, history: list[Message], principal: Principal) -> Conversation:
-        """The session as a turn would find it now, for a look at what would be sent; nothing is written."""
-        sessions = self._open()
-        name, most = request.session_id or "", self.max_context_tokens(request)
-        conversation = sessions.conversation(owner_of(principal), name, most) or Conversation(0)
-        _check_history(conversation, history)
-        return conversation
+    def _begun(self, session: Conversation, new: NewTurn, request_id: str, memories: Sequence[str]) -> OpenTurn:
+        if session.turns and new.request.conversation_history:
+            raise ValidationException("is taken with the first turn of a session only", "conversation_history")
+        return self._open().open_turn(
+            session,
+            request_id,
+            new.request.user_message,
+            before=() if session.turns else new.opening,
+            memories=memories,
+            character=new.speaker,
+        )
+
+    def _recall(self, new: NewTurn, principal: Principal, call: Call) -> tuple[str, ...]:
+        """What the memory server knows that belongs to the turn."""
+        asked = new.request.user_message, new.session, new.user
+        return self._hook.recall(*asked, call, client=_client(principal))
+
+    def _tell(self, turn: OpenTurn, new: NewTurn, principal: Principal) -> None:
+        """Tell the memory server a turn that is remembered."""
+        if turn.kept is not None:
+            told = ToldTurn(
+                client=_client(principal),
+                session=new.session,
+                user=new.user,
+                turn=turn.number,
+                user_message=turn.user_text,
+                response_text=turn.kept.answer_text or "",
+                interrupted=turn.kept.interrupted,
+            )
+            self._hook.tell(told)
 
     def _open(self) -> Sessions:
         if self._sessions is None:
@@ -99,9 +147,8 @@ class Remembering:
         return self._sessions
 
     @contextlib.contextmanager
-    def _place(self, owner: int, name: str, call: Call) -> Iterator[None]:
+    def _place(self, key: tuple[int, str], call: Call) -> Iterator[None]:
         """A place in this worker's queue of the session, until it is over."""
-        key = owner, name
         with self._lock:
             queue = self._queues.setdefault(key, _Queue(1, self._max_queue_seconds))
             queue.users += 1
@@ -130,6 +177,5 @@ def owner_of(principal: Principal) -> int:
     return 0 if principal.account is None else principal.account.id
 
 
-def _check_history(conversation: Conversation, history: list[Message]) -> None:
-    if history and conversation.turns:
-        raise ValidationException("is taken with the first turn of a session only", "conversation_history")
+def _client(principal: Principal) -> str:
+    return "" if principal.account is None else principal.account.name

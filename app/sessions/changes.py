@@ -151,7 +151,8 @@ class SessionChanges:
             "updated_at": now,
             "character": imported.character,
             "turns": len(imported.turns),
-            "revision": len(imported.turns),
+            # See Sessions.begin.
+            "revision": now,
             "summary": self._seal.close(summary["text"]) if summary else None,
             "summary_turns": summary.get("covers", 0),
             "summary_by": summary.get("by") or ("caller" if summary else None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,11 @@ class Turn:
     answer_text: str | None
     interrupted: bool = False
     character: str | None = None
+
+    def heard(self, characters: int | None) -> Turn:
+        """The turn of which only so many characters of the answer were heard; None: all that were delivered."""
+        answer_text = self.answer_text and self.answer_text[:characters]
+        return dataclasses.replace(self, answer_text=answer_text or None, interrupted=True)
 
     @property
     def tokens(self) -> int:

@@ -13,7 +13,8 @@ from datetime import datetime
 from typing import Any
 
 from app.errors import ValidationException
-from app.models import ENTRIES_MAX, MODEL_MAX_LENGTH, UNWRITABLE, is_writable
+from app.json_bytes import is_writable
+from app.models import ENTRIES_MAX, MODEL_MAX_LENGTH, UNWRITABLE
 from app.sessions.conversation import Turn
 from app.sessions.rules import broken_rules
 from app.store.fitting import WHOLE_MAX

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from app.json_bytes import is_writable
 from app.models import (
     METADATA_KEY_MAX_LENGTH,
     METADATA_MAX,
@@ -14,7 +15,6 @@ from app.models import (
     SUMMARY_MAX_LENGTH,
     TITLE_MAX_LENGTH,
     UNWRITABLE,
-    is_writable,
 )
 
 TITLE_FORM = f"must be a text of at most {TITLE_MAX_LENGTH} characters without control characters"

@@ -1,4 +1,4 @@
-"""The sessions in the database: found by owner and name, read for a turn, listed, changed, deleted."""
+"""The sessions in the database as a turn finds them: by owner and name, with their newest turns."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.sessions.conversation import Conversation, Turn
+from app.sessions.recent import RecentConversations
 from app.sessions.seal import Seal
 from app.sessions.turns import OpenTurn
 from app.store.database import Database
@@ -43,16 +44,23 @@ class Sessions:
         self._database = database
         self._clock = clock or database.clock
         self.seal = seal or Seal()
+        self.recent = RecentConversations()
 
-    def conversation(self, owner: int, name: str, max_tokens: int) -> Conversation | None:
+    def conversation(self, owner: int, name: str, max_tokens: int, *, is_fresh: bool = True) -> Conversation | None:
         """A session as a turn finds it, with as many of its newest turns as `max_tokens` may hold; None where there is
-        none yet. Raises ChatServiceException `store_unavailable`."""
+        none yet. Unless it has to be fresh it may be what this worker knew last.
+
+        Raises ChatServiceException `store_unavailable`.
+        """
+        if not is_fresh and (known := self.recent.get((owner, name), max_tokens)) is not None:
+            return known
         return self._database.read(lambda connection: self._read(connection, owner, name, max_tokens))
 
     def begin(self, owner: int, name: str) -> None:
         """Make the row of a session that begins; it is no session before its first turn is kept."""
         now = int(self._clock() * MICROSECONDS)
-        values = {"owner": owner, "name": name, "created_at": now, "updated_at": now}
+        # A session that was deleted and begun again is never taken for the one before.
+        values = {"owner": owner, "name": name, "created_at": now, "updated_at": now, "revision": now}
 
         self._database.write(lambda connection: insert_new(connection, values))
 

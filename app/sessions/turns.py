@@ -9,6 +9,7 @@ worker is.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import sqlalchemy as sa
 
 from app.errors import ChatServiceException
 from app.ledger.beside import Ending
-from app.sessions.conversation import Conversation, Turn
+from app.sessions.conversation import Conversation, Turn, newest
 from app.sessions.seal import Seal
 from app.store.statement import RowsStatement, Statement
 from app.store.tables import requests, sessions, turns
@@ -41,7 +42,8 @@ _CLAIM = Statement(
 )
 _COUNT = Statement(
     sessions.update()
-    .where(sessions.c.id == sa.bindparam("of_session"))
+    # A session that was deleted meanwhile, and one that has its id now, have not been claimed by this request.
+    .where(sessions.c.id == sa.bindparam("of_session"), sessions.c.turn_request == sa.bindparam("request"))
     .values(
         turns=sessions.c.turns + sa.bindparam("more_turns"),
         revision=sessions.c.revision + sa.bindparam("more_turns"),
@@ -70,7 +72,8 @@ CUT = frozenset({"client_closed_request", "upstream_timeout", "server_shutting_d
 class OpenTurn:
     """A turn from its admission to its settlement. `before`: past turns that are taken in with it.
 
-    `delivered` says what of an answer reached the caller when the turn is cut.
+    `memories` are what the memory server knows that belongs to it. `delivered` says what of an answer reached the
+    caller when the turn is cut; `kept` is what was remembered of it, once it has ended.
     """
 
     seal: Seal
@@ -78,8 +81,10 @@ class OpenTurn:
     conversation: Conversation
     user_text: str
     before: Sequence[Turn] = ()
+    memories: Sequence[str] = ()
     character: str | None = None
     answer: str | None = None
+    kept: Turn | None = None
     delivered: Callable[[], str] = lambda: ""
     clock: Callable[[], float] = field(default=time.time)
     is_kept: bool = False
@@ -94,6 +99,16 @@ class OpenTurn:
     def number(self) -> int:
         """Of this turn."""
         return self.conversation.turns + len(self.before) + 1
+
+    @property
+    def past(self) -> tuple[Turn, ...]:
+        """The turns before this one, as many as are known and no summary covers."""
+        return (*self.conversation.recent, *self.before)
+
+    @property
+    def uncovered(self) -> int:
+        """How many turns before this one no summary covers."""
+        return self.conversation.turns - self.conversation.summary_turns + len(self.before)
 
     @staticmethod
     def hold(connection: sa.Connection, keys: Collection[int]) -> None:
@@ -111,17 +126,32 @@ class OpenTurn:
         if not _CLAIM.rows(connection, of_session=session.id, as_read=session.revision, request=self.request_id):
             raise session_busy()
 
+    def after(self, max_tokens: int) -> Conversation:
+        """The session once this turn is kept, with as many turns as `max_tokens` may let through, and one more."""
+        session = self.conversation
+        past = (*self.past, Turn(self.user_text, self.answer, character=self.character))
+        most = len(newest(past, max_tokens)) + 1
+        return dataclasses.replace(
+            session,
+            revision=session.revision + len(self.before) + 1,
+            turns=self.number,
+            recent=past[-most:],
+            character=self.character or session.character,
+        )
+
     def settled(self, ending: Ending) -> Callable[[sa.Connection], None]:
         """What the transaction that settles the request has to write."""
         is_cut = ending.code in CUT
-        kept = ending.code is None or is_cut
-        answer = self.delivered() if is_cut else self.answer
+        if ending.code is None or is_cut:
+            answer = self.delivered() if is_cut else self.answer
+            self.kept = Turn(self.user_text, answer, is_cut, self.character)
         now = int(self.clock() * MICROSECONDS)
         counted = {
             "of_session": self.key,
-            "more_turns": len(self.before) + 1 if kept else 0,
-            "at": now if kept else None,
-            "speaker": self.character if kept else None,
+            "request": self.request_id,
+            "more_turns": len(self.before) + 1 if self.kept else 0,
+            "at": now if self.kept else None,
+            "speaker": self.character if self.kept else None,
             "read_tokens": ending.input_tokens,
             "written_tokens": ending.output_tokens,
             "cost": ending.cost_nano or 0,
@@ -130,18 +160,18 @@ class OpenTurn:
 
         def write(connection: sa.Connection) -> None:
             found = _COUNT.rows(connection, **counted)
-            if not kept:
+            if self.kept is None:
                 _FORGET_EMPTY.run(connection, of_session=self.key)
-            if not found or not kept:
-                return
-            (session,) = found
-            heard = session["heard_characters"] if session["interrupted_request"] == self.request_id else None
-            this = Turn(self.user_text, answer[:heard] if answer else None, is_cut or heard is not None, self.character)
-            rows = [self._row(turn, now) for turn in self.before]
-            rows.append(self._row(this, now) | {"request_id": self.request_id, "model": ending.model})
-            first = session["turns"] - len(rows) + 1
-            write_turns(connection, self.key, first, rows)
-            self.is_kept = True
+            elif found:
+                (session,) = found
+                if session["interrupted_request"] == self.request_id:
+                    self.kept = self.kept.heard(session["heard_characters"])
+                rows = [self._row(turn, now) for turn in self.before]
+                rows.append(self._row(self.kept, now) | {"request_id": self.request_id, "model": ending.model})
+                write_turns(connection, self.key, session["turns"] - len(rows) + 1, rows)
+                self.is_kept = True
+            else:
+                self.kept = None
 
         return write
 

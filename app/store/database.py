@@ -63,6 +63,7 @@ class Database:
         self._erased, self._emptied = 1, 0
         """Deletions, and after how many of them SQLite's log was emptied. At its start a worker cannot know whether
         another has left something there."""
+        self._is_hanging = False
 
     @property
     def waiting(self) -> int:
@@ -153,20 +154,42 @@ class Database:
         time: also one that accepts connections and then says nothing. Making the tables may take longer.
         """
 
-        def run() -> Result:
-            try:
-                if not self._migrated:
-                    self.migrate()
-                    self._migrated = True
-                elif self._is_gone():
-                    # To connect would make an empty file.
-                    raise unavailable()
-                # Begun here: a Statement passes SQLAlchemy by, which would begin with the first of its own.
-                with self._reading.begin() as connection:
-                    return work(connection)
-            except (sa.exc.SQLAlchemyError, OSError) as exc:
-                raise unavailable() from exc
+        return self._offloaded(lambda: self._run(self._reading, work))
 
+    def run_aside(self, work: Callable[[sa.Connection], Result], *, writes: bool) -> Result:
+        """Run `work` beside the requests' reads and writes, none of which fails or waits when it fails or hangs.
+
+        One at a time: while the last one hangs no other begins. What was given up may be committed all the same.
+        Raises as `read` does.
+        """
+        if self._is_hanging:
+            raise unavailable()
+
+        def run() -> Result:
+            self._is_hanging = True
+            try:
+                return self._run(self.engine if writes else self._reading, work)
+            finally:
+                self._is_hanging = False
+
+        return self._offloaded(run)
+
+    def _run(self, engine: sa.Engine, work: Callable[[sa.Connection], Result]) -> Result:
+        """Run `work` in this thread, in a transaction of its own; raises as `read` does."""
+        try:
+            if not self._migrated:
+                self.migrate()
+                self._migrated = True
+            elif self._is_gone():
+                # To connect would make an empty file.
+                raise unavailable()
+            # Begun here: a Statement passes SQLAlchemy by, which would begin with the first of its own.
+            with engine.begin() as connection:
+                return work(connection)
+        except (sa.exc.SQLAlchemyError, OSError) as exc:
+            raise unavailable() from exc
+
+    def _offloaded(self, run: Callable[[], Result]) -> Result:
         try:
             return offload(run, self._timeout_seconds if self._migrated else None)
         except TimeoutError as exc:
@@ -197,8 +220,8 @@ class Database:
     def clock(self) -> float:
         """Seconds since 1970, by PostgreSQL's clock where machines share one, else by this machine's.
 
-        PostgreSQL is asked when the writer connects and with each sweep; in between the process's own monotonic clock
-        goes on.
+        PostgreSQL is asked when the writer connects, with each sweep, and before who rests is read; in between the
+        process's own monotonic clock goes on.
         """
         if self._clock_offset is None:
             return time.time()

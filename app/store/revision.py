@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.errors import ConfigurationException
 
-REVISION = "0006"
+REVISION = "0008"
 """The newest migration."""
 
 

@@ -1,5 +1,5 @@
-"""The tables: clients, what each has spent in its budget's period, the ledger of requests and their attempts, and the
-sessions with their turns.
+"""The tables: clients, what each and its end users have spent in a budget's period, the ledger of requests and their
+attempts, which upstreams rest, the characters, and the sessions with their turns.
 
 Money is in nano-dollars (10**-9 USD), moments are microseconds since 1970 in UTC, durations are milliseconds. A pending
 ledger row is its request's lease as well: it has an owner and a moment after which no worker works on it any more.
@@ -20,8 +20,12 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    func,
+    literal_column,
     text,
 )
+
+from app.models import END_USER_MAX_LENGTH
 
 metadata = MetaData()
 
@@ -48,6 +52,9 @@ clients = Table(
     Column("budget_period", String(8)),
     Column("models", String(MODELS_LENGTH), nullable=False, server_default=""),
     Column("key_fingerprint", String(16)),
+    Column("per_user_rpm", Integer),
+    Column("per_user_budget_nano", BigInteger),
+    Column("per_user_budget_period", String(8)),
 )
 
 spending = Table(
@@ -55,6 +62,16 @@ spending = Table(
     metadata,
     Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), primary_key=True),
     Column("period_start", BigInteger, primary_key=True),
+    Column("spent_nano", BigInteger, nullable=False),
+    Column("reserved_nano", BigInteger, nullable=False),
+)
+
+user_spending = Table(
+    "user_spending",
+    metadata,
+    Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), primary_key=True),
+    Column("end_user", String(END_USER_MAX_LENGTH), primary_key=True),
+    Column("period_start", BigInteger, primary_key=True, index=True),
     Column("spent_nano", BigInteger, nullable=False),
     Column("reserved_nano", BigInteger, nullable=False),
 )
@@ -95,12 +112,23 @@ requests = Table(
     Column("reserved_nano", BigInteger, nullable=False),
     Column("period_start", BigInteger),
     Column("settled_at", BigInteger),
+    Column("end_user", String(END_USER_MAX_LENGTH)),
+    Column("user_period_start", BigInteger),
+    Column("character", String(80)),
     Index("requests_by_client", "client_id", "created_at"),
     Index(
         "requests_by_response",
         "response_id",
         sqlite_where=text("response_id IS NOT NULL"),
         postgresql_where=text("response_id IS NOT NULL"),
+    ),
+    Index(
+        "requests_by_user",
+        "client_id",
+        "end_user",
+        "created_at",
+        sqlite_where=text("end_user IS NOT NULL"),
+        postgresql_where=text("end_user IS NOT NULL"),
     ),
     Index(
         "requests_pending",
@@ -182,3 +210,38 @@ turns = Table(
 )
 """`user_text` is null where the conversation begins with an answer, `answer_text` where nothing was answered. Those of
 an import have no `request_id`."""
+
+rests = Table(
+    "upstream_health",
+    metadata,
+    Column("upstream", String(64), primary_key=True),
+    Column("address", String(16), primary_key=True),
+    Column("key_fingerprint", String(16), primary_key=True),
+    Column("rests_until", BigInteger, nullable=False),
+    Column("rests_in_a_row", Integer, nullable=False),
+    Column("reason", String(64), nullable=False),
+)
+"""`address`: a digest of the base URL, so that an upstream that has moved begins anew. `key_fingerprint`: as in the
+ledger; empty for the upstream itself."""
+
+characters = Table(
+    "characters",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    # Whose it is; NULL: the server's own, which everybody sees.
+    Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), index=True),
+    Column("name", String(64), nullable=False),
+    # The newest. It stays when all versions are deleted, so that a number never means two of them.
+    Column("version", Integer, nullable=False),
+)
+owner_of_character = func.coalesce(characters.c.client_id, literal_column("0"))
+Index("characters_by_name", owner_of_character, characters.c.name, unique=True)
+
+character_versions = Table(
+    "character_versions",
+    metadata,
+    Column("character", ForeignKey("characters.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+)

@@ -22,8 +22,19 @@ from app.units import MICROSECONDS, dollars, iso
 from app.web.services import service
 
 NO_LIMIT = object()
-FIELDS = {"rpm": "requests_per_minute", "concurrency": "concurrency", "free_mode": "free_mode", "admin": "admin"}
+FIELDS = {
+    "rpm": "requests_per_minute",
+    "per_user_rpm": "per_user_rpm",
+    "concurrency": "concurrency",
+    "free_mode": "free_mode",
+    "admin": "admin",
+}
 """Which field of Limits an option sets as it is."""
+BUDGETS = {
+    "budget_usd": ("budget_nano", "budget_period"),
+    "per_user_budget_usd": ("per_user_budget_nano", "per_user_budget_period"),
+}
+"""Which fields an option with a budget sets."""
 KEY_CHANGED = "key changed"
 KEY_HINT = """\
 key changed: the token was made under another TOKEN_DIGEST_KEY (or token_digest.key) and opens nothing. Give that key as
@@ -76,6 +87,8 @@ def limit_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--budget-usd", type=Unlimited(str), help="US dollars, as 5/day, 100/month or 20/total."),
             click.option("--rpm", type=count, help="Requests per minute."),
             click.option("--concurrency", type=count, help="Requests at once."),
+            click.option("--per-user-rpm", type=count, help="Requests per minute of each end user (`user`)."),
+            click.option("--per-user-budget-usd", type=Unlimited(str), help="Budget of each end user, as 0.50/month."),
             click.option("--models", type=Unlimited(str), help="Allowed models, as o1,gpt-4o*."),
             click.option("--free-mode/--no-free-mode", default=None, help="Whether the server's key may pay."),
             click.option("--admin/--no-admin", default=None, help="May read system, metrics and all usage."),
@@ -185,9 +198,9 @@ def _limits(options: dict[str, Any]) -> dict[str, Any]:
     limits: dict[str, Any] = {FIELDS[name]: value for name, value in given.items() if name in FIELDS}
     if "models" in given:
         limits["models"] = (given["models"] or "").replace(" ", "")
-    if "budget_usd" in given:
-        budget = given["budget_usd"]
-        limits["budget_nano"], limits["budget_period"] = parse_budget(budget) if budget else (None, None)
+    for name in BUDGETS.keys() & given.keys():
+        text = given[name]
+        limits |= dict(zip(BUDGETS[name], parse_budget(text, name) if text else (None, None), strict=True))
     if "expires" in given:
         seconds = given["expires"]
         limits["expires_at"] = None if seconds is None else int((time.time() + seconds) * MICROSECONDS)
@@ -199,7 +212,7 @@ def _show(name: str) -> None:
     spent, reserved = service(Accounts).spending(account)
     amounts = {"spent_usd": dollars(spent), "reserved_usd": dollars(reserved)} if account.budget_period else {}
     for field, value in (_described(account) | amounts).items():
-        click.echo(f"{field:12} {value}")
+        click.echo(f"{field:19} {value}")
 
 
 def _print_token(token: str) -> None:
@@ -208,19 +221,24 @@ def _print_token(token: str) -> None:
 
 
 def _described(account: Account) -> dict[str, str]:
-    budget = f"{dollars(account.budget_nano)}/{account.budget_period}" if account.budget_nano is not None else "-"
     return {
         "name": account.name,
         "state": _state(account),
         "rpm": str(account.requests_per_minute or "-"),
         "concurrency": str(account.concurrency or "-"),
-        "budget_usd": budget,
+        "budget_usd": _budget(account.budget_nano, account.budget_period),
+        "per_user_rpm": str(account.per_user_rpm or "-"),
+        "per_user_budget_usd": _budget(account.per_user_budget_nano, account.per_user_budget_period),
         "models": account.models or "*",
         "free_mode": "yes" if account.free_mode else "no",
         "admin": "yes" if account.admin else "no",
         "created": iso(account.created_at)[:19],
         "expires": iso(account.expires_at)[:19] if account.expires_at else "-",
     }
+
+
+def _budget(nano: int | None, period: str | None) -> str:
+    return "-" if nano is None else f"{dollars(nano)}/{period}"
 
 
 def _state(account: Account) -> str:

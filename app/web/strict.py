@@ -63,11 +63,14 @@ CHAT_PROBLEMS = (
     "model_not_allowed",
     "not_covered",
     "response_not_found",
+    "character_not_found",
     "model_price_unknown",
     "free_mode_not_allowed",
     "rate_limited",
+    "user_rate_limited",
     "concurrency_limited",
     "budget_exceeded",
+    "user_budget_exceeded",
     "store_unavailable",
 )
 ADMIN_PROBLEMS = ("unauthorized", "forbidden", "system_routes_private", "store_unavailable", "internal_error")

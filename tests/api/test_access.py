@@ -16,12 +16,12 @@ from app.store.database import Database
 from app.store.tables import clients
 from app.web.access import FLASK_SMOREST, Access
 from app.web.services import service
-from blueprints import chat, docs, health, messages, metrics, openai, others, sessions, system, upstreams, usage
+from blueprints import chat, docs, health, messages, metrics, notice, openai, others, sessions, system, upstreams, usage
 from tests.records import connected, settled
 from tests.upstream import Upstream
 
 DECLARED = dict(FLASK_SMOREST)
-for module in (chat, docs, health, messages, metrics, openai, others, sessions, system, upstreams, usage):
+for module in (chat, docs, health, messages, metrics, notice, openai, others, sessions, system, upstreams, usage):
     DECLARED.update(module.blp.access)
 PUBLIC, ADMIN = ({name for name, access in DECLARED.items() if access is of} for of in (Access.PUBLIC, Access.ADMIN))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,6 +26,13 @@ def say(client: FlaskClient, user_message: str, session: str = "s-1", token: str
     body = {"user_message": user_message, "session_id": session, "remember": True, "free_mode": True} | members
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return client.post(CHAT, json=body, headers=headers)
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
 
 
 def heard(upstream: Upstream) -> list[tuple[str, str]]:
@@ -169,6 +177,47 @@ def test_turns_of_a_session_come_in_order(
         assert messages == said[: place + 1]
 
 
+def test_workers_see_each_others_turns(make_app: Callable[..., Flask], upstream: Upstream, database_url: str) -> None:
+    """What one knows of a session is out of date once another has answered it, or it was deleted and begun again."""
+    first, second = make_app().test_client(), make_app().test_client()
+    for number, client in enumerate((first, second, first, first, second, second, first), start=1):
+        assert say(client, f"word{number}").get_json()["turn"] == number
+        assert [said for role, said in heard(upstream) if role == "user"] == [f"word{n}" for n in range(1, number + 1)]
+    settled(database_url)
+    with connected(database_url) as connection:
+        connection.execute(turns.delete())
+        connection.execute(sessions.delete())
+    for number in range(1, 8):
+        say(second, f"new{number}")
+    assert say(first, "new8").get_json()["turn"] == 8
+    assert [said for role, said in heard(upstream) if role == "user"] == [f"new{n}" for n in range(1, 9)]
+
+
+def test_a_session_that_is_deleted_keeps_nothing_of_the_turn_that_goes_on(
+    make_app: Callable[..., Flask], upstream: Upstream, database_url: str, threads: ThreadPoolExecutor
+) -> None:
+    """Nor does the session that has its place in the table then."""
+    app = make_app()
+    upstream.script(delayed(1, text("Late.")), text("New."))
+    slow = threads.submit(say, app.test_client(), "Old question.")
+    wait_for(lambda: bool(upstream.received))
+    with connected(database_url) as connection:
+        connection.execute(sessions.delete())
+    assert say(make_app().test_client(), "New question.", session="s-2").status_code == 200
+    slow.result()
+    assert [row["user_text"] for row in kept(database_url)] == ["New question."]
+
+
+def test_more_turns_are_read_when_more_may_be_sent(client: FlaskClient, upstream: Upstream) -> None:
+    """What is known of a session after a short prompt does not bound the next one."""
+    for number in range(6):
+        say(client, f"word{number}")
+    say(client, "short", max_context_tokens=25)
+    assert len(heard(upstream)) < 6
+    assert say(client, "long").get_json()["dropped_turns"] == 0
+    assert len(heard(upstream)) == 15
+
+
 def test_a_turn_waits_so_long_and_no_longer(
     make_app: Callable[..., Flask], upstream: Upstream, threads: ThreadPoolExecutor
 ) -> None:
@@ -176,8 +225,7 @@ def test_a_turn_waits_so_long_and_no_longer(
     app = make_app(max_queue_seconds=0.2)
     upstream.script(delayed(1.5, text("Late.")))
     slow = threads.submit(say, app.test_client(), "First.")
-    while not upstream.received:
-        pass
+    wait_for(lambda: bool(upstream.received))
     answer = say(app.test_client(), "Second.")
     assert (answer.status_code, answer.get_json()["code"]) == (409, "session_busy")
     assert int(answer.headers["Retry-After"]) >= 1
@@ -221,3 +269,30 @@ def test_the_session_has_its_bill(client: FlaskClient, upstream: Upstream, datab
     booked = settled(database_url)
     assert row.input_tokens == sum(item["input_tokens"] for item in booked)
     assert row.cost_nano == sum(item["cost_nano"] for item in booked) > 0
+
+
+def test_the_memory_server_is_asked_and_told(
+    make_app: Callable[..., Flask], upstream: Upstream, database_url: str
+) -> None:
+    """Before a remembered turn what it knows is added to the memories, and the turn is told to it; of others it hears
+    nothing."""
+    with Upstream() as memory:
+        memory.script(reply(200, ["Mina likes tea."]), reply(204, b""))
+        client = make_app(memory_url=f"{memory.base_url}/memories").test_client()
+        say(client, "What do I drink?", remember=False)
+        assert not memory.received
+        say(client, "What do I drink?", user="mina", memory_context=["It is evening."])
+        wait_for(lambda: len(memory.received) == 2)
+        asked, told = memory.received
+        assert (asked.method, told.method) == ("GET", "POST")
+        assert {"session=s-1", "user=mina"} <= set(asked.path.partition("?")[2].split("&"))
+        system = upstream.received[-1].json["input"][0]["content"]
+        assert "- It is evening.\n- Mina likes tea." in system
+        assert (told.json["turn"], told.json["user_message"], told.json["interrupted"]) == (
+            1,
+            "What do I drink?",
+            False,
+        )
+        assert told.json["response_text"] == "What do I drink?"
+        memory.default = reply(500, {})
+        assert say(client, "And now?").get_json()["turn"] == 2

@@ -256,6 +256,8 @@ class TestChatResponse:
         "cost_usd": None,
         "turn": None,
         "summarised_turns": None,
+        "character": None,
+        "ai_generated": True,
     }
 
     def test_from_our_response(self) -> None:
