@@ -24,7 +24,7 @@ from app.models import (
     ChatRequest,
     is_well_formed,
 )
-from schemas.fields import BoundedList, OptionalInteger, StrictBoolean, StrictFloat, StrictInteger, Turn
+from schemas.fields import BoundedList, OptionalInteger, OptionalString, StrictBoolean, StrictFloat, StrictInteger, Turn
 from schemas.quick import QuickSchema
 
 TEXT = r"^[^\u0000]*$"
@@ -341,9 +341,7 @@ class ChatResponseSchema(QuickSchema):
         }
     )
     ai_generated = fields.Boolean(metadata={"description": "Always `true`: a model wrote the answer.", "example": True})
-    character = fields.String(
-        allow_none=True, metadata={"description": "Who spoke, in which version.", "example": "mina@3"}
-    )
+    character = OptionalString(metadata={"description": "Who spoke, in which version.", "example": "mina@3"})
 
 
 def token_count(description: str, example: int) -> fields.Integer:

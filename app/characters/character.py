@@ -25,8 +25,8 @@ NAME_PATTERN = (
 meaning in a URL, in markup or in `mina@3`, and nothing that is invisible. It begins with neither a dot nor a dash."""
 NAME = re.compile(NAME_PATTERN)
 NAME_FORM = (
-    f"must be 1 to {NAME_MAX_LENGTH} letters or digits of any script, `-`, `_`, `.` or spaces, and begin with none of "
-    "the last four but `_`"
+    f"must be 1 to {NAME_MAX_LENGTH} letters or digits of any script, `-`, `_`, `.` or spaces, begin with a letter, a "
+    "digit or `_`, and not end with a space"
 )
 VERSION_MAX = 2**31 - 1
 REFERENCE = re.compile(r"(?P<name>[^@]{1,256})(?:@(?P<version>[1-9][0-9]{0,9}))?", re.DOTALL)

@@ -22,7 +22,7 @@ Kind = Literal["json", "toml", "png"]
 FILE_MAX_BYTES = 16 * 1024 * 1024
 TEXT_MAX_BYTES = 1024 * 1024
 """Of a card, or of a character, as text."""
-CHUNKS_MAX = 20_000
+CHUNKS_MAX = 10_000
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEYWORDS = ("ccv3", "chara")
 """Under which a picture carries its card: V3's first, then V2's."""

@@ -305,6 +305,32 @@ class TestSpeaking:
         assert client.get("/api/v1/usage/requests/one").get_json()["character"] == "mina@2"
         assert [row["character"] for row in client.get("/api/v1/usage").get_json()["rows"]][-1] == "mina@2"
 
+    def test_headings_and_the_users_name_are_settings(self, make_app: Callable[..., Flask]) -> None:
+        """As the other headings are."""
+        headings = {
+            "prompt_heading_description": "# Who",
+            "prompt_heading_speech_style": "# Speech",
+            "prompt_heading_lore": "# Lore",
+        }
+        client = make_app(prompt_user_name="User", **headings).test_client()
+        client.put(f"{ROUTE}/mina", json=MINA)
+        system = sent(client, TURN | {"user_message": "용"})["input"][0]["content"]
+        assert "# Who\n미나는 User의 친구.\n\n# Speech\n해요체\n\n# Lore\n- 용은 산에 산다.\n\n#추가" in system
+
+    def test_the_cache_tells_what_was_said_apart(self, make_app: Callable[..., Flask], upstream: Upstream) -> None:
+        """Versions, users and characters; the same again is a hit."""
+        client = make_app(cache_enabled=True).test_client()
+
+        def is_cached(**fields: str) -> bool:
+            return bool(client.post(CHAT, json=TURN | fields).get_json()["cached"])
+
+        client.put(f"{ROUTE}/mina", json={"role": "{{user}}"})
+        client.put(f"{ROUTE}/yuna", json={"role": "other"})
+        seen = [is_cached(), is_cached(), is_cached(user_name="도윤"), is_cached(character="yuna")]
+        client.put(f"{ROUTE}/mina", json={"role": "{{user}}!"})
+        seen += [is_cached(), is_cached(character="mina@1"), is_cached(character="mina@2")]
+        assert seen == [False, True, False, False, False, True, True]
+
     def test_a_client_may_not_use_the_model_of_a_character_that_it_may_not_use(
         self, make_app: Callable[..., Flask]
     ) -> None:

@@ -59,6 +59,9 @@ NOT_SHAPING: dict[str, Any] = {
     "role": None,
     "memory_context": [],
     "openai_api_key": "",
+    # A character shapes the answer by what it adds to what is sent: tests/api/test_characters.py.
+    "character": "",
+    "user_name": "도윤",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -211,6 +212,19 @@ def test_what_is_hostile_is_refused_soon(make: Callable[[], bytes], kind: Kind, 
     assert told in message
     assert len(message) < 300
     assert not told or status == 422
+
+
+@pytest.mark.parametrize("name", ["a bomb in zTXt", "a bomb in iTXt"])
+def test_a_bomb_takes_no_memory(name: str) -> None:
+    """What it would become is never there."""
+    make, kind, _ = HOSTILE[name]
+    raw = make()
+    tracemalloc.start()
+    with pytest.raises(ValidationException):
+        read_file(raw, kind)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10_000_000
 
 
 @pytest.mark.parametrize(("raw", "kind"), [(b"{", "json"), (b"\xff", "json"), (b"a", "toml"), (b"9" * 5000, "json")])

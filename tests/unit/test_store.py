@@ -141,6 +141,7 @@ def test_a_digest_key_of_an_odd_size(tmp_path: Path, size: int) -> None:
 
 # SQLAlchemy does not read indexes on expressions back; where they matter there is a test of the query.
 @pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
+@pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index")
 @EVERY_STORE
 def test_the_migrations_make_the_tables(database_url: str) -> None:
     """Those that the code knows, with their columns, keys and indexes."""
