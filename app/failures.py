@@ -123,6 +123,20 @@ FAILURES: Mapping[str, Failure] = {
         retry_after=1,
         told="채팅 서비스 오류: 이 세션의 다른 턴이 진행 중입니다. 잠시 후 다시 시도하세요.",
     ),
+    "session_not_found": Failure(
+        404,
+        "client",
+        "The caller has no session of this name. Another client's session is the same.",
+        "이 이름의 세션이 호출자에게 없음. 다른 클라이언트의 세션도 마찬가지.",
+        told="대화 오류: 없는 세션입니다.",
+    ),
+    "session_exists": Failure(
+        409,
+        "client",
+        "An import names a session that is there already.",
+        "이미 있는 세션의 이름으로 가져오기를 요청함.",
+        told="대화 오류: 같은 이름의 세션이 이미 있습니다.",
+    ),
     "turn_interrupted": Failure(
         409,
         "client",

@@ -314,7 +314,7 @@ class _Heard:
 
 def _numbered(response: ChatResponse, turn: OpenTurn, *, is_written: bool) -> ChatResponse:
     """The answer with its place in the session, once that is sure."""
-    if not is_written:
+    if not is_written or not turn.is_kept:
         return response
     return dataclasses.replace(response, turn=turn.number, summarised_turns=turn.conversation.summary_turns)
 

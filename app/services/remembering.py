@@ -100,6 +100,11 @@ class Remembering:
                     call.remaining_seconds()
                 is_fresh = True
 
+    def owner(self, principal: Principal) -> int:
+        """Whose sessions a caller may look at and change; raises ValidationException where sessions are off."""
+        self._open()
+        return owner_of(principal)
+
     def look(self, new: NewTurn, principal: Principal) -> OpenTurn:
         """The turn as it would begin now, for a look at what would be sent; nothing is written."""
         session = self._open().conversation(owner_of(principal), new.session, new.max_tokens) or Conversation(0)
