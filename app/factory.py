@@ -11,7 +11,7 @@ from flask import Flask
 
 from app.calls.call import Calls
 from app.calls.watchdog import Watchdog
-from app.config import Config
+from app.config import NO_SUMMARIES, Config
 from app.ledger.accounts import Accounts
 from app.ledger.ledger import Ledger
 from app.ledger.pricing import PricedUpstream, Prices
@@ -34,6 +34,7 @@ from app.services.model_list import ModelList
 from app.services.notice import Notices
 from app.services.passthrough import Passthrough
 from app.services.remembering import Remembering
+from app.services.summaries import Summaries
 from app.sessions.sessions import Sessions
 from app.store.database import Database
 from app.upstreams.catalog import Catalog
@@ -104,11 +105,17 @@ def make_app(config: Config) -> Flask:
     provide(
         app, config, database, accounts, ledger, counts, slots, fleet, exchange, passthrough, ModelList(exchange), calls
     )
+    readiness = Readiness(database.is_writable, *needed)
     sessions = Sessions(database) if config.sessions else None
-    remembering = Remembering(sessions, memory_hook, config.max_queue_seconds, config.default_max_context_tokens)
-    provide(app, ChatService(exchange, config, cache, remembering), memory_hook)
+    summaries = None
+    if sessions is not None and config.summary_model != NO_SUMMARIES:
+        summaries = Summaries(sessions, exchange, config, calls, counts, lambda: readiness.draining)
+    remembering = Remembering(
+        sessions, memory_hook, config.max_queue_seconds, config.default_max_context_tokens, summaries
+    )
+    provide(app, ChatService(exchange, config, cache, remembering), memory_hook, remembering)
     provide(app, UsageReports(database), Notices(config))
-    provide(app, Readiness(database.is_writable, *needed), QuickStop(calls, ledger, database))
+    provide(app, readiness, QuickStop(calls, ledger, database))
     provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))
     provide(app, Housekeeping(ledger, config.ledger_retention_days))
     provide(app, SharedHealth(fleet.upstreams if catalog.is_listed else {}, database, ledger.fingerprint))

@@ -111,6 +111,11 @@ class ChatRequest:
     segment_tags: Sequence[str] | None = ()
     user: str | None = None
 
+    @property
+    def credentials(self) -> Credentials:
+        """Who is to pay."""
+        return Credentials(self.openai_api_key or "", bool(self.free_mode), upstream=self.upstream or "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
