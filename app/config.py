@@ -265,6 +265,24 @@ class Config:
     prompt_heading_role: str = setting(
         "#역할", text, "The heading above the role in the system message.", ko="시스템 메시지에서 역할 위에 붙는 제목."
     )
+    prompt_heading_description: str = setting(
+        "#인물 설명",
+        text,
+        "The heading above a character's description in the system message.",
+        ko="시스템 메시지에서 캐릭터의 설명(`description`) 위에 붙는 제목.",
+    )
+    prompt_heading_speech_style: str = setting(
+        "#말투",
+        text,
+        "The heading above a character's manner of speech in the system message.",
+        ko="시스템 메시지에서 캐릭터의 말투(`speech_style`) 위에 붙는 제목.",
+    )
+    prompt_heading_lore: str = setting(
+        "#배경 지식",
+        text,
+        "The heading above what is told of a character's lore in the system message.",
+        ko="시스템 메시지에서 캐릭터의 배경 지식(`lore`) 위에 붙는 제목.",
+    )
     prompt_heading_memory: str = setting(
         "#기억",
         text,
@@ -282,6 +300,12 @@ class Config:
         text,
         "The heading above the instructions in the system message.",
         ko="시스템 메시지에서 지시사항 위에 붙는 제목.",
+    )
+    prompt_user_name: str = setting(
+        "사용자",
+        text,
+        "What `{{user}}` in a character's texts stands for when the request has no `user_name`.",
+        ko="요청에 `user_name`이 없을 때 캐릭터의 글에 있는 `{{user}}` 대신 들어가는 이름.",
     )
 
     ai_notice: str = setting(

@@ -11,6 +11,7 @@ from flask import Flask
 
 from app.calls.call import Calls
 from app.calls.watchdog import Watchdog
+from app.characters.characters import Characters
 from app.config import NO_SUMMARIES, Config
 from app.ledger.accounts import Accounts
 from app.ledger.ledger import Ledger
@@ -19,6 +20,7 @@ from app.ledger.reports import UsageReports
 from app.ledger.stored import StoredResponses
 from app.ledger.tokens import digest_key, old_digest_key
 from app.models import Completion
+from app.process.character_commands import register_character_commands
 from app.process.commands import register_database_commands
 from app.process.housekeeping import Housekeeping
 from app.process.metrics import Metrics
@@ -52,6 +54,7 @@ from app.web.flask_app import make_flask
 from app.web.middleware import register_middleware
 from app.web.problems import register_error_handlers
 from app.web.services import provide
+from blueprints import characters as character_routes
 from blueprints import chat, docs, health, messages, metrics, notice, openai, others, system, upstreams, usage
 
 
@@ -110,10 +113,9 @@ def make_app(config: Config) -> Flask:
     summaries = None
     if sessions is not None and config.summary_model != NO_SUMMARIES:
         summaries = Summaries(sessions, exchange, config, calls, counts, lambda: readiness.draining)
-    remembering = Remembering(
-        sessions, memory_hook, config.max_queue_seconds, config.default_max_context_tokens, summaries
-    )
-    provide(app, ChatService(exchange, config, cache, remembering), memory_hook, remembering)
+    remembering = Remembering(sessions, memory_hook, config.max_queue_seconds, summaries)
+    characters = Characters(database, clock=database.clock)
+    provide(app, ChatService(exchange, config, cache, remembering, characters), memory_hook, remembering, characters)
     provide(app, UsageReports(database), Notices(config))
     provide(app, readiness, QuickStop(calls, ledger, database))
     provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))
@@ -134,7 +136,8 @@ def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None
         allow_origins(app, config.cors_origins)
     passing = (openai.blp, others.blp, messages.blp)
     operating = (usage.blp, upstreams.blp, system.blp, metrics.blp, health.blp)
-    api.register(chat.blp, notice.blp, *passing, *operating, docs.blp)
+    api.register(chat.blp, character_routes.blp, notice.blp, *passing, *operating, docs.blp)
     register_commands(app)
+    register_character_commands(app)
     register_database_commands(app)
     register_upstream_commands(app)

@@ -357,6 +357,13 @@ FAILURES: Mapping[str, Failure] = {
         "이 클라이언트가 서버 키로 만들지 않았거나 업스트림이 더는 없는 응답이나 대화를 이어 가려 함.",
         told="입력 데이터 오류: 이 클라이언트에 그런 응답이나 대화가 없습니다.",
     ),
+    "character_not_found": Failure(
+        404,
+        "client",
+        "There is no character of this name, or not in this version, that the client sees.",
+        "클라이언트가 볼 수 있는 캐릭터 중에 그런 이름이나 버전이 없음.",
+        told="입력 데이터 오류: 그런 이름이나 버전의 캐릭터가 없습니다.",
+    ),
     "model_not_found": Failure(
         404,
         "client",

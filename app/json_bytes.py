@@ -36,3 +36,16 @@ def dump_json(value: Any) -> bytes:
 def well_formed(text: str) -> str:
     """Join surrogate pairs and replace lone surrogates, which no UTF-8 log, socket or database can carry."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def is_writable(value: Any) -> bool:
+    """False for text that UTF-8 logs and databases cannot hold."""
+    if not isinstance(value, str):
+        return True
+    if value.isascii():
+        return "\x00" not in value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\x00" not in value

@@ -29,6 +29,9 @@ TOKEN_PREFIX = "llms_"
 
 SESSION_ID_MAX_LENGTH = 128
 END_USER_MAX_LENGTH = 128
+CHARACTER_MAX_LENGTH = 80
+"""Of a character's name with a version behind it."""
+USER_NAME_MAX_LENGTH = 64
 MODEL_MAX_LENGTH = 256
 MAX_TOKENS_LIMIT = 1_000_000_000
 TEMPERATURE_MAX = 2
@@ -110,6 +113,8 @@ class ChatRequest:
     segments: bool | None = False
     segment_tags: Sequence[str] | None = ()
     user: str | None = None
+    character: str | None = ""
+    user_name: str | None = ""
 
     @property
     def credentials(self) -> Credentials:
@@ -218,6 +223,7 @@ class ChatResponse:
     turn: int | None = None
     summarised_turns: int | None = None
     ai_generated: bool = True
+    character: str | None = None
 
     @classmethod
     def from_openai_response(

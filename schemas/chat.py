@@ -8,6 +8,7 @@ from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from app.models import (
     API_KEY_PATTERN,
+    CHARACTER_MAX_LENGTH,
     END_USER_MAX_LENGTH,
     ENTRIES_MAX,
     IMAGE_DATA_MAX_LENGTH,
@@ -19,10 +20,11 @@ from app.models import (
     SEGMENT_TAGS_MAX,
     SESSION_ID_MAX_LENGTH,
     TEMPERATURE_MAX,
+    USER_NAME_MAX_LENGTH,
     ChatRequest,
     is_well_formed,
 )
-from schemas.fields import BoundedList, OptionalInteger, StrictBoolean, StrictFloat, StrictInteger, Turn
+from schemas.fields import BoundedList, OptionalInteger, OptionalString, StrictBoolean, StrictFloat, StrictInteger, Turn
 from schemas.quick import QuickSchema
 
 TEXT = r"^[^\u0000]*$"
@@ -231,6 +233,17 @@ class ChatRequestSchema(QuickSchema):
         },
     )
 
+    character = text(
+        "Who speaks: a character's name, or name and version, `mina@3`. Default: nobody.",
+        "mina",
+        maxLength=CHARACTER_MAX_LENGTH,
+    )
+    user_name = text(
+        "What `{{user}}` in the character's texts stands for. Default: setting PROMPT_USER_NAME.",
+        "도윤",
+        maxLength=USER_NAME_MAX_LENGTH,
+    )
+
     @post_load
     def build(self, data: dict[str, Any], **_: Any) -> ChatRequest:
         """Give the service's own value."""
@@ -328,6 +341,7 @@ class ChatResponseSchema(QuickSchema):
         }
     )
     ai_generated = fields.Boolean(metadata={"description": "Always `true`: a model wrote the answer.", "example": True})
+    character = OptionalString(metadata={"description": "Who spoke, in which version.", "example": "mina@3"})
 
 
 def token_count(description: str, example: int) -> fields.Integer:
@@ -340,6 +354,11 @@ class TokensSchema(Schema):
 
     system = token_count("System message.", 9)
     role = token_count("Role.", 0)
+    description = token_count("The character's description; only with a character, as the other parts of one.", 0)
+    speech_style = token_count("The character's manner of speech.", 0)
+    lore = token_count("What is told of the character's lore.", 0)
+    examples = token_count("The character's examples that are sent.", 0)
+    first_message = token_count("What the character said first.", 0)
     memory = token_count("Memories.", 0)
     summary = token_count("Summary of a session's earlier turns, where there is a session.", 0)
     instructions = token_count("Instructions.", 0)

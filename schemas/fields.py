@@ -38,11 +38,19 @@ class StrictInteger(fields.Integer):
         return super()._deserialize(value, attr, data, **kwargs)
 
 
-class OptionalInteger(fields.Integer):
+class LeftOut(fields.Field[Any]):
     """Left out of what is written where there is none."""
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
         return missing if value is None else super()._serialize(value, attr, obj, **kwargs)
+
+
+class OptionalInteger(LeftOut, fields.Integer):
+    """A whole number, or nothing at all."""
+
+
+class OptionalString(LeftOut, fields.String):
+    """A text, or nothing at all."""
 
 
 class BoundedList(fields.List[Any]):

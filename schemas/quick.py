@@ -13,7 +13,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, missing, post_load
 
-from schemas.fields import OptionalInteger, StrictBoolean, StrictInteger
+from schemas.fields import LeftOut, StrictBoolean, StrictInteger
 
 READ = {fields.String: str, StrictBoolean: bool, StrictInteger: int}
 WRITTEN = {fields.String: str, fields.Boolean: bool, fields.Integer: int, fields.Float: float}
@@ -43,7 +43,7 @@ class QuickSchema(Schema):
             for name, field in self.dump_fields.items()
         ]
         self._optional = [
-            field.data_key or name for name, field in self.dump_fields.items() if isinstance(field, OptionalInteger)
+            field.data_key or name for name, field in self.dump_fields.items() if isinstance(field, LeftOut)
         ]
 
     @post_load

@@ -145,6 +145,9 @@ class UsageRowSchema(Schema):
     upstream_request_id = fields.String(
         allow_none=True, metadata={"description": "Upstream's request id.", "example": "req_1"}
     )
+    character = fields.String(
+        allow_none=True, metadata={"description": "Who spoke, in which version.", "example": "mina@3"}
+    )
 
 
 class OneUsageRowSchema(UsageRowSchema):

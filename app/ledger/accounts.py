@@ -10,7 +10,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,7 @@ from app.ledger.tokens import is_token, new_token
 from app.models import TOKEN_PREFIX
 from app.store.database import Database
 from app.store.tables import MODELS_LENGTH, clients, spending
-from app.store.writer import unavailable
+from app.store.together import Together
 from app.units import MICROSECONDS
 
 logger = logging.getLogger(__name__)
@@ -118,7 +117,7 @@ class Accounts:
         self._old_digest_key = old_digest_key
         self._clock = clock
         self._known: TTLCache[str, Account] = TTLCache(KNOWN_MAX, KNOWN_SECONDS)
-        self._looking_up: dict[str, Future[Account | None]] = {}
+        self._together = Together[Account | None]()
         self._lock = threading.Lock()
         self._told_of_keys = False
 
@@ -198,7 +197,9 @@ class Accounts:
         if account is None:
             if not is_token(token):
                 raise unauthorized()
-            account = (self._look_up_together if remembered else self._look_up)(digest)
+            account = (
+                self._together.look_up(digest, lambda: self._look_up(digest)) if remembered else self._look_up(digest)
+            )
         account = account or self._keep_by_new_key(token)
         if account is None:
             self._tell_of_keys()
@@ -209,30 +210,6 @@ class Accounts:
     def _look_up(self, digest: str) -> Account | None:
         rows = self._database.read(lambda connection: by_digest(connection, digest))
         return self.active(rows, [digest]).get(digest)
-
-    def _look_up_together(self, digest: str) -> Account | None:
-        """The same; who asks while another is being told has its answer.
-
-        A thousand requests of one client that come at once would else be a thousand look-ups, of which the last would
-        be too late: `test_a_crowd_is_looked_up_once`.
-        """
-        with self._lock:
-            going_on = self._looking_up.get(digest)
-            answer = self._looking_up[digest] = going_on or Future()
-        if going_on is not None:
-            return answer.result()
-        try:
-            answer.set_result(self._look_up(digest))
-        except Exception as exc:
-            answer.set_exception(exc)
-        except BaseException:
-            # What ends this request is no answer to the others.
-            answer.set_exception(unavailable())
-            raise
-        finally:
-            with self._lock:
-                del self._looking_up[digest]
-        return answer.result()
 
     def active(self, rows: Iterable[Mapping[str, Any]], digests: Collection[str]) -> dict[str, Account]:
         """Of clients' rows those of active clients with one of these digests of tokens, by digest.

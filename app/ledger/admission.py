@@ -43,6 +43,7 @@ _COLUMNS = (
     "period_start",
     "end_user",
     "user_period_start",
+    "character",
 )
 _INSERT = RowsStatement(
     lambda given: (
@@ -189,6 +190,7 @@ class Admission:
             "period_start": reserved.period_start,
             "end_user": ask.end_user,
             "user_period_start": reserved.user_period_start,
+            "character": ask.character or None,
         }
         return Decision(row, reserved)
 

@@ -36,7 +36,7 @@ CLOCK_SECONDS = 5
 counts for nothing: else it would lock its client out until the clock is there again."""
 
 Owner = Mapping[str, Any]
-"""Whose it is: `client_id`, and for an end user `end_user`."""
+"""Whose it is, as the statements take it: `of_client_id`, and for an end user `of_end_user`."""
 
 
 class SpendingTable:
@@ -60,24 +60,21 @@ class SpendingTable:
 
     def used(self, connection: sa.Connection, owner: Owner, period: int) -> int | None:
         """Nano-dollars spent and reserved in this period; None when it has no row yet."""
-        found = self._used.rows(connection, **_this(owner, period))
+        found = self._used.rows(connection, **owner, of_period_start=period)
         return found[0]["used_nano"] if found else None
 
     def open(self, connection: sa.Connection, owner: Owner, period: int, reserved_nano: int) -> None:
         """Begin a period."""
-        self._open.run(connection, **owner, period_start=period, spent_nano=0, reserved_nano=reserved_nano)
+        whose = {name.removeprefix("of_"): value for name, value in owner.items()}
+        self._open.run(connection, **whose, period_start=period, spent_nano=0, reserved_nano=reserved_nano)
 
     def reserve(self, connection: sa.Connection, owner: Owner, period: int, more_nano: int) -> None:
         """Reserve more in a period that has a row."""
-        self._reserve.run(connection, **_this(owner, period), more_nano=more_nano)
+        self._reserve.run(connection, **owner, of_period_start=period, more_nano=more_nano)
 
     def settle(self, connection: sa.Connection, owner: Owner, period: int, spent_nano: int, reserved_nano: int) -> None:
         """Turn what was reserved into what was spent."""
-        self._settle.run(connection, **_this(owner, period), spent=whole(spent_nano), reserved=reserved_nano)
-
-
-def _this(owner: Owner, period: int) -> dict[str, Any]:
-    return {**{f"of_{name}": value for name, value in owner.items()}, "of_period_start": period}
+        self._settle.run(connection, **owner, of_period_start=period, spent=whole(spent_nano), reserved=reserved_nano)
 
 
 @dataclass(frozen=True)
@@ -130,8 +127,7 @@ class Rate:
         if self._made is None:
             since = self._now - RATE_WINDOW_SECONDS * MICROSECONDS
             until = self._now + CLOCK_SECONDS * MICROSECONDS
-            whose = {f"of_{name}": value for name, value in self._owner.items()}
-            (recent,) = self._kind.recent.rows(self._connection, **whose, since=since, until=until)
+            (recent,) = self._kind.recent.rows(self._connection, **self._owner, since=since, until=until)
             self._made, self._oldest = recent["made"], recent["oldest"] or self._now
         if self._made >= self._limit:
             seconds = math.ceil((self._oldest - self._now) / MICROSECONDS) + RATE_WINDOW_SECONDS
@@ -204,12 +200,12 @@ class Allowance:
 def of_client(connection: sa.Connection, account: Account, now: int) -> Allowance:
     """What a client may still use, all its users together."""
     limits = account.requests_per_minute, account.budget_nano, account.budget_period
-    return _allowance(connection, CLIENTS, {"client_id": account.id}, *limits, now)
+    return _allowance(connection, CLIENTS, {"of_client_id": account.id}, *limits, now)
 
 
 def of_user(connection: sa.Connection, account: Account, user: str, now: int) -> Allowance:
     """What one end user of a client may still use."""
-    owner = {"client_id": account.id, "end_user": user}
+    owner = {"of_client_id": account.id, "of_end_user": user}
     limits = account.per_user_rpm, account.per_user_budget_nano, account.per_user_budget_period
     return _allowance(connection, USERS, owner, *limits, now)
 

@@ -38,7 +38,8 @@ class Ask:
     written to a cache, `5m` or `1h`, which costs more than to read it. `is_free`: it costs nothing, whatever its model.
     `is_unbounded`: what it costs does not go by tokens that could be known before.
     `is_listing`: it lists models, which is free and no request of a model. `end_user`: whom the client asks for, as
-    app/ledger/end_users.py writes it down; `user_member` is the member that names it.
+    app/ledger/end_users.py writes it down; `user_member` is the member that names it. `character`: which version of
+    whom speaks.
     """
 
     route: str
@@ -55,6 +56,7 @@ class Ask:
     is_listing: bool = False
     end_user: str | None = None
     user_member: str = "user"
+    character: str = ""
 
     @property
     def is_counted(self) -> bool:

@@ -178,10 +178,10 @@ def spend(connection: sa.Connection, items: Iterable[Spent]) -> None:
             sums[period][1] += item.reserved_nano
     for (client_id, end_user, period_start), (spent, reserved) in sorted(sums.items()):
         if end_user:
-            owner = {"client_id": client_id, "end_user": end_user}
+            owner = {"of_client_id": client_id, "of_end_user": end_user}
             USERS.spending.settle(connection, owner, period_start, spent, reserved)
         else:
-            CLIENTS.spending.settle(connection, {"client_id": client_id}, period_start, spent, reserved)
+            CLIENTS.spending.settle(connection, {"of_client_id": client_id}, period_start, spent, reserved)
 
 
 def _spent(admitted: Admitted, charged_nano: int) -> Spent:

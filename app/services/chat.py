@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from app.calls.call import Call
+from app.characters.characters import Characters
+from app.characters.speaking import Script
 from app.config import Config
 from app.errors import ValidationException
 from app.json_bytes import dump_json
@@ -15,32 +16,18 @@ from app.ledger.accounts import NOBODY, Principal
 from app.ledger.end_users import known_as
 from app.ledger.limits import Ask, check_permission
 from app.models import ApiKey, ChatPreview, ChatRequest, ChatResponse, Completion, Generation, Message
-from app.services import prompt
+from app.services.assembly import Assembled, Assembler, system_message
 from app.services.cache import ResponseCache
 from app.services.completing import Completing, Listener, ParsedCompletion, parsed
 from app.services.exchange import Exchange, OpenExchange
 from app.services.remembering import Remembering
-from app.services.rules import broken_rules, read_turns
-from app.sessions.conversation import joined_to_user, messages_of, newest
+from app.services.rules import read_turns
 from app.sessions.turns import OpenTurn
 from app.tokens import estimate_tokens, image_tokens
 from app.units import dollars
 from app.upstreams.fleet import NATIVE
 
 ROUTE = "/api/v1/chat"
-NO_DEFAULTS: frozenset[str] = frozenset()
-NO_TEMPERATURE = frozenset({"temperature"})
-
-
-@dataclass(frozen=True)
-class Assembled:
-    """A checked request in the form of what the model is asked, with estimated tokens by part."""
-
-    generation: Generation
-    tokens: dict[str, int]
-    dropped_turns: int
-
-
 CompletionCache = ResponseCache[Completion]
 
 
@@ -53,19 +40,15 @@ class ChatService:
         config: Config | None = None,
         cache: CompletionCache | None = None,
         remembering: Remembering | None = None,
+        characters: Characters | None = None,
     ) -> None:
         self._config = config or Config.from_env()
         self._exchange = exchange or Exchange.in_process(self._config)
         self._completing = Completing(self._exchange)
         self._cache = cache
         self._remembering = remembering or Remembering()
+        self._assembler = Assembler(self._config, characters)
         self._parameters = self._exchange.parameters
-        self._headings = prompt.Headings(
-            role=self._config.prompt_heading_role,
-            memory=self._config.prompt_heading_memory,
-            summary=self._config.prompt_heading_summary,
-            instructions=self._config.prompt_heading_instructions,
-        )
 
     def process_chat_request(
         self,
@@ -78,18 +61,19 @@ class ChatService:
     ) -> ChatResponse:
         """Answer one chat turn; a `listener` is told the text while it comes.
 
-        Raises ValidationException when the request breaks a rule, ConfigurationException when no key may pay,
+        Raises ValidationException when the request breaks a rule, ChatServiceException `character_not_found` when there
+        is no such character, ConfigurationException when no key may pay,
         OpenAIClientException when upstream fails, ChatServiceException when the server is busy.
         """
         call = call or Call(self._config.request_timeout)
         began = time.monotonic()
-        history = _checked_turns(request)
+        checked = self._assembler.check(request, principal)
         checked_seconds = time.monotonic() - began
 
         def answer(turn: OpenTurn | None, cache: CompletionCache | None = None) -> ChatResponse:
             began = time.monotonic() - checked_seconds
             heard = listener if turn is None or listener is None else _Heard(listener, turn)
-            assembled = self._assemble(request, history, turn)
+            assembled = self._assembler.assemble(checked, turn)
             ask = _ask(request, assembled, streamed=listener is not None)
             with self._exchange.open(
                 ask,
@@ -110,7 +94,7 @@ class ChatService:
             return response if turn is None else _numbered(response, turn, is_written=exchange.is_written)
 
         if request.remember:
-            return self._remembering.turn(request, history, principal, call, answer)
+            return self._remembering.turn(self._assembler.new_turn(checked), principal, call, answer)
         return answer(None, self._cache if use_cache else None)
 
     def preview(self, request: ChatRequest, principal: Principal = NOBODY) -> ChatPreview:
@@ -118,9 +102,9 @@ class ChatService:
 
         Raises as a chat turn does, but for what depends on how much the client has used.
         """
-        history = _checked_turns(request)
-        turn = self._remembering.look(request, history, principal) if request.remember else None
-        assembled = self._assemble(request, history, turn)
+        checked = self._assembler.check(request, principal)
+        turn = self._remembering.look(self._assembler.new_turn(checked), principal) if request.remember else None
+        assembled = self._assembler.assemble(checked, turn)
         ask = _ask(request, assembled, streamed=bool(request.stream))
         plan = self._exchange.plan(ask, request.credentials, principal, NATIVE)
         if principal.account is not None:
@@ -137,37 +121,6 @@ class ChatService:
             dropped_turns=assembled.dropped_turns,
             plan=[attempt.described() for attempt in plan.attempts] if plan.is_listed else (),
         )
-
-    def _assemble(self, request: ChatRequest, history: Sequence[Message], turn: OpenTurn | None = None) -> Assembled:
-        """Put together what the model is asked: after what the request brings, or after what its session has."""
-        parts, user_message = self._system_parts(request, turn), request.user_message
-        tokens = {name: estimate_tokens(part) for name, part in parts.items()}
-        used = sum(tokens.values()) + estimate_tokens(user_message)
-        if turn is None:
-            limit = request.max_context_tokens or self._config.default_max_context_tokens
-            kept = prompt.newest_turns(history, limit - used) if limit else history
-            dropped = len(history) - len(kept)
-        else:
-            session, past = turn.conversation, (*turn.conversation.recent, *turn.before)
-            turn.model = request.model or self._config.default_model
-            turn.room = self._remembering.max_context_tokens(request) - used
-            turns = newest(past, turn.room)
-            kept, user_message = joined_to_user(messages_of(turns), user_message)
-            dropped = session.turns - session.summary_turns + len(turn.before) - len(turns)
-        user = self._create_user_message(user_message)
-        spoken = estimate_tokens(user_message)
-        tokens |= {"history": sum(estimate_tokens(turn["content"]) for turn in kept), "user": spoken}
-        generation = Generation(
-            messages=[*_system_messages(parts), *kept, user],
-            model=request.model or self._config.default_model,
-            instructions=request.instructions or "",
-            max_tokens=self._config.default_max_tokens if request.max_tokens is None else request.max_tokens,
-            temperature=self._config.default_temperature if request.temperature is None else request.temperature,
-            response_schema=request.response_schema,
-            images=request.images or (),
-            defaults=NO_TEMPERATURE if request.temperature is None else NO_DEFAULTS,
-        )
-        return Assembled(generation, tokens, dropped)
 
     def _cached(
         self,
@@ -219,6 +172,7 @@ class ChatService:
             instructions=request.instructions or None,
             cached=bool(exchange.receipt.cache_hit),
             dropped_turns=assembled.dropped_turns,
+            character=assembled.character or None,
             cost_usd=dollars(exchange.cost_nano()),
             model=generation.model,
             temperature=generation.temperature if is_sent else None,
@@ -229,21 +183,10 @@ class ChatService:
 
     def _validate_request(self, request: ChatRequest) -> None:
         """Check every rule of the chat request; raises one ValidationException that names each broken one."""
-        _checked_turns(request)
-
-    def _system_parts(self, request: ChatRequest, turn: OpenTurn | None = None) -> dict[str, str]:
-        given = request.system_message or ""
-        return prompt.system_parts(
-            given if given.strip() else self._config.default_system_message,
-            role=request.role or "",
-            memories=(*(request.memory_context or ()), *(turn.memories if turn else ())),
-            summary=None if turn is None else turn.conversation.summary,
-            instructions=request.instructions or "",
-            headings=self._headings,
-        )
+        self._assembler.check(dataclasses.replace(request, character=""), NOBODY)
 
     def _create_system_message(self, request: ChatRequest) -> Message:
-        return _system_message(self._system_parts(request))
+        return system_message(self._assembler.system_parts(request, Script(request)))
 
     def _format_conversation_history(self, history: Sequence[str | Message]) -> list[Message]:
         turns, errors = read_turns(history)
@@ -277,24 +220,6 @@ def _numbered(response: ChatResponse, turn: OpenTurn, *, is_written: bool) -> Ch
     return dataclasses.replace(response, turn=turn.number, summarised_turns=turn.conversation.summary_turns)
 
 
-def _checked_turns(request: ChatRequest) -> list[Message]:
-    """The past turns of a request that keeps all rules; raises one ValidationException that names each broken one."""
-    turns, turn_errors = read_turns(request.conversation_history or ())
-    if errors := broken_rules(request, turn_errors):
-        raise ValidationException(f"These fields break a rule: {', '.join(errors)}", next(iter(errors)), errors=errors)
-    return turns
-
-
-def _system_message(parts: dict[str, str]) -> Message:
-    return {"role": "system", "content": prompt.system_text(parts)}
-
-
-def _system_messages(parts: dict[str, str]) -> list[Message]:
-    """The system message, or nothing where it has no text: some models' templates take no empty one."""
-    message = _system_message(parts)
-    return [message] if message["content"] else []
-
-
 def _ask(request: ChatRequest, assembled: Assembled, *, streamed: bool) -> Ask:
     return Ask(
         route=ROUTE,
@@ -304,6 +229,7 @@ def _ask(request: ChatRequest, assembled: Assembled, *, streamed: bool) -> Ask:
         prompt_tokens=sum(assembled.tokens.values()) + _unspoken_tokens(assembled.generation),
         max_tokens=assembled.generation.max_tokens,
         end_user=known_as(request.user),
+        character=assembled.character,
     )
 
 

@@ -19,8 +19,7 @@ from typing import get_args
 
 from app.calls.call import Call
 from app.errors import ServiceException
-from app.json_bytes import dump_json
-from app.services.rules import is_writable
+from app.json_bytes import dump_json, is_writable
 from app.tokens import estimate_tokens
 from app.upstreams.json import read_json
 from app.upstreams.memory_server import MemoryFailed, MemoryServer, Reason

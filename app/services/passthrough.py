@@ -192,9 +192,9 @@ class Passthrough:
                 resources.enter_context(response)
                 if begun is None:
                     return _as_it_comes(response, exchange, dialect, resources)
-                head, pieces = begun
+                head, pieces, document = begun
                 if pieces is None:
-                    return whole(head, response, exchange, dialect.read_usage)
+                    return whole(head, response, exchange, dialect.read_usage, document)
                 passed = _unheld(head, pieces, exchange, dialect.read_usage)
             # The row of a stream is settled where the stream ends.
             held = resources.pop_all()
@@ -267,9 +267,11 @@ def _body(
     return AdaptedBody(exchange.parameters, attempt.model, make, {"stream_options"} if asks_for_usage else ())
 
 
-def _begun(exchange: OpenExchange, path: str, response: HeldResponse) -> tuple[bytes, Iterator[bytes] | None] | None:
-    """So much of a plain answer as can be held, and what is left of it; None where that is nothing. None of it at all
-    where it is no JSON and need not be.
+def _begun(
+    exchange: OpenExchange, path: str, response: HeldResponse
+) -> tuple[bytes, Iterator[bytes] | None, dict[str, Any] | None] | None:
+    """So much of a plain answer as can be held, what is left of it, None where that is nothing, and what it says where
+    that was looked at. None of it at all where it is no JSON and need not be.
 
     Raises the failure that it tells of, while another upstream can answer instead.
     """
@@ -277,14 +279,20 @@ def _begun(exchange: OpenExchange, path: str, response: HeldResponse) -> tuple[b
         return None
     pieces = iter(response)
     head, is_whole = _head(pieces, response.max_bytes)
+    document = None
     if is_whole and response.may_move:
-        document = read_json(head)
-        if not isinstance(document, dict):
-            raise bad_response()
+        document = _object(head)
         if (failure := told_failure(document)) is not None:
             exchange.note(DIALECTS[path].read_usage(document), string_or_none(document.get("model")))
             raise failure
-    return head, None if is_whole else pieces
+    return head, None if is_whole else pieces, document
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    document = read_json(raw)
+    if not isinstance(document, dict):
+        raise bad_response()
+    return document
 
 
 def _streamed(
@@ -354,11 +362,10 @@ def whole(
     response: HeldResponse,
     exchange: OpenExchange,
     usage_of: Callable[[Mapping[str, Any]], Usage | None] = read_usage,
+    document: dict[str, Any] | None = None,
 ) -> PassedResponse:
-    """The answer as it came, if it is a JSON object; its usage is noted."""
-    document = read_json(raw)
-    if not isinstance(document, dict):
-        raise bad_response()
+    """The answer as it came, if it is a JSON object; its usage is noted. `document`: what it says, if that is known."""
+    document = _object(raw) if document is None else document
     exchange.note(usage_of(document), string_or_none(document.get("model")))
     exchange.note_response(_response_id(document))
     if told_failure(document):

@@ -11,7 +11,8 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from app.calls.call import Call
@@ -19,20 +20,39 @@ from app.calls.places import Places
 from app.errors import ChatServiceException, ValidationException
 from app.ledger.accounts import Principal
 from app.ledger.end_users import known_as
-from app.models import ChatRequest, Message
+from app.models import ChatRequest
 from app.services.memory_hook import MemoryHook, ToldTurn
 from app.services.summaries import Due, Summaries
-from app.sessions.conversation import Conversation, turns_of
+from app.sessions.conversation import Conversation, Turn
 from app.sessions.sessions import Sessions
 from app.sessions.turns import OpenTurn, session_busy
 
 Result = TypeVar("Result")
 
-SESSION_MAX_CONTEXT_TOKENS = 8000
-"""`max_context_tokens` of a remembered turn where neither the request nor the setting says one."""
 LOOK_SECONDS = 5.0
 ASK_SECONDS = 0.05
 """How long to wait before a session is looked at again that another worker has."""
+
+
+@dataclass(frozen=True)
+class NewTurn:
+    """A request that wants to be remembered. `opening`: the turns before it if it is the first of its session.
+    `max_tokens`: how long its prompt may be, estimated. `speaker`: which version of which character speaks."""
+
+    request: ChatRequest
+    opening: Sequence[Turn] = ()
+    max_tokens: int = 0
+    speaker: str | None = None
+
+    @property
+    def session(self) -> str:
+        """The session's name."""
+        return self.request.session_id or ""
+
+    @property
+    def user(self) -> str:
+        """The application's end user; empty where it names none."""
+        return self.request.user or ""
 
 
 class Remembering:
@@ -43,113 +63,96 @@ class Remembering:
         sessions: Sessions | None = None,
         memory_hook: MemoryHook | None = None,
         max_queue_seconds: float = 5.0,
-        max_context_tokens: int = 0,
         summaries: Summaries | None = None,
     ) -> None:
         self.summaries = summaries
         self._sessions = sessions
         self._hook = memory_hook or MemoryHook()
-        self._max_context_tokens = max_context_tokens or SESSION_MAX_CONTEXT_TOKENS
         self._max_queue_seconds = max_queue_seconds
         self._queues: dict[tuple[int, str], _Queue] = {}
         self._lock = threading.Lock()
 
-    def turn(
-        self,
-        request: ChatRequest,
-        history: list[Message],
-        principal: Principal,
-        call: Call,
-        answer: Callable[[OpenTurn], Result],
-    ) -> Result:
-        """Have a turn answered once it is its turn; `history` is what the request brings of its own.
+    def turn(self, new: NewTurn, principal: Principal, call: Call, answer: Callable[[OpenTurn], Result]) -> Result:
+        """Have a turn answered once it is its turn.
 
         Raises what `answer` does, ChatServiceException 409 `session_busy` when the turn before takes too long, and
         ValidationException: sessions are off, or a history comes with a session that has one.
         """
-        sessions, key = self._open(), (owner_of(principal), request.session_id or "")
-        most, give_up = self.max_context_tokens(request), time.monotonic() + self._max_queue_seconds
+        sessions, key = self._open(), (owner_of(principal), new.session)
+        give_up = time.monotonic() + self._max_queue_seconds
         with self._place(key, call):
-            memories = self._recall(request, principal, call)
-            is_fresh = bool(history)
+            memories = self._recall(new, principal, call)
+            is_fresh = bool(new.request.conversation_history)
             while True:
-                session = sessions.conversation(*key, most, is_fresh=is_fresh)
+                session = sessions.conversation(*key, new.max_tokens, is_fresh=is_fresh)
                 if session is None:
                     sessions.begin(*key)
                     continue
-                turn = self._begun(session, request, history, call.request_id, memories)
+                turn = self._begun(session, new, call.request_id, memories)
                 sessions.recent.drop(key)
                 try:
                     answered = answer(turn)
-                    sessions.recent.put(key, left := turn.after(most))
-                    self._summarise(turn, left, request, principal)
+                    sessions.recent.put(key, left := turn.after(new.max_tokens))
+                    self._summarise(turn, left, new, principal)
                     return answered
                 except ChatServiceException as exc:
                     # What this worker knew of the session may have been out of date: that alone is no reason to wait.
                     if exc.error_code != "session_busy" or (is_fresh and time.monotonic() >= give_up):
                         raise
                 finally:
-                    self._tell(turn, request, principal)
+                    self._tell(turn, new, principal)
                 if is_fresh:
                     call.wait(random.uniform(0.5, 1.5) * ASK_SECONDS)
                     call.remaining_seconds()
                 is_fresh = True
 
-    def max_context_tokens(self, request: ChatRequest) -> int:
-        """How long the prompt of a remembered turn may be, in estimated tokens."""
-        return request.max_context_tokens or self._max_context_tokens
-
-    def look(self, request: ChatRequest, history: list[Message], principal: Principal) -> OpenTurn:
+    def look(self, new: NewTurn, principal: Principal) -> OpenTurn:
         """The turn as it would begin now, for a look at what would be sent; nothing is written."""
-        key, most = (owner_of(principal), request.session_id or ""), self.max_context_tokens(request)
-        session = self._open().conversation(*key, most) or Conversation(0)
-        memories = self._recall(request, principal, Call(LOOK_SECONDS))
-        return self._begun(session, request, history, "", memories)
+        session = self._open().conversation(owner_of(principal), new.session, new.max_tokens) or Conversation(0)
+        return self._begun(session, new, "", self._recall(new, principal, Call(LOOK_SECONDS)))
 
-    def _begun(
-        self,
-        session: Conversation,
-        request: ChatRequest,
-        history: list[Message],
-        request_id: str,
-        memories: tuple[str, ...],
-    ) -> OpenTurn:
-        if history and session.turns:
+    def _begun(self, session: Conversation, new: NewTurn, request_id: str, memories: Sequence[str]) -> OpenTurn:
+        if session.turns and new.request.conversation_history:
             raise ValidationException("is taken with the first turn of a session only", "conversation_history")
         return self._open().open_turn(
-            session, request_id, request.user_message, before=tuple(turns_of(history)), memories=memories
+            session,
+            request_id,
+            new.request.user_message,
+            before=() if session.turns else new.opening,
+            memories=memories,
+            character=new.speaker,
         )
 
-    def _recall(self, request: ChatRequest, principal: Principal, call: Call) -> tuple[str, ...]:
+    def _recall(self, new: NewTurn, principal: Principal, call: Call) -> tuple[str, ...]:
         """What the memory server knows that belongs to the turn."""
-        session, user, client = request.session_id or "", request.user or "", _client(principal)
-        return self._hook.recall(request.user_message, session, user, call, client=client)
+        asked = new.request.user_message, new.session, new.user
+        return self._hook.recall(*asked, call, client=_client(principal))
 
-    def _tell(self, turn: OpenTurn, request: ChatRequest, principal: Principal) -> None:
+    def _tell(self, turn: OpenTurn, new: NewTurn, principal: Principal) -> None:
         """Tell the memory server a turn that is remembered."""
         if turn.kept is not None:
             told = ToldTurn(
                 client=_client(principal),
-                session=request.session_id or "",
-                user=request.user or "",
+                session=new.session,
+                user=new.user,
                 turn=turn.number,
-                user_message=request.user_message,
+                user_message=turn.user_text,
                 response_text=turn.kept.answer_text or "",
                 interrupted=turn.kept.interrupted,
             )
             self._hook.tell(told)
 
-    def _summarise(self, turn: OpenTurn, left: Conversation, request: ChatRequest, principal: Principal) -> None:
+    def _summarise(self, turn: OpenTurn, left: Conversation, new: NewTurn, principal: Principal) -> None:
         """Have the oldest turns covered by a summary, in the background, if they outgrow the next prompt."""
         if self.summaries is not None and turn.kept is not None:
             due = Due(
                 owner=owner_of(principal),
-                name=request.session_id or "",
+                name=new.session,
                 principal=principal,
-                credentials=request.credentials,
-                end_user=known_as(request.user),
+                credentials=new.request.credentials,
+                end_user=known_as(new.request.user),
                 model=turn.model,
-                max_context_tokens=self.max_context_tokens(request),
+                max_context_tokens=new.max_tokens,
                 room=turn.room,
             )
             self.summaries.consider(due, left)

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from app.errors import ERRORS_MAX
+from app.json_bytes import is_writable
 from app.models import (
+    CHARACTER_MAX_LENGTH,
     END_USER_MAX_LENGTH,
     ENTRIES_MAX,
     IMAGE_DATA_MAX_LENGTH,
@@ -24,6 +26,7 @@ from app.models import (
     SEGMENT_TAGS_MAX,
     SESSION_ID_MAX_LENGTH,
     TEMPERATURE_MAX,
+    USER_NAME_MAX_LENGTH,
     ChatRequest,
     Message,
     is_well_formed,
@@ -40,6 +43,8 @@ LENGTHS = {
     "session_id": SESSION_ID_MAX_LENGTH,
     "user": END_USER_MAX_LENGTH,
     "model": MODEL_MAX_LENGTH,
+    "character": CHARACTER_MAX_LENGTH,
+    "user_name": USER_NAME_MAX_LENGTH,
     "images": IMAGES_MAX,
     "conversation_history": ENTRIES_MAX,
     "memory_context": ENTRIES_MAX,
@@ -204,16 +209,3 @@ def _children(value: Any) -> Iterable[Any]:
     if isinstance(value, Mapping):
         return value.values()
     return value if isinstance(value, list | tuple) else ()
-
-
-def is_writable(value: Any) -> bool:
-    """False for text that UTF-8 logs and databases cannot hold."""
-    if not isinstance(value, str):
-        return True
-    if value.isascii():
-        return "\x00" not in value
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\x00" not in value

@@ -100,6 +100,16 @@ class OpenTurn:
         """Of this turn."""
         return self.conversation.turns + len(self.before) + 1
 
+    @property
+    def past(self) -> tuple[Turn, ...]:
+        """The turns before this one, as many as are known and no summary covers."""
+        return (*self.conversation.recent, *self.before)
+
+    @property
+    def uncovered(self) -> int:
+        """How many turns before this one no summary covers."""
+        return self.conversation.turns - self.conversation.summary_turns + len(self.before)
+
     @staticmethod
     def hold(connection: sa.Connection, keys: Collection[int]) -> None:
         """Keep other transactions away from these sessions until this one ends.
@@ -119,7 +129,7 @@ class OpenTurn:
     def after(self, max_tokens: int) -> Conversation:
         """The session once this turn is kept, with as many turns as `max_tokens` may let through, and one more."""
         session = self.conversation
-        past = (*session.recent, *self.before, Turn(self.user_text, self.answer, character=self.character))
+        past = (*self.past, Turn(self.user_text, self.answer, character=self.character))
         most = len(newest(past, max_tokens)) + 1
         return dataclasses.replace(
             session,

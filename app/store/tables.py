@@ -1,5 +1,5 @@
 """The tables: clients, what each and its end users have spent in a budget's period, the ledger of requests and their
-attempts, which upstreams rest, and the sessions with their turns.
+attempts, which upstreams rest, the characters, and the sessions with their turns.
 
 Money is in nano-dollars (10**-9 USD), moments are microseconds since 1970 in UTC, durations are milliseconds. A pending
 ledger row is its request's lease as well: it has an owner and a moment after which no worker works on it any more.
@@ -20,6 +20,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    func,
+    literal_column,
     text,
 )
 
@@ -112,6 +114,7 @@ requests = Table(
     Column("settled_at", BigInteger),
     Column("end_user", String(END_USER_MAX_LENGTH)),
     Column("user_period_start", BigInteger),
+    Column("character", String(80)),
     Index("requests_by_client", "client_id", "created_at"),
     Index(
         "requests_by_response",
@@ -217,3 +220,25 @@ rests = Table(
 )
 """`address`: a digest of the base URL, so that an upstream that has moved begins anew. `key_fingerprint`: as in the
 ledger; empty for the upstream itself."""
+
+characters = Table(
+    "characters",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    # Whose it is; NULL: the server's own, which everybody sees.
+    Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), index=True),
+    Column("name", String(64), nullable=False),
+    # The newest. It stays when all versions are deleted, so that a number never means two of them.
+    Column("version", Integer, nullable=False),
+)
+owner_of_character = func.coalesce(characters.c.client_id, literal_column("0"))
+Index("characters_by_name", owner_of_character, characters.c.name, unique=True)
+
+character_versions = Table(
+    "character_versions",
+    metadata,
+    Column("character", ForeignKey("characters.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+)

@@ -47,6 +47,11 @@ class Fleet:
         self.upstreams = upstreams
         self._native = native
         self._first = next(iter(upstreams.values()))
+        # Every request asks for these.
+        self._dialects = {
+            name: {*upstream.settings.dialects, *([NATIVE] if self.native_dialect(upstream) else [])}
+            for name, upstream in upstreams.items()
+        }
 
     def plan(self, payer: Payer, wanted: Wanted) -> Plan:
         """The attempts that may be made for a request.
@@ -65,7 +70,7 @@ class Fleet:
     def everywhere(self) -> Iterator[Attempt]:
         """Each upstream with one of the server's keys, for what is asked of all."""
         for upstream in self.upstreams.values():
-            for key in sorted(upstream.settings.keys, key=upstream.load.of)[:1]:
+            for key in _least_loaded(upstream)[:1]:
                 yield Attempt(upstream, key)
 
     def native_dialect(self, upstream: Upstream) -> str:
@@ -76,13 +81,12 @@ class Fleet:
         if key.source != "default":
             return [self._own(key, wanted)]
         found = list(self._storing(wanted) if wanted.stored_at else self._servers(wanted))
-        found.sort(key=_due_in)
+        due = [_due_in(attempt) for attempt in found]
+        if any(due):
+            found = _by_rest(found, due)
         if wanted.stored_at is not None:
             found = [attempt for attempt in found if attempt.upstream is found[0].upstream]
-        return [
-            dataclasses.replace(attempt, reason=f"{attempt.reason}, rests") if _due_in(attempt) else attempt
-            for attempt in found
-        ]
+        return found
 
     def _own(self, key: ApiKey, wanted: Wanted) -> Attempt:
         """The caller's own key, at the upstream that it was brought for."""
@@ -97,7 +101,7 @@ class Fleet:
     def _storing(self, wanted: Wanted) -> Iterator[Attempt]:
         """The upstream that has stored what the request goes on with."""
         upstream = self._stored_at(wanted.stored_at or "")
-        for key in sorted(upstream.settings.keys, key=upstream.load.of):
+        for key in _least_loaded(upstream):
             yield self._at(upstream, key, wanted, "made the response before")
 
     def _stored_at(self, name: str) -> Upstream:
@@ -122,7 +126,7 @@ class Fleet:
             reason = first if place == 0 else "next target" if place < len(chosen) else "on failure"
             upstream = self.upstreams[target.upstream]
             if self._speaks(upstream, wanted.dialect):
-                for key in sorted(upstream.settings.keys, key=upstream.load.of):
+                for key in _least_loaded(upstream):
                     yield Attempt(upstream, key, target.model or wanted.model, reason)
 
     def _route(self, wanted: Wanted) -> Route:
@@ -136,13 +140,26 @@ class Fleet:
         return (upstream for upstream in self.upstreams.values() if self._speaks(upstream, dialect))
 
     def _speaks(self, upstream: Upstream, dialect: str) -> bool:
-        if dialect == NATIVE:
-            return bool(self.native_dialect(upstream))
-        return not dialect or dialect in upstream.settings.dialects
+        return not dialect or dialect in self._dialects[upstream.settings.name]
 
 
 def _due_in(attempt: Attempt) -> float:
     return max(attempt.upstream.health.due_in, attempt.upstream.key_health(attempt.key).due_in)
+
+
+def _by_rest(attempts: Sequence[Attempt], due: Sequence[float]) -> list[Attempt]:
+    """Those that rest last, the one that is due first before others."""
+    ordered = sorted(zip(due, attempts, strict=True), key=lambda pair: pair[0])
+    return [
+        dataclasses.replace(attempt, reason=f"{attempt.reason}, rests") if seconds else attempt
+        for seconds, attempt in ordered
+    ]
+
+
+def _least_loaded(upstream: Upstream) -> Sequence[ApiKey]:
+    """Its keys, the one with the least in flight first."""
+    keys = upstream.settings.keys
+    return keys if len(keys) == 1 else sorted(keys, key=upstream.load.of)
 
 
 def _by_weight(targets: Sequence[Target]) -> list[Target]:

@@ -99,9 +99,18 @@ class AdaptedBody:
             self._parameters.remember(self._model, self.without)
 
 
+NOTHING_SAID: Message = {"role": "user", "content": "…"}
+"""What stands before the model's own first words where a template begins with the user."""
+
+
 def fitting_messages(generation: Generation, without: frozenset[str]) -> list[Message]:
-    """The messages for a model that takes no system role (it goes before the user's words), or no two turns of one."""
+    """The messages for a model that takes no system role (it goes before the user's words), or no two turns of one role
+    and none of its own first."""
     messages = list(generation.messages)
+    if "roles" in without:
+        first = next(index for index, message in enumerate(messages) if message["role"] != "system")
+        if messages[first]["role"] == "assistant":
+            messages.insert(first, NOTHING_SAID)
     if "system" in without and messages and messages[0]["role"] == "system":
         system, *messages = messages
         first = next(index for index, message in enumerate(messages) if message["role"] == "user")
@@ -136,7 +145,7 @@ def refused_parameter(status: int, body: bytes) -> str | None:
     named = [text.partition(".")[0] for member, text in told if member in {"param", "loc"}]
     if name := next((text for text in named if text in NAMES), None):
         return name if is_unsupported or name not in LIMITS else None
-    if "alternate" in words and "role" in words:
+    if "role" in words and ("alternate" in words or ("first message" in words and "user" in words)):
         return "roles"
     if "only user and assistant roles" in words:
         return "system"

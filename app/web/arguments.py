@@ -11,8 +11,8 @@ import flask
 import marshmallow
 
 from app.errors import ValidationException
+from app.json_bytes import is_writable
 from app.models import SESSION_ID_MAX_LENGTH
-from app.services.rules import is_writable
 from app.web.bodies import require_json, whole_body
 from app.web.problems import named
 

@@ -63,6 +63,7 @@ CHAT_PROBLEMS = (
     "model_not_allowed",
     "not_covered",
     "response_not_found",
+    "character_not_found",
     "model_price_unknown",
     "free_mode_not_allowed",
     "rate_limited",

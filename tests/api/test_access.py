@@ -16,15 +16,31 @@ from app.store.database import Database
 from app.store.tables import clients
 from app.web.access import FLASK_SMOREST, Access
 from app.web.services import service
-from blueprints import chat, docs, health, messages, metrics, notice, openai, others, system, upstreams, usage
+from blueprints import (
+    characters,
+    chat,
+    docs,
+    health,
+    messages,
+    metrics,
+    notice,
+    openai,
+    others,
+    system,
+    upstreams,
+    usage,
+)
 from tests.records import connected, settled
 from tests.upstream import Upstream
 
 DECLARED = dict(FLASK_SMOREST)
-for module in (chat, docs, health, messages, metrics, notice, openai, others, system, upstreams, usage):
+MODULES = (characters, chat, docs, health, messages, metrics, notice, openai, others, system, upstreams, usage)
+for module in MODULES:
     DECLARED.update(module.blp.access)
 PUBLIC, ADMIN = ({name for name, access in DECLARED.items() if access is of} for of in (Access.PUBLIC, Access.ADMIN))
 
+NOT_THERE = {"usage.one_request", "characters.show", "characters.card", "characters.delete"}
+"""Routes of something that is not there when they are walked."""
 LOCAL, ELSEWHERE = "127.0.0.1", "203.0.113.9"
 BODIES: dict[str, dict[str, Any]] = {
     "chat.chat": {"user_message": "x", "free_mode": True},
@@ -49,10 +65,11 @@ def walk(app: Flask, token: str = "", peer: str = LOCAL) -> dict[str, set[int]]:
     """Every route's statuses over its methods, by endpoint."""
     client, statuses = app.test_client(), dict[str, set[int]]()
     headers = {"X-Free-Mode": "true"} | ({"Authorization": f"Bearer {token}"} if token else {})
-    for rule in app.url_map.iter_rules():
+    # What makes something is walked last.
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.endpoint == "characters.put"):
         path = app.url_map.bind("localhost").build(rule.endpoint, {name: VALUES[name] for name in rule.arguments})
         for method in sorted(rule.methods - {"OPTIONS"}):
-            sent = {"json": BODIES.get(rule.endpoint, {}) if method == "POST" else None}
+            sent = {"json": BODIES.get(rule.endpoint, {}) if method in {"POST", "PUT"} else None}
             if rule.endpoint == "others.transcriptions":
                 sent = {"data": {"model": "m"}, "content_type": "multipart/form-data"}
             answer = client.open(path, method=method, headers=headers, environ_overrides={"REMOTE_ADDR": peer}, **sent)
@@ -82,7 +99,7 @@ def test_with_a_clients_token(app: Flask) -> None:
     for endpoint, statuses in walk(app, token, ELSEWHERE).items():
         if endpoint in ADMIN:
             assert statuses == {403}, endpoint
-        elif endpoint == "usage.one_request":
+        elif endpoint in NOT_THERE:
             assert statuses == {404}
         else:
             assert statuses <= {200, 302, 308}, endpoint
@@ -92,7 +109,7 @@ def test_with_an_admins_token(app: Flask) -> None:
     """Everything, from everywhere."""
     token = service(Accounts, app).add("root", Limits(admin=True))
     for endpoint, statuses in walk(app, token, ELSEWHERE).items():
-        assert statuses <= ({404} if endpoint == "usage.one_request" else {200, 302, 308}), endpoint
+        assert statuses <= ({404} if endpoint in NOT_THERE else {200, 302, 308}), endpoint
 
 
 def test_in_open_mode(make_app: Callable[..., Flask]) -> None:
@@ -103,7 +120,7 @@ def test_in_open_mode(make_app: Callable[..., Flask]) -> None:
             if endpoint in ADMIN and peer == ELSEWHERE:
                 assert statuses == {403}, endpoint
             else:
-                assert statuses <= {200, 302, 308, 404}, endpoint
+                assert statuses <= {200, 204, 302, 308, 404}, endpoint
 
 
 def test_a_route_that_declares_nothing_is_closed(app: Flask) -> None:

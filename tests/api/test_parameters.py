@@ -37,6 +37,8 @@ def plain(received: Received) -> Answer:
     """A good answer of the API that was asked."""
     if received.path.endswith("/responses"):
         return stream(response_events("ok")) if received.json.get("stream") else text("ok", temperature=None)
+    if received.path.endswith("/messages"):
+        return reply(200, {"content": [{"type": "text", "text": "ok"}], "stop_reason": "end_turn"})
     message = {"message": {"content": "ok"}, "finish_reason": "stop"}
     return stream(completion_events("ok")) if received.json.get("stream") else reply(200, {"choices": [message]})
 
@@ -274,6 +276,27 @@ def test_a_template_without_a_system_role(
     assert is_taken([item["role"] for item in sent])
     assert "\n\n".join(item["content"] for item in sent) == "S\n\na\n\nb\n\nc\n\nd\n\nhi"
     assert "instructions" not in upstream.received[-1].json
+
+
+@pytest.mark.parametrize(
+    "message", ["Conversation roles must alternate user/assistant", 'messages: first message must use the "user" role']
+)
+@pytest.mark.parametrize("api", ["responses", "chat_completions", "messages"])
+def test_a_template_that_begins_with_the_user(
+    make_app: Callable[..., Flask], upstream: Upstream, message: str, api: str
+) -> None:
+    """Before what the model said first stands a turn of the user's that says nothing."""
+
+    def is_taken(roles: list[str]) -> bool:
+        return next(role for role in roles if role != "system") == "user"
+
+    upstream.default = of_roles(is_taken, message)
+    client = make_app(upstream_api=api).test_client()
+    history = ["assistant: Welcome!"]
+    assert [ask(client, conversation_history=history).status_code for _ in range(2)] == [200, 200]
+    body = upstream.received[-1].json
+    turns = [item for item in body.get("messages") or body["input"] if item["role"] != "system"]
+    assert [item["content"] for item in turns] == ["…", "Welcome!", "hi"]
 
 
 def test_trimming_leaves_no_answer_first(client: FlaskClient, upstream: Upstream) -> None:

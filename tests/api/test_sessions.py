@@ -297,3 +297,23 @@ def test_the_memory_server_is_asked_and_told(
         assert told.json["response_text"] == "What do I drink?"
         memory.default = reply(500, {})
         assert say(client, "And now?").get_json()["turn"] == 2
+
+
+def test_a_character_opens_its_session(client: FlaskClient, upstream: Upstream, database_url: str) -> None:
+    """What it says first is the first turn; turns and session say which version spoke."""
+    character = {
+        "nickname": "Mina",
+        "first_message": "{{user}}, you came!",
+        "lore": [{"keywords": ["tea"], "text": "Tea is at four."}],
+    }
+    assert client.put("/api/v1/characters/mina", json=character).status_code == 200
+    first = say(client, "Hello.", character="mina", user_name="Jun").get_json()
+    assert (first["turn"], first["character"]) == (2, "mina@1")
+    assert heard(upstream) == [("assistant", "Jun, you came!"), ("user", "Hello.")]
+    say(client, "I would like some tea.", character="mina", user_name="Jun")
+    say(client, "When?", character="mina", user_name="Jun")
+    assert "Tea is at four." in upstream.received[-1].json["input"][0]["content"]
+    assert {row["character"] for row in kept(database_url)} == {"mina@1"}
+    with connected(database_url) as connection:
+        assert connection.execute(sa.select(sessions.c.character)).scalars().all() == ["mina@1"]
+    assert [row["user_text"] for row in kept(database_url)][:2] == [None, "Hello."]

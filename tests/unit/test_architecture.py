@@ -27,8 +27,17 @@ FOUNDATION = {
     *("app.errors", "app.failures", "app.json_bytes", "app.models"),
     *("app.parsers", "app.tokens", "app.units", "app.version"),
 }
-BELOW_THE_WEB = {*FOUNDATION, "app.config", "app.calls", "app.ledger", "app.services", "app.sessions", "app.store"}
-BELOW_THE_WEB |= {"app.upstreams"}
+BELOW_THE_WEB = {
+    *FOUNDATION,
+    "app.config",
+    "app.calls",
+    "app.characters",
+    "app.ledger",
+    "app.services",
+    "app.sessions",
+    "app.store",
+    "app.upstreams",
+}
 ROOMS: dict[str, set[str]] = {
     "app.errors": {"app.failures"},
     "app.json_bytes": set(),
@@ -43,16 +52,17 @@ ROOMS: dict[str, set[str]] = {
     "app.logging": FOUNDATION | {"app.config", "app.log_output"},
     "app.calls": FOUNDATION | {"app.calls"},
     "app.store": FOUNDATION | {"app.store"},
+    "app.characters": FOUNDATION | {"app.characters", "app.config", "app.store"},
     "app.ledger": FOUNDATION | {"app.config", "app.ledger", "app.store", "app.calls"},
     "app.sessions": FOUNDATION | {"app.sessions", "app.store", "app.ledger.beside"},
     "app.upstreams": FOUNDATION | {"app.config", "app.upstreams", "app.calls", "app.store.threads"},
     "app.services": FOUNDATION
-    | {"app.config", "app.services", "app.ledger", "app.sessions", "app.upstreams", "app.calls"},
-    "schemas": FOUNDATION | {"schemas"},
+    | {"app.config", "app.services", "app.characters", "app.ledger", "app.sessions", "app.upstreams", "app.calls"},
+    "schemas": FOUNDATION | {"schemas", "app.characters.character", "app.characters.rules"},
     "app.web": FOUNDATION | {"app.config", "app.web", "app.services", "app.ledger", "app.calls", "schemas"},
     "blueprints": FOUNDATION
     | {"blueprints", "schemas", "app.web", "app.services", "app.ledger.accounts", "app.ledger.reports"}
-    | {"app.upstreams.fleet"}
+    | {"app.upstreams.fleet", "app.characters"}
     | {"app.process.metrics", "app.process.readiness", "app.process.system"},
     "app.process": BELOW_THE_WEB | {"app.process", "app.logging", "app.web"},
     "app.factory": BELOW_THE_WEB | {"app.process", "app.web", "blueprints"},
@@ -61,7 +71,8 @@ ROOMS: dict[str, set[str]] = {
 }
 """What each room may import of ours. A name stands for a module and all under it, "app" for app/__init__.py alone."""
 
-WEB = {"app", "app.factory", "app.web", "blueprints", "app.process.commands", "app.process.upstream_commands"}
+COMMANDS = {"app.process.character_commands", "app.process.commands", "app.process.upstream_commands"}
+WEB = {"app", "app.factory", "app.web", "blueprints", *COMMANDS}
 LIBRARIES = {
     "openai": {"app.models", "app.process.terminal"},
     "httptools": {"app.upstreams", "app.process.http_head"},
@@ -74,11 +85,12 @@ LIBRARIES = {
     "marshmallow": {"app.web", "schemas"},
     "gevent": {"app.process.workers", "app.store.threads"},
     "gunicorn": {"app.process.workers", "app.process.answer", "app.web.problems"},
+    "png": {"app.characters.files"},
     "psutil": {"app.process.system"},
-    "sqlalchemy": {"app.store", "app.ledger", "app.sessions"},
+    "sqlalchemy": {"app.store", "app.ledger", "app.characters.characters", "app.sessions"},
     "alembic": {"app.store"},
     "genai_prices": {"app.ledger.pricing"},
-    "click": {"app.web.cli", "app.process.commands", "app.process.upstream_commands"},
+    "click": {"app.web.cli", *COMMANDS},
     "prometheus_client": {"app.process.metrics", "app.process.tally"},
 }
 """Libraries that only some rooms may name."""
@@ -209,6 +221,8 @@ def test_environment() -> None:
         ("app.process.lifecycle", "from gunicorn.arbiter import Arbiter"),
         ("app.process.metrics_files", "import prometheus_client"),
         ("app.store.writer", "def f():\n    from gevent.hub import Waiter"),
+        ("app.characters.speaking", "from app.services.prompt import parse_turn"),
+        ("app.ledger.ledger", "from app.characters.characters import Characters"),
         ("app.nowhere", "import json"),
     ],
 )

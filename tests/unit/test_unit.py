@@ -256,6 +256,7 @@ class TestChatResponse:
         "cost_usd": None,
         "turn": None,
         "summarised_turns": None,
+        "character": None,
         "ai_generated": True,
     }
 

@@ -1,0 +1,222 @@
+"""Characters: the store of characters with all their versions, a client's own and those that everybody sees."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+from cachetools import TTLCache
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.characters.character import Character, parse_reference
+from app.characters.rules import broken_rules, kept, written
+from app.errors import ChatServiceException
+from app.json_bytes import glance_json
+from app.store.database import Database
+from app.store.statement import Statement
+from app.store.tables import character_versions, characters, owner_of_character
+from app.store.together import Together
+from app.units import MICROSECONDS
+
+EVERYBODYS = 0
+"""The owner of what everybody sees. In open mode there is no other."""
+CHARACTERS_MAX = 10_000
+"""Of one owner."""
+KNOWN_SECONDS = 0.5
+"""How long a worker remembers a character that was found; as long it may speak on where another has replaced it."""
+KNOWN_MAX = 1000
+PARSED_MAX = 256
+
+_OF_NAME = (owner_of_character == sa.bindparam("of_owner")) & (characters.c.name == sa.bindparam("of_name"))
+_SEEN = sa.or_(owner_of_character == sa.bindparam("of_owner"), owner_of_character == sa.literal_column("0"))
+_FOUND = [
+    characters.c.id,
+    characters.c.name,
+    characters.c.client_id,
+    character_versions.c.version,
+    character_versions.c.created_at,
+    character_versions.c.body,
+]
+
+
+def _find(version: sa.ColumnElement[int]) -> Statement:
+    """The character of a name that an owner sees, its own before everybody's, in one version."""
+    joined = characters.join(
+        character_versions,
+        (character_versions.c.character == characters.c.id) & (character_versions.c.version == version),
+    )
+    named = sa.select(*_FOUND).select_from(joined).where(_SEEN, characters.c.name == sa.bindparam("of_name"))
+    return Statement(named.order_by(owner_of_character.desc()))
+
+
+_NEWEST = _find(characters.c.version)
+_ONE_VERSION = _find(sa.bindparam("of_version", type_=sa.Integer))
+
+
+class NoCharacters:
+    """For plain Python programs, which have no store."""
+
+    def find(self, reference: str, owner: int) -> Character:
+        """Raises ChatServiceException `character_not_found`."""
+        raise not_found()
+
+
+class Characters:
+    """The characters in the database. An owner is a client's id, or EVERYBODYS; each sees its own and everybody's."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+        self._known: TTLCache[tuple[int, str], Character] = TTLCache(KNOWN_MAX, KNOWN_SECONDS)
+        self._together = Together[Character]()
+        self._lock = threading.Lock()
+
+    def find(self, reference: str, owner: int) -> Character:
+        """Who is to speak: `mina`, or `mina@3`; found up to KNOWN_SECONDS ago. Raises as `show` does."""
+        key = owner, reference
+        with self._lock:
+            known = self._known.get(key)
+        if known is not None:
+            return known
+        parsed = parse_reference(reference)
+        if parsed is None:
+            raise not_found()
+        found = self._together.look_up(key, lambda: self.show(parsed[0], owner, version=parsed[1]))
+        with self._lock:
+            self._known[key] = found
+        return found
+
+    def show(self, name: str, owner: int, *, version: int | None = None) -> Character:
+        """The newest version, or one; raises ChatServiceException 404 `character_not_found`."""
+        asked = {"of_owner": owner, "of_name": name} | ({} if version is None else {"of_version": version})
+        statement = _NEWEST if version is None else _ONE_VERSION
+        rows = self._database.read(lambda connection: statement.rows(connection, **asked))
+        if not rows:
+            raise not_found()
+        row = rows[0]
+        return _character(
+            row["name"], row["version"], row["client_id"] is None, int(row["created_at"]), str(row["body"])
+        )
+
+    def page(
+        self, owner: int, *, after: str | None = None, limit: int = 100
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """Name, version, `shared` and `created_at` of what an owner sees, by name, and the last name of a page that is
+        not the last one."""
+        own = characters.alias()
+        hidden = (
+            sa.exists()
+            .select_from(own)
+            .where(own.c.client_id == owner, own.c.name == characters.c.name, owner_of_character == 0, *_alive(own))
+        )
+        query = (
+            sa.select(*_FOUND[1:-1])
+            .join(character_versions, _newest_of(characters))
+            .where(owner_of_character.in_({owner, EVERYBODYS}), ~hidden)
+            .order_by(characters.c.name)
+            .limit(limit + 1)
+        )
+        if after is not None:
+            query = query.where(characters.c.name > after)
+        rows = self._database.read(lambda connection: connection.execute(query).all())
+        found = [
+            {
+                "name": row.name,
+                "version": row.version,
+                "shared": row.client_id is None,
+                "created_at": int(row.created_at),
+            }
+            for row in rows[:limit]
+        ]
+        return found, (found[-1]["name"] if len(rows) > limit else None)
+
+    def put(self, character: Character, owner: int) -> Character:
+        """Keep it as the newest version of its name, and give that; what changes nothing makes no new version.
+
+        Raises ValidationException when the owner has too many.
+        """
+        body = written(character).decode()
+
+        def work(connection: sa.Connection) -> Character:
+            kept_row = _hold(connection, owner, character.name) or _add(connection, owner, character.name)
+            newest = connection.execute(
+                sa.select(character_versions).where(
+                    character_versions.c.character == kept_row.id, character_versions.c.version == kept_row.version
+                )
+            ).first()
+            version, made = kept_row.version, self._now()
+            if newest is not None and newest.body == body:
+                made = newest.created_at
+            else:
+                version += 1
+                row = {"character": kept_row.id, "version": version, "created_at": made, "body": body}
+                connection.execute(character_versions.insert().values(row))
+                connection.execute(characters.update().where(characters.c.id == kept_row.id).values(version=version))
+            return _character(character.name, version, owner == EVERYBODYS, int(made), body)
+
+        written_one = self._database.write(work)
+        self._forget()
+        return written_one
+
+    def delete(self, name: str, owner: int) -> None:
+        """Remove all versions; a new one of the name goes on counting. Raises as `show` does."""
+
+        def work(connection: sa.Connection) -> int:
+            row = _hold(connection, owner, name)
+            of_it = character_versions.c.character == (None if row is None else row.id)
+            return 0 if row is None else connection.execute(character_versions.delete().where(of_it)).rowcount
+
+        removed = self._database.write(work)
+        self._forget()
+        if not removed:
+            raise not_found()
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._known.clear()
+
+    def _now(self) -> int:
+        return int(self._clock() * MICROSECONDS)
+
+
+def not_found() -> ChatServiceException:
+    """The answer where there is no such character, or none that the caller sees."""
+    return ChatServiceException("There is no such character", "character_not_found")
+
+
+@functools.lru_cache(PARSED_MAX)
+def _character(name: str, version: int, shared: bool, created_at: int, body: str) -> Character:
+    """A version never changes, and is mostly looked up again."""
+    return kept(glance_json(body.encode()), name=name, version=version, shared=shared, created_at=created_at)
+
+
+def _hold(connection: sa.Connection, owner: int, name: str) -> Any:
+    """The row of an owner's character, which nobody else changes until the transaction ends; None without one."""
+    query = characters.select().where(_OF_NAME).with_for_update()
+    return connection.execute(query, {"of_owner": owner, "of_name": name}).first()
+
+
+def _add(connection: sa.Connection, owner: int, name: str) -> Any:
+    """The row of a character that is new, still without a version; another worker may have made it just now."""
+    living = characters.join(character_versions, _newest_of(characters))
+    counted = sa.select(sa.func.count()).select_from(living).where(owner_of_character == owner)
+    if connection.execute(counted).scalar_one() >= CHARACTERS_MAX:
+        raise broken_rules({"name": [f"must be one of at most {CHARACTERS_MAX} characters"]})
+    row = {"client_id": owner or None, "name": name, "version": 0}
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    connection.execute(insert(characters).values(row).on_conflict_do_nothing())
+    return _hold(connection, owner, name)
+
+
+def _newest_of(table: Any) -> Any:
+    return (character_versions.c.character == table.c.id) & (character_versions.c.version == table.c.version)
+
+
+def _alive(table: Any) -> list[sa.ColumnElement[bool]]:
+    """Whether there is a version of it still."""
+    versions = character_versions.alias()
+    return [sa.exists().select_from(versions).where(versions.c.character == table.c.id)]
