@@ -19,8 +19,10 @@ from app.calls.call import Call
 from app.calls.places import Places
 from app.errors import ChatServiceException, ValidationException
 from app.ledger.accounts import Principal
+from app.ledger.end_users import known_as
 from app.models import ChatRequest
 from app.services.memory_hook import MemoryHook, ToldTurn
+from app.services.summaries import Due, Summaries
 from app.sessions.conversation import Conversation, Turn
 from app.sessions.sessions import Sessions
 from app.sessions.turns import OpenTurn, session_busy
@@ -61,7 +63,9 @@ class Remembering:
         sessions: Sessions | None = None,
         memory_hook: MemoryHook | None = None,
         max_queue_seconds: float = 5.0,
+        summaries: Summaries | None = None,
     ) -> None:
+        self.summaries = summaries
         self._sessions = sessions
         self._hook = memory_hook or MemoryHook()
         self._max_queue_seconds = max_queue_seconds
@@ -88,10 +92,12 @@ class Remembering:
                 sessions.recent.drop(key)
                 try:
                     answered = answer(turn)
-                    sessions.recent.put(key, turn.after(new.max_tokens))
+                    sessions.recent.put(key, left := turn.after(new.max_tokens))
+                    self._summarise(turn, left, new, principal)
                     return answered
                 except ChatServiceException as exc:
-                    if exc.error_code != "session_busy" or time.monotonic() >= give_up:
+                    # What this worker knew of the session may have been out of date: that alone is no reason to wait.
+                    if exc.error_code != "session_busy" or (is_fresh and time.monotonic() >= give_up):
                         raise
                 finally:
                     self._tell(turn, new, principal)
@@ -140,6 +146,21 @@ class Remembering:
                 interrupted=turn.kept.interrupted,
             )
             self._hook.tell(told)
+
+    def _summarise(self, turn: OpenTurn, left: Conversation, new: NewTurn, principal: Principal) -> None:
+        """Have the oldest turns covered by a summary, in the background, if they outgrow the next prompt."""
+        if self.summaries is not None and turn.kept is not None:
+            due = Due(
+                owner=owner_of(principal),
+                name=new.session,
+                principal=principal,
+                credentials=new.request.credentials,
+                end_user=known_as(new.request.user),
+                model=turn.model,
+                max_context_tokens=new.max_tokens,
+                room=turn.room,
+            )
+            self.summaries.consider(due, left)
 
     def _open(self) -> Sessions:
         if self._sessions is None:

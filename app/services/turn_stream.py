@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from app.calls.call import Call
 from app.errors import ChatServiceException, ServiceException
 from app.models import ChatResponse
-from app.services.chat import Listener
+from app.services.completing import Listener
 
 logger = logging.getLogger(__name__)
 
