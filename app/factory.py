@@ -31,11 +31,14 @@ from app.process.upstream_commands import register_upstream_commands
 from app.services.cache import ResponseCache
 from app.services.chat import ChatService
 from app.services.exchange import Exchange
+from app.services.interrupting import Interrupting
 from app.services.memory_hook import MemoryHook
 from app.services.model_list import ModelList
 from app.services.notice import Notices
 from app.services.passthrough import Passthrough
 from app.services.remembering import Remembering
+from app.services.running import RunningTurns
+from app.sessions.interruption import Interruptions
 from app.sessions.sessions import Sessions
 from app.store.database import Database
 from app.upstreams.catalog import Catalog
@@ -55,6 +58,7 @@ from app.web.problems import register_error_handlers
 from app.web.services import provide
 from blueprints import characters as character_routes
 from blueprints import chat, docs, health, messages, metrics, notice, openai, others, system, upstreams, usage
+from blueprints import sessions as session_routes
 
 
 def make_app(config: Config) -> Flask:
@@ -108,7 +112,10 @@ def make_app(config: Config) -> Flask:
         app, config, database, accounts, ledger, counts, slots, fleet, exchange, passthrough, ModelList(exchange), calls
     )
     sessions = Sessions(database) if config.sessions else None
-    remembering = Remembering(sessions, memory_hook, config.max_queue_seconds)
+    interruptions = Interruptions(database, sessions) if sessions else None
+    running = RunningTurns(interruptions.marked) if interruptions else RunningTurns()
+    remembering = Remembering(sessions, memory_hook, config.max_queue_seconds, running)
+    provide(app, Interrupting(interruptions, running, memory_hook))
     characters = Characters(database, clock=database.clock)
     provide(app, ChatService(exchange, config, cache, remembering, characters), memory_hook, characters)
     provide(app, UsageReports(database), Notices(config))
@@ -131,7 +138,7 @@ def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None
         allow_origins(app, config.cors_origins)
     passing = (openai.blp, others.blp, messages.blp)
     operating = (usage.blp, upstreams.blp, system.blp, metrics.blp, health.blp)
-    api.register(chat.blp, character_routes.blp, notice.blp, *passing, *operating, docs.blp)
+    api.register(chat.blp, session_routes.blp, character_routes.blp, notice.blp, *passing, *operating, docs.blp)
     register_commands(app)
     register_character_commands(app)
     register_database_commands(app)

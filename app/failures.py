@@ -123,6 +123,13 @@ FAILURES: Mapping[str, Failure] = {
         retry_after=1,
         told="대화 오류: 이 세션의 다른 턴이 진행 중입니다. 잠시 후 다시 시도하세요.",
     ),
+    "session_not_found": Failure(
+        404,
+        "client",
+        "There is no session of this name, or it is another client's.",
+        "이 이름의 세션이 없거나 다른 클라이언트의 세션임.",
+        told="대화 오류: 세션을 찾을 수 없습니다.",
+    ),
     "turn_interrupted": Failure(
         409,
         "client",

@@ -26,6 +26,7 @@ from blueprints import (
     notice,
     openai,
     others,
+    sessions,
     system,
     upstreams,
     usage,
@@ -34,12 +35,26 @@ from tests.records import connected, settled
 from tests.upstream import Upstream
 
 DECLARED = dict(FLASK_SMOREST)
-MODULES = (characters, chat, docs, health, messages, metrics, notice, openai, others, system, upstreams, usage)
-for module in MODULES:
+MODULES = (
+    characters,
+    chat,
+    docs,
+    health,
+    messages,
+    metrics,
+    notice,
+    openai,
+    others,
+    sessions,
+    system,
+    upstreams,
+    usage,
+)
+for module in (*MODULES, sessions):
     DECLARED.update(module.blp.access)
 PUBLIC, ADMIN = ({name for name, access in DECLARED.items() if access is of} for of in (Access.PUBLIC, Access.ADMIN))
 
-NOT_THERE = {"usage.one_request", "characters.show", "characters.card", "characters.delete"}
+NOT_THERE = {"sessions.interrupt", "usage.one_request", "characters.show", "characters.card", "characters.delete"}
 """Routes of something that is not there when they are walked."""
 LOCAL, ELSEWHERE = "127.0.0.1", "203.0.113.9"
 BODIES: dict[str, dict[str, Any]] = {
@@ -53,6 +68,7 @@ VALUES = {
     "path": "swagger-ui.css",
     "model": "m",
     "request_id": "r-1",
+    "session_id": "s-1",
 }
 
 

@@ -51,7 +51,7 @@ def test_headers_are_described() -> None:
 
 ELSEWHERE = {
     *("bad_request", "not_found", "method_not_allowed", "client_closed_request"),
-    *("system_routes_private", "not_ready", "forbidden", "websocket_unsupported"),
+    *("system_routes_private", "not_ready", "forbidden", "websocket_unsupported", "session_not_found"),
 }
 """Codes that no well-routed chat request gets an answer with."""
 
@@ -104,7 +104,7 @@ def test_the_page_offers_what_can_be_sent() -> None:
         if (operation := item.get("post"))
         if "application/json" in (content := operation["requestBody"]["content"])
     }
-    assert len(bodies) == 12
+    assert len(bodies) == 13
     assert all(body["free_mode"] is True for path, body in bodies.items() if path.startswith(CHAT))
     assert all(body["model"] for path, body in bodies.items() if path.startswith("/v1/"))
     assert SPEC["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
