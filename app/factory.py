@@ -32,13 +32,16 @@ from app.process.upstream_commands import register_upstream_commands
 from app.services.cache import ResponseCache
 from app.services.chat import ChatService
 from app.services.exchange import Exchange
+from app.services.interrupting import Interrupting
 from app.services.memory_hook import MemoryHook
 from app.services.model_list import ModelList
 from app.services.notice import Notices
 from app.services.passthrough import Passthrough
 from app.services.remembering import Remembering
+from app.services.running import RunningTurns
 from app.services.summaries import Summaries
 from app.sessions.changes import SessionChanges
+from app.sessions.interruption import Interruptions
 from app.sessions.seal import Seal
 from app.sessions.sessions import Sessions
 from app.sessions.stored import StoredSessions
@@ -119,8 +122,11 @@ def make_app(config: Config) -> Flask:
     summaries = None
     if kept is not None and config.summary_model != NO_SUMMARIES:
         summaries = Summaries(kept, exchange, config, calls, counts, lambda: readiness.draining)
-    remembering = Remembering(kept, memory_hook, config.max_queue_seconds, summaries)
+    interruptions = Interruptions(database, kept) if kept else None
+    running = RunningTurns(interruptions.marked) if interruptions else RunningTurns()
+    remembering = Remembering(kept, memory_hook, config.max_queue_seconds, summaries, running)
     provide(app, remembering, StoredSessions(database, seal), changes)
+    provide(app, Interrupting(interruptions, running, memory_hook))
     characters = Characters(database, clock=database.clock)
     provide(app, ChatService(exchange, config, cache, remembering, characters), memory_hook, characters)
     provide(app, UsageReports(database), Notices(config))

@@ -128,14 +128,14 @@ FAILURES: Mapping[str, Failure] = {
         "client",
         "The caller has no session of this name. Another client's session is the same.",
         "이 이름의 세션이 호출자에게 없음. 다른 클라이언트의 세션도 마찬가지.",
-        told="대화 오류: 없는 세션입니다.",
+        told="요청 경로 오류: 없는 세션입니다.",
     ),
     "session_exists": Failure(
         409,
         "client",
         "An import names a session that is there already.",
         "이미 있는 세션의 이름으로 가져오기를 요청함.",
-        told="대화 오류: 같은 이름의 세션이 이미 있습니다.",
+        told="채팅 서비스 오류: 같은 이름의 세션이 이미 있습니다.",
     ),
     "turn_interrupted": Failure(
         409,

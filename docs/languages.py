@@ -71,6 +71,7 @@ ACCEPTED_KO = {
 ROUTES_KO = {
     "chat.chat": "채팅 한 턴에 답변",
     "chat.preview": "채팅 한 턴이 업스트림에 보낼 내용을 미리 보기",
+    "sessions.interrupt": "진행 중인 응답을 끊거나 마지막 응답을 들은 데까지 줄이기",
     "notice.notice": "사람에게 보여 줄 AI 고지",
     "characters.page": "캐릭터 목록",
     "characters.show": "캐릭터 하나, 또는 그 버전 하나",

@@ -37,7 +37,7 @@ _HOLD = Statement(
 _CLAIM = Statement(
     sessions.update()
     .where(sessions.c.id == sa.bindparam("of_session"), sessions.c.revision == sa.bindparam("as_read"), IS_FREE)
-    .values(turn_request=sa.bindparam("request"))
+    .values(turn_request=sa.bindparam("request"), interrupted_request=sa.null(), heard_characters=sa.null())
     .returning(sessions.c.id)
 )
 _COUNT = Statement(
