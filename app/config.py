@@ -33,6 +33,8 @@ from app.parsers import (
     origins,
     pem_file,
     proxy_url,
+    sealing_key,
+    sealing_keys,
     text,
     text_or_none,
 )
@@ -500,6 +502,24 @@ class Config:
         integer(0, 36500),
         "Days after its last turn that a session is kept. `0` keeps it forever.",
         ko="마지막 턴 이후 세션을 보관하는 일수. `0`이면 계속 보관합니다.",
+    )
+    session_key: str = setting(
+        "",
+        sealing_key,
+        "With it the texts of sessions are encrypted in the database. `openssl rand -base64 32` makes one. Keep it: "
+        "without it they cannot be read.",
+        ko=(
+            "지정하면 세션의 텍스트를 데이터베이스에 암호화해 저장합니다. `openssl rand -base64 32`로 만들고 잘 "
+            "보관하세요. 이 키가 없으면 텍스트를 읽을 수 없습니다."
+        ),
+        secret=True,
+    )
+    session_key_old: tuple[str, ...] = setting(
+        (),
+        sealing_keys,
+        "Other keys that texts of sessions may be encrypted with, separated by commas. They are read and not written.",
+        ko="세션의 텍스트가 암호화되어 있을 수 있는 다른 키. 쉼표로 구분하며 읽을 때만 씁니다.",
+        secret=True,
     )
     prices_file: str = setting(
         "prices.toml",

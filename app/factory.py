@@ -36,6 +36,7 @@ from app.services.model_list import ModelList
 from app.services.notice import Notices
 from app.services.passthrough import Passthrough
 from app.services.remembering import Remembering
+from app.sessions.seal import Seal
 from app.sessions.sessions import Sessions
 from app.store.database import Database
 from app.upstreams.catalog import Catalog
@@ -107,7 +108,7 @@ def make_app(config: Config) -> Flask:
     provide(
         app, config, database, accounts, ledger, counts, slots, fleet, exchange, passthrough, ModelList(exchange), calls
     )
-    sessions = Sessions(database) if config.sessions else None
+    sessions = Sessions(database, Seal(config.session_key, config.session_key_old)) if config.sessions else None
     remembering = Remembering(sessions, memory_hook, config.max_queue_seconds)
     characters = Characters(database, clock=database.clock)
     provide(app, ChatService(exchange, config, cache, remembering, characters), memory_hook, characters)
