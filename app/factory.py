@@ -116,7 +116,7 @@ def make_app(config: Config) -> Flask:
         app, config, database, accounts, ledger, counts, slots, fleet, exchange, passthrough, ModelList(exchange), calls
     )
     readiness = Readiness(database.is_writable, *needed)
-    seal = Seal()
+    seal = Seal(config.session_key, config.session_key_old)
     changes = SessionChanges(database, seal)
     kept = Sessions(database, seal) if config.sessions else None
     summaries = None

@@ -52,6 +52,12 @@ ACCEPTED_KO = {
     r"`true` or `false`": "`true` 또는 `false`",
     r"one of (.+)": r"\1 중 하나",
     r"1 to 8000 printable ASCII characters without spaces": "공백이 없는 인쇄 가능한 ASCII 문자 1~8000자",
+    r"32 to 256 random printable ASCII characters without spaces and commas": (
+        "공백과 쉼표가 없는 임의의 인쇄 가능한 ASCII 문자 32~256자"
+    ),
+    r"keys separated by commas, each 32 to 256 random printable ASCII characters without spaces and commas": (
+        "쉼표로 구분한 키. 키마다 공백과 쉼표가 없는 임의의 인쇄 가능한 ASCII 문자 32~256자"
+    ),
     r"8 to 256 printable ASCII characters without spaces": "공백이 없는 인쇄 가능한 ASCII 문자 8~256자",
     r"printable ASCII characters without spaces": "공백이 없는 인쇄 가능한 ASCII 문자",
     r"an http\(s\) URL without credentials, query or fragment": "인증 정보, 쿼리, 프래그먼트가 없는 http(s) URL",
