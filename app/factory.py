@@ -15,7 +15,7 @@ from app.characters.characters import Characters
 from app.config import Config
 from app.ledger.accounts import Accounts
 from app.ledger.ledger import Ledger
-from app.ledger.pricing import Prices
+from app.ledger.pricing import PricedUpstream, Prices
 from app.ledger.reports import UsageReports
 from app.ledger.stored import StoredResponses
 from app.ledger.tokens import digest_key, old_digest_key
@@ -26,16 +26,26 @@ from app.process.housekeeping import Housekeeping
 from app.process.metrics import Metrics
 from app.process.quick_stop import QuickStop
 from app.process.readiness import Readiness
+from app.process.session_commands import register_session_commands
+from app.process.shared_health import SharedHealth
 from app.process.upstream_commands import register_upstream_commands
 from app.services.cache import ResponseCache
 from app.services.chat import ChatService
 from app.services.exchange import Exchange
+from app.services.memory_hook import MemoryHook
 from app.services.model_list import ModelList
+from app.services.notice import Notices
 from app.services.passthrough import Passthrough
+from app.services.remembering import Remembering
+from app.sessions.changes import SessionChanges
+from app.sessions.seal import Seal
+from app.sessions.sessions import Sessions
+from app.sessions.stored import StoredSessions
 from app.store.database import Database
 from app.upstreams.catalog import Catalog
 from app.upstreams.keys import KeySelector
 from app.upstreams.local_model import LocalModelProbe
+from app.upstreams.memory_server import MemoryServer
 from app.upstreams.openai_client import make_fleet
 from app.upstreams.slots import Slots
 from app.web.access import register_access
@@ -48,7 +58,7 @@ from app.web.middleware import register_middleware
 from app.web.problems import register_error_handlers
 from app.web.services import provide
 from blueprints import characters as character_routes
-from blueprints import chat, docs, health, messages, metrics, openai, others, system, upstreams, usage
+from blueprints import chat, docs, health, messages, metrics, notice, openai, others, sessions, system, upstreams, usage
 
 
 def make_app(config: Config) -> Flask:
@@ -73,17 +83,18 @@ def make_app(config: Config) -> Flask:
             "set_aside": lambda: database.set_aside,
         }
     )
+    catalog = Catalog.from_config(config)
+    priced = {name: PricedUpstream(one.provider or one.base_url, one.prices) for name, one in catalog.upstreams.items()}
     ledger = Ledger(
         database,
         accounts,
-        Prices(Path(config.prices_file), config.openai_base_url),
+        Prices(Path(config.prices_file), config.openai_base_url, priced),
         token_required=config.token_required,
         fail_open=config.ledger_fail_open,
         max_output_tokens=config.max_output_tokens,
         fingerprint_key=secret,
         booked=counts.booked,
     )
-    catalog = Catalog.from_config(config)
     keys = KeySelector.of(config, catalog=catalog)
     fleet = make_fleet(config, catalog, keys)
     exchange = Exchange(fleet, keys, slots, Watchdog(), ledger)
@@ -95,15 +106,23 @@ def make_app(config: Config) -> Flask:
         token_required=config.token_required,
     )
     needed = [LocalModelProbe(config.openai_base_url)] if config.local_model else []
+    memory_hook = MemoryHook(MemoryServer.of(config), max_tokens=config.memory_max_tokens, failed=counts.memory_failed)
     calls = Calls()
     provide(
         app, config, database, accounts, ledger, counts, slots, fleet, exchange, passthrough, ModelList(exchange), calls
     )
+    seal = Seal()
+    changes = SessionChanges(database, seal)
+    kept = Sessions(database, seal) if config.sessions else None
+    remembering = Remembering(kept, memory_hook, config.max_queue_seconds)
+    provide(app, remembering, StoredSessions(database, seal), changes)
     characters = Characters(database, clock=database.clock)
-    provide(app, ChatService(exchange, config, cache, characters), characters, UsageReports(database))
+    provide(app, ChatService(exchange, config, cache, remembering, characters), memory_hook, characters)
+    provide(app, UsageReports(database), Notices(config))
     provide(app, Readiness(database.is_writable, *needed), QuickStop(calls, ledger, database))
     provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))
-    provide(app, Housekeeping(ledger, config.ledger_retention_days))
+    provide(app, Housekeeping(ledger, config.ledger_retention_days, changes, config.session_retention_days))
+    provide(app, SharedHealth(fleet.upstreams if catalog.is_listed else {}, database, ledger.fingerprint))
 
     _join_web(app, config, counts, calls)
     return app
@@ -118,18 +137,11 @@ def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None
     if config.cors_origins:
         allow_origins(app, config.cors_origins)
     passing = (openai.blp, others.blp, messages.blp)
-    api.register(
-        chat.blp,
-        character_routes.blp,
-        *passing,
-        usage.blp,
-        upstreams.blp,
-        system.blp,
-        metrics.blp,
-        health.blp,
-        docs.blp,
-    )
+    talking = (chat.blp, sessions.blp, character_routes.blp, notice.blp)
+    operating = (usage.blp, upstreams.blp, system.blp, metrics.blp, health.blp)
+    api.register(*talking, *passing, *operating, docs.blp)
     register_commands(app)
     register_character_commands(app)
     register_database_commands(app)
     register_upstream_commands(app)
+    register_session_commands(app)

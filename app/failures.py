@@ -114,6 +114,36 @@ FAILURES: Mapping[str, Failure] = {
         "클라이언트에 예산이나 모델 목록이 있는데, 비용이나 모델을 미리 알 수 없는 항목을 요청함(`param`).",
         told="입력 데이터 오류: 이 클라이언트의 한도로는 처리할 수 없는 항목이 있습니다.",
     ),
+    "session_busy": Failure(
+        409,
+        "client",
+        "Another turn of this session goes on, and did not end within `MAX_QUEUE_SECONDS`.",
+        "이 세션의 다른 턴이 진행 중이며 `MAX_QUEUE_SECONDS` 안에 끝나지 않음.",
+        retryable=True,
+        retry_after=1,
+        told="채팅 서비스 오류: 이 세션의 다른 턴이 진행 중입니다. 잠시 후 다시 시도하세요.",
+    ),
+    "session_not_found": Failure(
+        404,
+        "client",
+        "The caller has no session of this name. Another client's session is the same.",
+        "이 이름의 세션이 호출자에게 없음. 다른 클라이언트의 세션도 마찬가지.",
+        told="대화 오류: 없는 세션입니다.",
+    ),
+    "session_exists": Failure(
+        409,
+        "client",
+        "An import names a session that is there already.",
+        "이미 있는 세션의 이름으로 가져오기를 요청함.",
+        told="대화 오류: 같은 이름의 세션이 이미 있습니다.",
+    ),
+    "turn_interrupted": Failure(
+        409,
+        "client",
+        "The answer was cut, as its session was interrupted.",
+        "세션을 중단하는 요청으로 응답이 끊김.",
+        told="채팅 서비스 오류: 응답이 중단되었습니다.",
+    ),
     "rate_limited": Failure(
         429,
         "client",
@@ -122,6 +152,15 @@ FAILURES: Mapping[str, Failure] = {
         retryable=True,
         retry_after=1,
         told="사용 한도 오류: 1분 동안 허용된 요청 수를 넘었습니다. 잠시 후 다시 시도하세요.",
+    ),
+    "user_rate_limited": Failure(
+        429,
+        "client",
+        "The request's end user (`user`) made more requests in 60 seconds than each user of this client may.",
+        "요청의 최종 사용자(`user`)가 60초 동안 이 클라이언트의 사용자마다 허용된 요청 수를 넘음.",
+        retryable=True,
+        retry_after=1,
+        told="사용 한도 오류: 이 사용자에게 1분 동안 허용된 요청 수를 넘었습니다. 잠시 후 다시 시도하세요.",
     ),
     "concurrency_limited": Failure(
         429,
@@ -140,6 +179,16 @@ FAILURES: Mapping[str, Failure] = {
         "클라이언트의 남은 예산으로 요청의 최대 비용을 감당할 수 없음. `Retry-After`는 예산이 갱신되는 때.",
         retry_after=60,
         told="사용 한도 오류: 남은 예산으로 이 요청을 처리할 수 없습니다.",
+    ),
+    "user_budget_exceeded": Failure(
+        429,
+        "client",
+        "The rest of the budget of the request's end user (`user`) does not cover the highest possible cost of the "
+        "request. `Retry-After` says when the budget renews.",
+        "요청의 최종 사용자(`user`)에게 남은 예산으로 요청의 최대 비용을 감당할 수 없음. "
+        "`Retry-After`는 예산이 갱신되는 때.",
+        retry_after=60,
+        told="사용 한도 오류: 이 사용자에게 남은 예산으로 이 요청을 처리할 수 없습니다.",
     ),
     "store_unavailable": Failure(
         503,
@@ -317,8 +366,9 @@ FAILURES: Mapping[str, Failure] = {
     "response_not_found": Failure(
         404,
         "client",
-        "The request goes on with a response or conversation that this client did not make with the server's key.",
-        "이 클라이언트가 서버 키로 만들지 않은 응답이나 대화를 이어 가려 함.",
+        "The request goes on with a response or conversation that this client did not make with the server's key, "
+        "or whose upstream is no longer there.",
+        "이 클라이언트가 서버 키로 만들지 않았거나 업스트림이 더는 없는 응답이나 대화를 이어 가려 함.",
         told="입력 데이터 오류: 이 클라이언트에 그런 응답이나 대화가 없습니다.",
     ),
     "character_not_found": Failure(

@@ -28,6 +28,9 @@ TOKEN_PREFIX = "llms_"
 """What the tokens of this server's clients begin with, and no key of OpenAI's does."""
 
 SESSION_ID_MAX_LENGTH = 128
+SESSION_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]+")
+"""A session id under which something is kept: it can stand in a path."""
+END_USER_MAX_LENGTH = 128
 CHARACTER_MAX_LENGTH = 80
 """Of a character's name with a version behind it."""
 USER_NAME_MAX_LENGTH = 64
@@ -35,15 +38,26 @@ MODEL_MAX_LENGTH = 256
 MAX_TOKENS_LIMIT = 1_000_000_000
 TEMPERATURE_MAX = 2
 IMAGES_MAX = 8
+SEGMENT_TAGS_MAX = 64
+SEGMENT_TAG_MAX_LENGTH = 32
 ENTRIES_MAX = 10_000
 """How many past turns, and how many memories, a request may have."""
 SCHEMA_DEPTH_MAX = 100
 SCHEMA_VALUES_MAX = 20_000
 IMAGE_URL_MAX_LENGTH = 2048
 IMAGE_DATA_MAX_LENGTH = 700_000
+TITLE_MAX_LENGTH = 256
+METADATA_MAX = 16
+METADATA_KEY_MAX_LENGTH = 64
+METADATA_VALUE_MAX_LENGTH = 512
+SUMMARY_MAX_LENGTH = 32_000
+"""Characters: as many tokens in Korean, and far more than a prompt spares for it."""
+UNWRITABLE = "must not contain NUL or lone surrogates"
 
-USAGE_GROUPS = ("day", "model", "client", "api_key_source", "upstream")
+USAGE_GROUPS = ("day", "model", "client", "user", "session", "api_key_source", "upstream")
 USAGE_PAGE_MAX = 500
+SESSION_PAGE_MAX = 500
+"""Of sessions, and of turns of one."""
 
 KeySource = Literal["user_provided", "default"]
 Message = dict[str, str]
@@ -84,7 +98,10 @@ def is_placeholder(api_key: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatRequest:
-    """One chat turn as the caller asked for it. None means "not given": the setting's default is used."""
+    """One chat turn as the caller asked for it. None means "not given": the setting's default is used.
+
+    `upstream` is where the caller's own key belongs, which a header says.
+    """
 
     user_message: str
     session_id: str | None = ""
@@ -97,11 +114,16 @@ class ChatRequest:
     temperature: float | None = None
     model: str | None = None
     openai_api_key: str | None = field(default="", repr=False)
+    upstream: str | None = ""
     free_mode: bool | None = False
     stream: bool | None = False
     max_context_tokens: int | None = None
     response_schema: Mapping[str, Any] | None = None
     images: Sequence[str] | None = ()
+    remember: bool | None = False
+    segments: bool | None = False
+    segment_tags: Sequence[str] | None = ()
+    user: str | None = None
     character: str | None = ""
     user_name: str | None = ""
 
@@ -180,7 +202,8 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatResponse:
-    """A successful chat turn. Times are seconds, `created_at` is UTC."""
+    """A successful chat turn. Times are seconds, `created_at` is UTC. `turn`: its number in its session, once that is
+    durable; None, as `summarised_turns`, where nothing is remembered."""
 
     session_id: str
     response_text: str
@@ -203,6 +226,9 @@ class ChatResponse:
     response_json: Any = None
     dropped_turns: int = 0
     cost_usd: str | None = None
+    turn: int | None = None
+    summarised_turns: int | None = None
+    ai_generated: bool = True
     character: str | None = None
 
     @classmethod

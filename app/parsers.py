@@ -6,6 +6,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +14,8 @@ from urllib.parse import urlsplit
 from app.models import API_KEY_PATTERN
 
 Parse = Callable[[str], Any]
+
+PRICE_MAX = 1_000_000
 
 PRINTABLE = r"[\x21-\x7e]+"
 ORIGIN = r"(?i:[a-z][a-z0-9+.-]*)://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?"
@@ -55,6 +58,17 @@ def number(low: float, high: float) -> Parse:
         return value
 
     return parse
+
+
+def price(raw: str) -> Decimal:
+    """Accept US dollars per million tokens, exactly."""
+    try:
+        value = Decimal(raw)
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not value.is_finite() or not 0 <= value <= PRICE_MAX:
+        raise ValueError(f"must be a number of dollars from 0 to {PRICE_MAX}")
+    return value
 
 
 def flag(raw: str) -> bool:
@@ -104,12 +118,27 @@ def base_url(raw: str) -> str:
     """Accept an http(s) URL in ASCII with a host and without credentials, query, fragment or a route of the API."""
     url = raw.strip().rstrip("/")
     parts = urlsplit(url)
-    plain = parts.scheme in {"http", "https"} and re.fullmatch(HOST, parts.hostname or "") and parts.port != 0
-    if not plain or not re.fullmatch(PRINTABLE, url) or "@" in parts.netloc or parts.query or parts.fragment:
+    if not _is_plain(url) or parts.query or parts.fragment:
         raise ValueError("must be an http(s) URL without credentials, query or fragment")
     if re.search(r"/(completions|responses|embeddings)$", parts.path, re.IGNORECASE):
         raise ValueError("must end before the route, as in https://api.openai.com/v1")
     return url
+
+
+def hook_url(raw: str) -> str:
+    """Accept an http(s) URL in ASCII with a host, and with a path and a query if need be, without credentials."""
+    url = raw.strip()
+    if not _is_plain(url) or "#" in url:
+        raise ValueError("must be an http(s) URL without credentials or fragment")
+    return url
+
+
+def _is_plain(url: str) -> bool:
+    """Whether it is an http(s) URL in ASCII with a host and without credentials; raises ValueError for a bad port."""
+    parts = urlsplit(url)
+    has_host = re.fullmatch(HOST, parts.hostname or "") is not None and parts.port != 0
+    is_printable = re.fullmatch(PRINTABLE, url) is not None
+    return parts.scheme in {"http", "https"} and has_host and is_printable and "@" not in parts.netloc
 
 
 def proxy_url(raw: str) -> str:

@@ -1,4 +1,5 @@
-"""`python -m bench.growth`: how the cost of a request grows with its size, its history, the clients and the ledger."""
+"""`python -m bench.growth`: how the cost of a request grows with its size, its history, the clients, the ledger and the
+sessions."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ import sqlalchemy as sa
 from app.ledger.accounts import Accounts, Limits
 from app.ledger.tokens import digest_key
 from app.store.database import Database
-from app.store.tables import clients, requests
+from app.store.tables import clients, requests, sessions, turns
+from app.tokens import estimate_tokens
 from bench import load, report, upstream, wire
 from bench.gateways import JSON, our_environment, ours
 from bench.processes import ROOT, RUN, WORK, Program
@@ -31,6 +33,11 @@ BODY_BYTES = (1_000, 10_000, 100_000, 300_000, 1_000_000)
 TURNS = (1, 50, 100, 250, 500)
 CLIENTS = (1, 100, 1_000, 10_000)
 LEDGER_ROWS = (0, 100_000, 1_000_000, 5_000_000)
+TURNS_SENT = (1, 10, 50, 100, 250)
+TURNS_KEPT = (10, 1_000, 100_000)
+SESSIONS = (1, 1_000, 100_000)
+SAID = "x" * 100
+"""Each text of a stored turn."""
 NINETY_DAYS = 90 * 86_400 * 1_000_000
 
 
@@ -44,7 +51,7 @@ class Point:
 
 
 def main() -> int:
-    """Measure all four; write .bench/growth.json, and the tables and the plot of docs/performance.md."""
+    """Measure all; write .bench/growth.json, and the tables and the plot of docs/performance.md."""
     if problem := provide():
         print(problem, file=sys.stderr)
         return 1
@@ -57,6 +64,7 @@ def main() -> int:
             "history, turns of 100 characters": _by_body(base_url, TURNS, _history_of),
             "clients": _by_store(base_url, CLIENTS, _add_clients),
             "rows in the ledger": _by_store(base_url, LEDGER_ROWS, _add_rows),
+            **_by_session(base_url),
         }
     RESULT.write_text(json.dumps({name: [asdict(point) for point in points] for name, points in grown.items()}))
     report.write(DOCUMENT, _tables(grown), "growth")
@@ -83,6 +91,36 @@ def _by_store(base_url: str, sizes: tuple[int, ...], fill: Callable[[Database, i
         with ours().start(base_url) as program:
             points.append(_measured(program, size, wire.request_body(wire.NATIVE)))
     return points
+
+
+def _by_session(base_url: str) -> dict[str, list[Point]]:
+    """A remembered turn beside one that brings its ten past turns itself; turns that are sent, turns that are not, and
+    other sessions."""
+    _fresh_store()
+    database = Database(our_environment()["DATABASE_URL"])
+    most = max(TURNS_SENT)
+    _add_sessions(database, "own", 1, most)
+    for kept in TURNS_KEPT:
+        _add_sessions(database, f"kept-{kept}", 1, kept)
+    with ours().start(base_url) as program:
+        found = {
+            "10 past turns (0: the request brings them, 1: remembered)": [
+                _measured(program, 0, _brings(10)),
+                _measured(program, 1, _remembers("own-1", 10)),
+            ],
+            "turns of a session that are sent": [_measured(program, n, _remembers("own-1", n)) for n in TURNS_SENT],
+            "turns of a session, of which 10 are sent": [
+                _measured(program, kept, _remembers(f"kept-{kept}-1", 10)) for kept in TURNS_KEPT
+            ],
+        }
+    points, held = [], 0
+    for size in SESSIONS:
+        _add_sessions(database, f"other-{size}", size - held, 3)
+        held = size
+        with ours().start(base_url) as program:
+            points.append(_measured(program, size, _remembers("own-1", 10)))
+    database.close()
+    return found | {"other sessions": points}
 
 
 def _measured(program: Program, size: int, body: str) -> Point:
@@ -130,6 +168,37 @@ def _message_of(size: int) -> str:
 def _history_of(turns: int) -> str:
     body = json.loads(wire.request_body(wire.NATIVE))
     return json.dumps(body | {"conversation_history": ["user: " + "x" * 94] * turns})
+
+
+def _brings(count: int) -> str:
+    body = json.loads(wire.request_body(wire.NATIVE))
+    return json.dumps(body | {"conversation_history": ["user: " + SAID, "assistant: " + SAID] * count})
+
+
+def _remembers(session: str, count: int) -> str:
+    """A turn of a session whose limit lets so many of its past turns be sent."""
+    body = json.loads(wire.request_body(wire.NATIVE))
+    body |= {"conversation_history": [], "remember": True, "session_id": session}
+    others = (
+        body["system_message"],
+        body["user_message"],
+        "#역할\n" + body["role"],
+        "#기억\n- " + body["memory_context"][0],
+    )
+    limit = sum(estimate_tokens(part) for part in others) + count * 2 * estimate_tokens(SAID)
+    return json.dumps(body | {"max_context_tokens": limit})
+
+
+def _add_sessions(database: Database, name: str, count: int, length: int) -> None:
+    """Sessions of our client with so many turns each."""
+    now = int(time.time() * 1_000_000)
+    with database.engine.begin() as connection:
+        for number in range(1, count + 1):
+            row = {"owner": 1, "name": f"{name}-{number}", "created_at": now, "updated_at": now, "turns": length}
+            made = connection.execute(sessions.insert().values(row)).inserted_primary_key
+            assert made is not None
+            said = {"session": made[0], "created_at": now, "user_text": SAID, "answer_text": SAID, "interrupted": False}
+            connection.execute(turns.insert(), [said | {"number": place} for place in range(1, length + 1)])
 
 
 def _add_clients(database: Database, count: int) -> None:

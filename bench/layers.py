@@ -32,8 +32,8 @@ from app.store.engine import make_engine
 from app.store.statement import Statement
 from app.store.tables import spending
 from app.upstreams import responses
-from app.upstreams.openai_client import OpenAIClient
-from app.upstreams.routing import UpstreamRequest
+from app.upstreams.fleet import Fleet
+from app.upstreams.plan import UpstreamRequest
 from app.web.services import service
 from bench import report, upstream, wire
 from bench.bare import app as bare
@@ -150,7 +150,8 @@ def _ledger(app: Any, token: str) -> Iterator[Layer]:
 
 
 def _ways_upstream(app: Any, base_url: str) -> Iterator[Layer]:
-    client, sdk = service(OpenAIClient, app), OpenAI(api_key=KEY, base_url=base_url, max_retries=0)
+    (client,) = service(Fleet, app).upstreams.values()
+    sdk = OpenAI(api_key=KEY, base_url=base_url, max_retries=0)
     body = wire.request_body(wire.RESPONSES).encode()
     request, key = UpstreamRequest("/responses", body), ApiKey(KEY, "default")
 

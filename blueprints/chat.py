@@ -39,8 +39,8 @@ def chat(headers: dict[str, str], request: ChatRequest) -> Response | tuple[Chat
 
     The server joins system message, role, memories and instructions to one system message, appends the history and the
     user's message, and asks the model. The caller's key pays, or the server's when `free_mode` is true and the caller's
-    is missing or refused. With `stream: true` the answer is `text/event-stream`: `start`, `delta`, then one `done` or
-    `error`.
+    is missing or refused. With `stream: true` the answer is `text/event-stream`: `start`, `delta` (and
+    `segment`, where asked for), then one `done` or `error`.
     """
     answer = functools.partial(
         service(ChatService).process_chat_request,
@@ -82,5 +82,7 @@ def preview(headers: dict[str, str], request: ChatRequest) -> ChatPreview:
 
 def _with_headers(request: ChatRequest, headers: dict[str, str]) -> ChatRequest:
     """The key in the header wins over the body's."""
-    key = headers.get("openai_api_key")
-    return dataclasses.replace(request, openai_api_key=key) if key else request
+    key, upstream = headers.get("openai_api_key"), headers.get("upstream")
+    if not key and not upstream:
+        return request
+    return dataclasses.replace(request, openai_api_key=key or request.openai_api_key, upstream=upstream)

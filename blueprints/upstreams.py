@@ -28,6 +28,6 @@ blp = StrictBlueprint(
 def states() -> dict[str, Any]:
     """Show which upstreams and keys rest, and why
 
-    As the worker sees it that answers; each worker learns for itself.
+    Rests are known to all workers; what is in flight and how recent attempts went is that of the worker that answers.
     """
     return {"upstreams": describe(service(Fleet))}

@@ -9,26 +9,38 @@ from marshmallow import Schema, ValidationError, fields, post_load, validate
 from app.models import (
     API_KEY_PATTERN,
     CHARACTER_MAX_LENGTH,
+    END_USER_MAX_LENGTH,
     ENTRIES_MAX,
     IMAGE_DATA_MAX_LENGTH,
     IMAGES_MAX,
     MALFORMED_KEY,
     MAX_TOKENS_LIMIT,
     MODEL_MAX_LENGTH,
+    SEGMENT_TAG_MAX_LENGTH,
+    SEGMENT_TAGS_MAX,
     SESSION_ID_MAX_LENGTH,
     TEMPERATURE_MAX,
     USER_NAME_MAX_LENGTH,
     ChatRequest,
     is_well_formed,
 )
-from schemas.fields import BoundedList, StrictBoolean, StrictFloat, StrictInteger, Turn
+from schemas.fields import BoundedList, OptionalInteger, OptionalString, StrictBoolean, StrictFloat, StrictInteger, Turn
 from schemas.quick import QuickSchema
 
 TEXT = r"^[^\u0000]*$"
 KEY = rf"^({API_KEY_PATTERN.pattern})?$"
 IMAGE_PATTERN = r"^(https://[\x21-\x7e]{1,2040}|data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2})$"
+TAG_PATTERN = r"^[^\[\]\u0000]+$"
 TURN_TEXT = r"^([uU][sS][eE][rR]|[aA][sS][sS][iI][sS][tT][aA][nN][tT]):[^\u0000]*$"
 TURN_ROLE = r"^([uU][sS][eE][rR]|[aA][sS][sS][iI][sS][tT][aA][nN][tT])$"
+
+
+SEGMENTS_RULE = {
+    "if": {"properties": {"segments": {"const": True}}, "required": ["segments"]},
+    "then": {"properties": {"stream": {"const": True}, "response_schema": {"type": "null"}}, "required": ["stream"]},
+    "else": {"properties": {"segment_tags": {"maxItems": 0}}},
+}
+"""What the rules of `segments` are in the specification; the service checks them."""
 
 
 def text(description: str, example: str, **schema: Any) -> fields.String:
@@ -41,6 +53,19 @@ def well_formed_key(key: str) -> None:
     """Refuse a malformed key here already: one that the header's overrides would never be looked at."""
     if key and not is_well_formed(key):
         raise ValidationError(MALFORMED_KEY)
+
+
+def upstream_header() -> fields.String:
+    """The header that says which upstream the caller's own key belongs to."""
+    return fields.String(
+        data_key="X-Upstream",
+        validate=validate.Length(max=64),
+        metadata={
+            "example": "",
+            "description": "With several upstreams: where the caller's own key belongs. Default: the first that speaks "
+            "the API of this route.",
+        },
+    )
 
 
 class ChatRequestSchema(QuickSchema):
@@ -167,6 +192,47 @@ class ChatRequestSchema(QuickSchema):
             "default": [],
         },
     )
+    segments = StrictBoolean(
+        allow_none=True,
+        metadata={
+            "description": "Cut a streamed answer into sentences, for speech: `segment` events beside `delta`. Needs "
+            "`stream`, and no `response_schema`.",
+            "example": False,
+            "default": False,
+        },
+    )
+    segment_tags = BoundedList(
+        fields.String(metadata={"pattern": TAG_PATTERN, "minLength": 1, "maxLength": SEGMENT_TAG_MAX_LENGTH}),
+        most=SEGMENT_TAGS_MAX,
+        allow_none=True,
+        metadata={
+            "description": "Names that the model may write in square brackets before a sentence: `[happy]` is then the "
+            "segment's `tag` and no part of its text. Needs `segments`.",
+            "example": [],
+            "default": [],
+        },
+    )
+
+    remember = StrictBoolean(
+        allow_none=True,
+        metadata={
+            "description": "Keep this turn in the session `session_id`, and send what the session has as the history.",
+            "example": False,
+            "default": False,
+        },
+    )
+
+    user = fields.String(
+        allow_none=True,
+        metadata={
+            "description": "Your application's end user, for limits and usage by user. Not sent upstream. "
+            "Default: nobody.",
+            "example": "player-42",
+            "pattern": TEXT,
+            "minLength": 1,
+            "maxLength": END_USER_MAX_LENGTH,
+        },
+    )
 
     character = text(
         "Who speaks: a character's name, or name and version, `mina@3`. Default: nobody.",
@@ -193,6 +259,7 @@ class ChatHeadersSchema(QuickSchema):
         validate=well_formed_key,
         metadata={"description": "The caller's own key; wins over the body's.", "pattern": KEY, "example": ""},
     )
+    upstream = upstream_header()
     cache_control = fields.String(
         data_key="Cache-Control",
         metadata={"description": "`no-cache` skips the response cache.", "example": "no-cache"},
@@ -264,9 +331,18 @@ class ChatResponseSchema(QuickSchema):
         allow_none=True,
         metadata={"description": "US dollars, decimal; `null` when the price is unknown.", "example": "0.0000054"},
     )
-    character = fields.String(
-        allow_none=True, metadata={"description": "Who spoke, in which version.", "example": "mina@3"}
+    turn = OptionalInteger(
+        metadata={"description": "Of a remembered turn: its number in the session.", "example": 1, "minimum": 1}
     )
+    summarised_turns = OptionalInteger(
+        metadata={
+            "description": "Of a remembered turn: how many turns of the session stand in its summary.",
+            "example": 0,
+            "minimum": 0,
+        }
+    )
+    ai_generated = fields.Boolean(metadata={"description": "Always `true`: a model wrote the answer.", "example": True})
+    character = OptionalString(metadata={"description": "Who spoke, in which version.", "example": "mina@3"})
 
 
 def token_count(description: str, example: int) -> fields.Integer:
@@ -285,6 +361,7 @@ class TokensSchema(Schema):
     examples = token_count("The character's examples that are sent.", 0)
     first_message = token_count("What the character said first.", 0)
     memory = token_count("Memories.", 0)
+    summary = token_count("Summary of a session's earlier turns, where there is a session.", 0)
     instructions = token_count("Instructions.", 0)
     history = token_count("Past turns that are sent.", 0)
     user = token_count("The user's message.", 8)

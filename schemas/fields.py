@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import ValidationError, fields
+from marshmallow import ValidationError, fields, missing
 
 from app.errors import ERRORS_MAX
+from app.json_bytes import is_writable
+from app.models import UNWRITABLE
 
 
 class StrictBoolean(fields.Boolean):
@@ -36,6 +38,27 @@ class StrictInteger(fields.Integer):
         if isinstance(value, str) or (isinstance(value, float) and not value.is_integer()):
             raise self.make_error("invalid", input=value)
         return super()._deserialize(value, attr, data, **kwargs)
+
+
+def writable(text: str) -> None:
+    """Refuse what no database can hold, and so cannot be looked for."""
+    if not is_writable(text):
+        raise ValidationError(UNWRITABLE)
+
+
+class LeftOut(fields.Field[Any]):
+    """Left out of what is written where there is none."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
+        return missing if value is None else super()._serialize(value, attr, obj, **kwargs)
+
+
+class OptionalInteger(LeftOut, fields.Integer):
+    """A whole number, or nothing at all."""
+
+
+class OptionalString(LeftOut, fields.String):
+    """A text, or nothing at all."""
 
 
 class BoundedList(fields.List[Any]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from marshmallow import Schema, fields, validate
 
+from schemas.chat import upstream_header
 from schemas.openai import free_mode_header, own_key_header
 from schemas.quick import QuickSchema
 
@@ -23,6 +24,7 @@ class MessagesHeadersSchema(QuickSchema):
 
     openai_api_key = own_key_header("The caller's own key; wins over `x-api-key` and `Authorization: Bearer`.")
     free_mode = free_mode_header()
+    upstream = upstream_header()
     version = passed_header("anthropic-version", 64, "2023-06-01")
     beta = passed_header("anthropic-beta", 4096, "context-management-2025-06-27")
 

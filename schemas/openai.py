@@ -6,7 +6,7 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
-from schemas.chat import KEY, well_formed_key
+from schemas.chat import KEY, upstream_header, well_formed_key
 from schemas.quick import QuickSchema
 
 STREAM = {
@@ -77,14 +77,7 @@ class OpenAIHeadersSchema(QuickSchema):
 
     openai_api_key = own_key_header("The caller's own key; wins over `Authorization: Bearer`.")
     free_mode = free_mode_header()
-    upstream = fields.String(
-        data_key="X-Upstream",
-        validate=validate.Length(min=1, max=64),
-        metadata={
-            "description": "With several upstreams: where the caller's own key belongs. Default: the first that speaks "
-            "the API of this route."
-        },
-    )
+    upstream = upstream_header()
     organization = own_header("OpenAI-Organization")
     project = own_header("OpenAI-Project")
     beta = own_header("OpenAI-Beta")

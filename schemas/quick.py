@@ -13,7 +13,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, missing, post_load
 
-from schemas.fields import StrictBoolean, StrictInteger
+from schemas.fields import LeftOut, StrictBoolean, StrictInteger
 
 READ = {fields.String: str, StrictBoolean: bool, StrictInteger: int}
 WRITTEN = {fields.String: str, fields.Boolean: bool, fields.Integer: int, fields.Float: float}
@@ -42,6 +42,9 @@ class QuickSchema(Schema):
             (field.data_key or name, name, _left_alone(field, WRITTEN), field._serialize)
             for name, field in self.dump_fields.items()
         ]
+        self._optional = [
+            field.data_key or name for name, field in self.dump_fields.items() if isinstance(field, LeftOut)
+        ]
 
     @post_load
     def build(self, data: dict[str, Any], **_: Any) -> Any:
@@ -63,7 +66,11 @@ class QuickSchema(Schema):
     def dump(self, obj: Any, **options: Any) -> Any:
         if options or isinstance(obj, Mapping):
             return super().dump(obj, **options)
-        return {
+        written = {
             key: value if type(value := getattr(obj, name)) is kind else write(value, name, obj)
             for key, name, kind, write in self._writers
         }
+        for key in self._optional:
+            if written[key] is missing:
+                del written[key]
+        return written

@@ -34,7 +34,7 @@ class KeyStateSchema(StateSchema):
 
 
 class UpstreamStateSchema(StateSchema):
-    """How one upstream does, as the worker sees it that answers."""
+    """How one upstream does; the figures are those of the worker that answers."""
 
     class Meta:
         title = "UpstreamState"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from marshmallow import Schema, fields, validate
 
-from app.models import USAGE_GROUPS, USAGE_PAGE_MAX
-from schemas.fields import Moment
+from app.models import SESSION_ID_MAX_LENGTH, USAGE_GROUPS, USAGE_PAGE_MAX
+from schemas.fields import Moment, writable
+
+USER_QUERY_MAX_LENGTH = 1024
+"""Longer names are written down shorter (app/ledger/end_users.py), and still found by what the request had."""
 
 
 class UsageQuerySchema(Schema):
@@ -22,8 +25,16 @@ class UsageQuerySchema(Schema):
         metadata={"description": "Sums by this; without it the rows themselves, newest first.", "example": "day"},
     )
     client = fields.String(
-        validate=validate.Length(max=64),
+        validate=[validate.Length(max=64), writable],
         metadata={"description": "Admin only: one client's rows. Default: everybody's.", "example": "web"},
+    )
+    user = fields.String(
+        validate=[validate.Length(min=1, max=USER_QUERY_MAX_LENGTH), writable],
+        metadata={"description": "One end user's rows, by the name that the requests gave.", "example": "player-42"},
+    )
+    session_id = fields.String(
+        validate=[validate.Length(max=SESSION_ID_MAX_LENGTH), writable],
+        metadata={"description": "Only requests with this session id.", "example": "s-1"},
     )
     cursor = fields.Integer(
         validate=validate.Range(min=1, max=2**62),
@@ -32,14 +43,16 @@ class UsageQuerySchema(Schema):
     limit = fields.Integer(
         load_default=100,
         validate=validate.Range(min=1, max=USAGE_PAGE_MAX),
-        metadata={"description": "Rows per page.", "example": 100},
+        metadata={"description": "Rows, or sums by session, per page; by user, how many users.", "example": 100},
     )
 
 
 class UsageTotalSchema(Schema):
     """The sums of one group."""
 
-    key = fields.String(metadata={"description": "Day, model, client, key source, upstream.", "example": "2026-01-31"})
+    key = fields.String(
+        metadata={"description": "Day, model, client, user, session, key source, upstream.", "example": "2026-01-31"}
+    )
     requests = fields.Integer(metadata={"description": "Accepted requests.", "example": 12, "minimum": 0})
     ok = fields.Integer(metadata={"description": "Those that were answered.", "example": 11, "minimum": 0})
     input_tokens = fields.Integer(metadata={"description": "Tokens of the prompts.", "example": 2400, "minimum": 0})
@@ -89,6 +102,9 @@ class UsageRowSchema(Schema):
     )
     route = fields.String(metadata={"description": "Matched route.", "example": "/api/v1/chat"})
     session_id = fields.String(metadata={"description": "As in the request.", "example": "s-1"})
+    user = fields.String(
+        allow_none=True, metadata={"description": "End user that the request named.", "example": "player-42"}
+    )
     model = fields.String(allow_none=True, metadata={"description": "Model asked for.", "example": "gpt-4o-mini"})
     model_answered = fields.String(
         allow_none=True, metadata={"description": "Model that answered.", "example": "gpt-4o-mini-2024-07-18"}

@@ -179,6 +179,28 @@ def start_server(upstream: Upstream, store: dict[str, str], tmp_path: Path) -> I
         yield start
 
 
+@pytest.fixture(scope="module")
+def shared_upstream() -> Iterator[Upstream]:
+    with Upstream() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def start_shared(
+    _migrated: Path, shared_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Server]]:
+    """As `start_server`, for a server that several tests share and leave as they found it: a start costs a second."""
+    with contextlib.ExitStack() as running:
+
+        def start(**settings: Any) -> Server:
+            directory = tmp_path_factory.mktemp("shared")
+            shutil.copytree(_migrated, directory / "store")
+            defaults = {"OPENAI_API_KEY": SERVER_KEY, "OPENAI_BASE_URL": shared_upstream.base_url}
+            return running.enter_context(Server(directory, **(defaults | settings)))
+
+        yield start
+
+
 @pytest.fixture
 def _logging_restored() -> Iterator[None]:
     """What dictConfig changed is put back."""

@@ -1,4 +1,4 @@
-"""A worker that waits two seconds for slow callers, so that a test need not wait for thirty."""
+"""A worker that waits three seconds for slow callers, so that a test need not wait for thirty."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from app.process.workers import GeventWorker
 
 
 class HastyWorker(GeventWorker):
-    slow_seconds = 2.0
+    slow_seconds = 3.0

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
+from app.calls.call import Call
 from app.config import Config
+from app.errors import ServiceException
 from app.ledger.accounts import Accounts, Limits
+from app.ledger.admission import Admission, Admitted
+from app.ledger.client_rows import hold
+from app.ledger.limits import Ask, Opening
 from app.ledger.tokens import digest_key
 from app.store.database import Database
 from app.store.tables import requests, spending
@@ -77,3 +82,36 @@ def accounts_of(url: str) -> tuple[Accounts, Database]:
     shared = {} if url.startswith("sqlite") else {"token_digest_key": DIGEST_KEY}
     database = Database(url)
     return Accounts(database, digest_key(Config(database_url=url, **shared))), database
+
+
+def admitted(
+    accounts: Accounts, database: Database, token: str, users: Sequence[str | None], seen: list[str] | None = None
+) -> list[str]:
+    """Ask for a request of each of these end users in one transaction; `ok`, or the code of why it is refused.
+
+    Each reserves 1,000 nano-dollars. `seen` gets the statements; only SQLite's driver tells them.
+    """
+    principal = accounts.principal(token)
+    admission = Admission(accounts, "owner", token_required=True, max_output_tokens=10)
+    openings = [
+        Opening(
+            call=Call(5),
+            principal=principal,
+            ask=Ask(route="/api/v1/chat", model="gpt-4o-mini", max_tokens=10, end_user=user),
+            server_pays=True,
+            worst_nano=lambda limit: 1000,
+        )
+        for user in users
+    ]
+
+    def work(connection: sa.Connection) -> list[Admitted | ServiceException]:
+        driver: Any = connection.connection.dbapi_connection
+        if seen is not None:
+            driver.set_trace_callback(seen.append)
+        assert principal.account is not None
+        decided = admission.admit_all(connection, openings, hold(connection, [principal.account.id]))
+        if seen is not None:
+            driver.set_trace_callback(None)
+        return decided
+
+    return [one.error_code if isinstance(one, ServiceException) else "ok" for one in database.write(work)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
 import time
 from collections import Counter
@@ -181,12 +182,13 @@ class Load:
             if self._plan.reports and time.monotonic() - told >= REPORT_SECONDS:
                 told = time.monotonic()
                 asker = Caller(self._plan.port)
-                greenlets = await asker.ask(message("GET", "/greenlets"))
+                held = json.loads((await asker.ask(message("GET", "/held"))).body)
                 asker.leave()
                 resident, fds = self._outcome.samples[-1][1] / MEGABYTE, worker.num_fds()
                 print(
                     f"{self._outcome.done:>8} requests  {resident:6.1f} MB  {fds:>4} fds"
-                    f"  {worker.num_threads():>3} threads  {int(greenlets.body):>4} greenlets",
+                    f"  {worker.num_threads():>3} threads  {held['greenlets']:>4} greenlets"
+                    f"  {held['blocks']:>8} blocks",
                     flush=True,
                 )
             await asyncio.sleep(SAMPLE_SECONDS)

@@ -1,8 +1,11 @@
-"""The application with one route more, for the leak gate: how many greenlets are alive in this worker."""
+"""The application with one route more, for the leak gate: what this worker holds, counted from within."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import json
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,7 +13,17 @@ from greenlet import getcurrent, greenlet
 
 from wsgi import app
 
-PATH = "/greenlets"
+PATH = "/held"
+LIBC = ctypes.CDLL(None)
+
+
+class MallocInfo(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
+    ]
 
 
 class Census:
@@ -22,9 +35,20 @@ class Census:
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["PATH_INFO"] != PATH:
             return self._application(environ, start_response)
-        body = str(alive()).encode()
-        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+        gc.collect()
+        found = {"greenlets": alive(), "blocks": sys.getallocatedblocks(), "malloc_bytes": malloc_bytes()}
+        body = json.dumps(found).encode()
+        start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
         return [body]
+
+
+def malloc_bytes() -> int:
+    """What `malloc` has given and not got back; Python's small objects are in none of it. 0 without glibc 2.33."""
+    if not hasattr(LIBC, "mallinfo2"):
+        return 0
+    LIBC.mallinfo2.restype = MallocInfo
+    info = LIBC.mallinfo2()
+    return int(info.uordblks + info.hblkhd)
 
 
 def alive() -> int:
@@ -32,7 +56,6 @@ def alive() -> int:
 
     Those of other threads come and go with gevent's pool of threads.
     """
-    gc.collect()
     ours = root(getcurrent())
     # `isinstance` would wake the lazy objects of some packages, and they would load what nobody needs.
     found = [thing for thing in gc.get_objects() if issubclass(type(thing), greenlet)]

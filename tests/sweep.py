@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -51,7 +52,8 @@ PROMPT = {
 }
 
 
-def forms(canary: str) -> set[str]:
+@cache
+def forms(canary: str) -> frozenset[str]:
     """The shapes in which a value can hide: whole, its end, URL-encoded, as JSON, in hexadecimal and in base64."""
     data = canary.encode()
     found = {canary, canary[-8:], quote(canary, safe=""), quote(canary), json.dumps(canary)[1:-1], data.hex()}
@@ -59,7 +61,7 @@ def forms(canary: str) -> set[str]:
         # The groups at both ends depend on what stands around the value.
         coded = base64.b64encode(b"x" * offset + data + b"x" * (-(offset + len(data)) % 3)).decode()[4:-4]
         found |= {coded, coded.replace("+", "-").replace("/", "_")}
-    return found
+    return frozenset(found)
 
 
 def hits(haystack: str) -> list[str]:

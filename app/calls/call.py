@@ -22,7 +22,7 @@ from app.calls.trace import Trace
 from app.errors import ChatServiceException, OpenAIClientException, ServiceException
 from app.units import milliseconds
 
-EndReason = Literal["deadline", "caller_gone", "shutting_down"]
+EndReason = Literal["deadline", "caller_gone", "shutting_down", "interrupted"]
 
 
 class Spent(NamedTuple):
@@ -148,6 +148,8 @@ class Call:
             return ChatServiceException("The caller closed the connection", "client_closed_request")
         if self.ended == "shutting_down":
             return ChatServiceException("The server is shutting down", "server_shutting_down")
+        if self.ended == "interrupted":
+            return ChatServiceException("The answer was interrupted", "turn_interrupted")
         return OpenAIClientException("The AI service did not answer in time", "upstream_timeout")
 
     def wait(self, seconds: float) -> None:

@@ -15,8 +15,8 @@ from app.tokens import TextCount
 
 @dataclass(slots=True)
 class Tried:
-    """One attempt. `model`: the name that was asked for there; `place`: whose prices hold. `code`: how it failed;
-    `began` is monotonic, `seconds` is until the answer began.
+    """One attempt. `upstream` is empty where there is but one; `model`: the name that was asked for there. `code`: how
+    it failed; `began` is monotonic, `seconds` is until the answer began.
 
     Of one that was given up for another, `usage` and `started` are what upstream counted, and `written` what had come
     of its answer.
@@ -24,7 +24,6 @@ class Tried:
 
     upstream: str
     model: str
-    place: str
     key: ApiKey
     began: float = field(default_factory=time.monotonic)
     seconds: float = 0.0

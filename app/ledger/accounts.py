@@ -22,7 +22,7 @@ from app.ledger.client_rows import by_digest
 from app.ledger.tokens import is_token, new_token
 from app.models import TOKEN_PREFIX
 from app.store.database import Database
-from app.store.tables import MODELS_LENGTH, clients, spending
+from app.store.tables import MODELS_LENGTH, clients, sessions, spending
 from app.store.together import Together
 from app.units import MICROSECONDS
 
@@ -37,7 +37,10 @@ anew, so one that calls often is looked up once a request."""
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What an account may do; None is no limit. `budget_nano` is nano-dollars per `budget_period`."""
+    """What an account may do; None is no limit. `budget_nano` is nano-dollars per `budget_period`.
+
+    `per_user_…`: what each of its end users may do, within what the account itself may.
+    """
 
     requests_per_minute: int | None = None
     concurrency: int | None = None
@@ -47,6 +50,19 @@ class Limits:
     free_mode: bool = True
     admin: bool = False
     expires_at: int | None = None
+    per_user_rpm: int | None = None
+    per_user_budget_nano: int | None = None
+    per_user_budget_period: str | None = None
+
+    @property
+    def limits_users(self) -> bool:
+        """Whether each end user has limits, so that every request has to name one."""
+        return self.per_user_rpm is not None or self.per_user_budget_nano is not None
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether the account or each of its end users has a budget, so that no cost may be unknown before."""
+        return self.budget_nano is not None or self.per_user_budget_nano is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +181,14 @@ class Accounts:
         self._update(name, revoked_at=self._now())
 
     def delete(self, name: str) -> None:
-        """Remove the client; its ledger rows keep its name."""
-        self.show(name)
-        self._database.write(lambda connection: connection.execute(clients.delete().where(clients.c.name == name)))
+        """Remove the client and its sessions; its ledger rows keep its name."""
+        found = self.show(name)
+
+        def work(connection: sa.Connection) -> None:
+            connection.execute(clients.delete().where(clients.c.id == found.id))
+            connection.execute(sessions.delete().where(sessions.c.owner == found.id))
+
+        self._database.erase(work)
         self._forget()
 
     def principal(self, token: str, *, remembered: bool = False) -> Principal:

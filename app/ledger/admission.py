@@ -41,6 +41,8 @@ _COLUMNS = (
     "lease_until",
     "reserved_nano",
     "period_start",
+    "end_user",
+    "user_period_start",
     "character",
 )
 _INSERT = RowsStatement(
@@ -60,13 +62,21 @@ _INSERT = RowsStatement(
 
 @dataclass(frozen=True)
 class Admitted:
-    """What admission wrote down; `reserved_nano` (nano-dollars) stands against the budget of `period_start`."""
+    """What admission wrote down; `reserved_nano` (nano-dollars) stands against the client's budget of `period_start`
+    and against that of `end_user` of `user_period_start`."""
 
     row_id: int
     client_id: int | None = None
     reserved_nano: int = 0
     period_start: int | None = None
     output_limit: int | None = None
+    end_user: str | None = None
+    user_period_start: int | None = None
+
+    @property
+    def is_paid_of_a_budget(self) -> bool:
+        """Whether something is reserved that has to be settled."""
+        return self.period_start is not None or self.user_period_start is not None
 
 
 @dataclass(frozen=True)
@@ -78,8 +88,16 @@ class Decision:
 
     def admitted(self, row_id: int) -> Admitted:
         """What the ledger has to remember of it."""
-        reserved = self.reserved
-        return Admitted(row_id, self.row["client_id"], reserved.nano, reserved.period_start, reserved.output_limit)
+        reserved, row = self.reserved, self.row
+        return Admitted(
+            row_id,
+            row["client_id"],
+            reserved.nano,
+            reserved.period_start,
+            reserved.output_limit,
+            row["end_user"],
+            reserved.user_period_start,
+        )
 
 
 class Admission:
@@ -130,15 +148,27 @@ class Admission:
         """The row of an admitted request, still without its id, or why it is refused."""
         digest = opening.principal.token_digest
         if digest is None:
-            return unauthorized() if self._token_required else self._row(opening, None, Reservation(), now)
+            return unauthorized() if self._token_required else self._open(connection, opening, now)
         account = accounts.get(digest)
         if account is None:
             return unauthorized()
         try:
-            standing = standings.setdefault(account.id, Standing(connection, account, now, self._max_output_tokens))
+            _claim(connection, opening)
+            standing = standings.get(account.id)
+            if standing is None:
+                standing = Standing(connection, account, now, self._max_output_tokens)
+                standings[account.id] = standing
             return self._row(opening, account, standing.admit(opening), now)
         except ServiceException as exc:
             return exc
+
+    def _open(self, connection: sa.Connection, opening: Opening, now: int) -> Decision | ServiceException:
+        """The row of a request that nobody limits, as no token is needed."""
+        try:
+            _claim(connection, opening)
+        except ServiceException as exc:
+            return exc
+        return self._row(opening, None, Reservation(), now)
 
     def _row(self, opening: Opening, account: Account | None, reserved: Reservation, now: int) -> Decision:
         """The open row of a request, by column."""
@@ -158,6 +188,13 @@ class Admission:
             "lease_until": now + int(lease_seconds * MICROSECONDS),
             "reserved_nano": reserved.nano,
             "period_start": reserved.period_start,
+            "end_user": ask.end_user,
+            "user_period_start": reserved.user_period_start,
             "character": ask.character or None,
         }
         return Decision(row, reserved)
+
+
+def _claim(connection: sa.Connection, opening: Opening) -> None:
+    if opening.beside is not None:
+        opening.beside.claim(connection)

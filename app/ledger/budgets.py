@@ -9,11 +9,11 @@ from app.errors import ValidationException
 from app.units import MICROSECONDS, NANO
 
 
-def parse_budget(text: str) -> tuple[int, str]:
-    """Read `5/day`, `100/month` or `20/total` as nano-dollars and period; raises ValidationException."""
+def parse_budget(text: str, field: str = "budget_usd") -> tuple[int, str]:
+    """Read `5/day`, `100/month` or `20/total` as nano-dollars and period; raises ValidationException for `field`."""
     match = re.fullmatch(r"(\d{1,7})(?:\.(\d{1,9}))?/(day|month|total)", text)
     if not match:
-        raise ValidationException("must be like 5/day, 0.50/month or 100/total (US dollars)", "budget_usd")
+        raise ValidationException("must be like 5/day, 0.50/month or 100/total (US dollars)", field)
     return int(match[1]) * NANO + int((match[2] or "").ljust(9, "0")), match[3]
 
 

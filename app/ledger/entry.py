@@ -12,6 +12,9 @@ from app.ledger.limits import Ask
 from app.ledger.pricing import NoPrices, Prices
 from app.models import Usage
 
+Written = Callable[[float], bool]
+"""Waits for at most so many seconds; tells whether what was settled is durable."""
+
 
 class Entry:
     """The row is open until it is settled; `settled` is given how the request ended, once."""
@@ -22,7 +25,7 @@ class Entry:
         call: Call,
         receipt: Receipt,
         prices: Prices | NoPrices,
-        settled: Callable[[Entry, str, str | None], None],
+        settled: Callable[[Entry, str, str | None], Written | None],
         admitted: Admitted | None = None,
     ) -> None:
         self.call = call
@@ -33,7 +36,8 @@ class Entry:
         self.reserved_nano = admitted.reserved_nano if admitted else 0
         self.output_limit = admitted.output_limit if admitted else None
         self._priced: tuple[Usage, int | None] | None = None
-        self._settled: Callable[[Entry, str, str | None], None] | None = settled
+        self._settled: Callable[[Entry, str, str | None], Written | None] | None = settled
+        self._written: Written | None = None
 
     def cost_nano(self) -> int | None:
         """What the request has cost so far: 0 from the cache and where upstream was not asked, None if unknown."""
@@ -49,8 +53,8 @@ class Entry:
     def _cost(self, model: str, usage: Usage, tried: Tried | None) -> int | None:
         if not usage.total_tokens:
             return 0
-        asked, place = (tried.model, tried.place) if tried else (self._ask.model, "")
-        return self._prices.cost_nano(model, usage, asked=asked, place=place)
+        asked, upstream = (tried.model, tried.upstream) if tried else (self._ask.model, "")
+        return self._prices.cost_nano(model, usage, asked=asked, upstream=upstream)
 
     def absorbed(self) -> Iterator[tuple[Tried, Usage, bool, int | None]]:
         """The attempts before the last: tokens, whether these are estimated, and nano-dollars; None if unknown."""
@@ -103,8 +107,13 @@ class Entry:
         settled, self._settled = self._settled, None
         if settled is None:
             return False
-        settled(self, status, code)
+        self._written = settled(self, status, code)
         return True
+
+    def wait_until_written(self, seconds: float) -> bool:
+        """Wait for what was settled beside the row; tells whether it is durable. True where nothing was."""
+        written, self._written = self._written, None
+        return written is None or written(seconds)
 
 
 def unrecorded(ask: Ask, call: Call, receipt: Receipt) -> Entry:

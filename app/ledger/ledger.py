@@ -8,6 +8,7 @@ the worker is gone, elsewhere when the lease has run out.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import time
@@ -22,21 +23,24 @@ from app.errors import ServiceException
 from app.ledger import attempts, settlement
 from app.ledger.accounts import Accounts, Principal
 from app.ledger.admission import Admission, Admitted
+from app.ledger.beside import Beside, Ending
 from app.ledger.client_rows import hold
-from app.ledger.entry import Entry, unrecorded
+from app.ledger.entry import Entry, Written, unrecorded
 from app.ledger.lease import LEASE_SECONDS, Owner, look_up, owner_name
 from app.ledger.limits import Ask, Opening
 from app.ledger.pricing import NoPrices, Prices
 from app.models import ApiKey, Usage
 from app.store.database import Database
 from app.store.fitting import whole
-from app.units import MICROSECONDS, milliseconds
+from app.units import MICROSECONDS, MICROSECONDS_PER_DAY, milliseconds
 
 logger = logging.getLogger(__name__)
 
 Priced = Sequence[tuple[str, str]]
 RENEW_SECONDS = 20.0
 """How old a lease is when it is renewed: well before its LEASE_SECONDS are over."""
+KEPT_DAYS = 40
+"""How long after its beginning a period of an end user's budget is kept: a month, and what may be settled late."""
 AWAY_SECONDS = 15.0
 """After the database was away for so long, every lease may have run out, and other machines renew theirs first."""
 
@@ -85,31 +89,37 @@ class Ledger:
         *,
         server_pays: bool,
         priced: Priced = (),
+        beside: Beside | None = None,
     ) -> Entry:
         """Admit a request; the row is durable when this returns. `server_pays`: the server's key may come to pay.
-        `priced`: the models that may come to answer and whose prices hold there; the dearest is reserved.
+        `priced`: the models that may come to answer and at which upstream; the dearest is reserved. `beside`: what is
+        claimed and settled in the same transactions.
 
-        Raises ServiceException: 401 `unauthorized`, 403 `model_not_allowed`, 429 `rate_limited`,
-        `concurrency_limited` or `budget_exceeded`, 503 `store_unavailable`, or what has ended the call already.
+        Raises ServiceException: 401 `unauthorized`, what Standing.admit raises, 503 `store_unavailable`, or what has
+        ended the call already.
         """
         call.check()
 
         def worst_nano(limit: int) -> int | None:
             usage = ask.most_usage(limit)
-            costs = [self.prices.cost_nano(model, usage, place=place) for model, place in priced or ((ask.model, ""),)]
+            models = priced or ((ask.model, ""),)
+            costs = [self.prices.cost_nano(model, usage, upstream=upstream) for model, upstream in models]
             known = [cost for cost in costs if cost is not None]
             return max(known) if len(known) == len(costs) else None
 
-        opening = Opening(call=call, principal=principal, ask=ask, server_pays=server_pays, worst_nano=worst_nano)
+        opening = Opening(
+            call=call, principal=principal, ask=ask, server_pays=server_pays, worst_nano=worst_nano, beside=beside
+        )
         try:
             admitted: Admitted = self._database.write_with_others(self._work_all, opening, undo=settlement.take_back)
         except ServiceException as exc:
-            if exc.error_code != "store_unavailable" or not self._fails_open or principal.token_digest:
+            if exc.error_code != "store_unavailable" or not self._fails_open or principal.token_digest or beside:
                 raise
             self.unrecorded += 1
             logger.error("a request is not recorded: the database is away (LEDGER_FAIL_OPEN)")
             return unrecorded(ask, call, receipt)
-        entry = Entry(ask, call, receipt, self.prices, lambda *ending: self._settle(admitted, *ending), admitted)
+        settle = functools.partial(self._settle, admitted, beside)
+        entry = Entry(ask, call, receipt, self.prices, settle, admitted)
         self._entries[entry] = _Lease(admitted.row_id)
         return entry
 
@@ -119,7 +129,8 @@ class Ledger:
             entry.settle("error", code)
 
     def sweep(self) -> int:
-        """Renew the leases of this worker's calls; settle as `abandoned` what no worker works on any more.
+        """Renew the leases of this worker's calls; settle as `abandoned` what no worker works on any more; forget some
+        of what end users spent in periods that are over.
 
         Gives the number of rows that were settled.
         """
@@ -132,7 +143,9 @@ class Ledger:
             now = self._now()
             settlement.renew(connection, [lease.row_id for lease in due], now + LEASE_SECONDS * MICROSECONDS)
             lost = self._lost(connection, now, trust_leases=not was_away)
-            return settlement.abandon(connection, lost, now) if lost else 0
+            abandoned = settlement.abandon(connection, lost, now) if lost else 0
+            settlement.forget_periods(connection, now - KEPT_DAYS * MICROSECONDS_PER_DAY)
+            return abandoned
 
         swept = self._database.write(work)
         self._swept_at = now_here
@@ -169,8 +182,10 @@ class Ledger:
                 self._fingerprints[key] = found
         return found
 
-    def _settle(self, admitted: Admitted, entry: Entry, status: str, code: str | None) -> None:
-        """Write down how a request ended, soon."""
+    def _settle(
+        self, admitted: Admitted, beside: Beside | None, entry: Entry, status: str, code: str | None
+    ) -> Written | None:
+        """Write down how a request ended, soon; where something is settled beside it, give what waits for that."""
         receipt, (usage, estimated), cost_nano = entry.receipt, entry.usage(), entry.charge_nano()
         cost_nano = None if cost_nano is None else whole(cost_nano)
         cached = bool(receipt.cache_hit)
@@ -203,7 +218,12 @@ class Ledger:
         charged = (cost_nano or 0) if key is not None and key.source == "default" else 0
         self._entries.pop(entry, None)
         tried = tuple(attempts.rows_of(entry, status, code, self.fingerprint))
-        self._database.write_later(self._work_all, settlement.Settlement(admitted, charged, row, tried))
+        if beside is None:
+            self._database.write_later(self._work_all, settlement.Settlement(admitted, charged, row, tried))
+            return None
+        ending = Ending(code, usage.input_tokens, usage.output_tokens, cost_nano, receipt.model)
+        settled = settlement.Settlement(admitted, charged, row, tried, beside, beside.settled(ending))
+        return self._database.write_and_tell(self._work_all, settled)
 
     def _work_all(
         self, connection: sa.Connection, items: Sequence[Opening | settlement.Settlement]
@@ -218,10 +238,13 @@ class Ledger:
         held = hold(
             connection,
             {
-                *(item.admitted.client_id for item in settled if item.admitted.period_start is not None),
+                *(item.admitted.client_id for item in settled if item.admitted.is_paid_of_a_budget),
                 *(opening.principal.account.id for opening in openings if opening.principal.account is not None),
             },
         )
+        besides = [item.beside for item in items if item.beside is not None]
+        if besides:
+            besides[0].hold(connection, {beside.key for beside in besides})
         settlement.settle_all(connection, settled)
         decisions = iter(self._admission.admit_all(connection, openings, held))
         return [next(decisions) if isinstance(item, Opening) else None for item in items]
@@ -244,3 +267,7 @@ class NullLedger:
     def open(self, ask: Ask, principal: Principal, call: Call, receipt: Receipt, **_: object) -> Entry:
         """Admit."""
         return unrecorded(ask, call, receipt)
+
+    def fingerprint(self, key: ApiKey) -> str:
+        """There is nothing to compare it with."""
+        return ""

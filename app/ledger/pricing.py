@@ -9,6 +9,7 @@ import logging
 import re
 import time
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -69,17 +70,37 @@ class Price:
         return (2 * shares + SHARES) // (2 * SHARES)
 
 
+@dataclass(frozen=True)
+class PricedUpstream:
+    """Whose prices hold at an upstream: `provider` is the list's name of one, or the base URL to know it by. `own` wins
+    over all others; by model, tables as in PRICES_FILE."""
+
+    provider: str
+    own: Mapping[str, Mapping[str, Decimal]]
+
+
 class Prices:
     """Knows the price of a model, or that it is unknown: that is None, never 0.
 
     `own` is a TOML file of `[models."NAME"]` tables with `input`, `output` and optionally `cached`, `cache_write` and
-    `cache_write_1h`, in US dollars per million tokens as strings or numbers; it wins over the list.
+    `cache_write_1h`, in US dollars per million tokens as strings or numbers; it wins over the list. `upstreams` are by
+    name; what is none of them is at `base_url`.
     """
 
-    def __init__(self, own: Path | None = None, base_url: str = "") -> None:
+    def __init__(
+        self, own: Path | None = None, base_url: str = "", upstreams: Mapping[str, PricedUpstream] | None = None
+    ) -> None:
         raw, self._own = _read_or_keep(own) if own is not None else (b"", {})
         self._base_url = base_url
+        self._providers = {name: priced.provider for name, priced in (upstreams or {}).items()}
+        self._at = {
+            (name, model): _price(table)
+            for name, priced in (upstreams or {}).items()
+            for model, table in priced.own.items()
+        }
         self.version = "genai-prices " + importlib.metadata.version("genai-prices")
+        if self._at:
+            raw += repr(self._at).encode()
         if raw:
             self.version += " + " + hashlib.sha256(raw).hexdigest()[:8]
 
@@ -87,19 +108,20 @@ class Prices:
         """Read the shipped list now: it takes a third of a second, which no request should pay."""
         _shipped("gpt-4o-mini", _provider(self._base_url))
 
-    def price(self, model: str, *, asked: str = "", place: str = "") -> Price | None:
+    def price(self, model: str, *, asked: str = "", upstream: str = "") -> Price | None:
         """What tokens of `model` cost; None when that is not known.
 
         `asked`: the name it was asked for by. Its listed price counts where the answering one, a dated form of it, has
         none; another model that answered in its place has no price by that. An own price counts by either name.
-        `place`: the provider or the base URL of the upstream that answers; empty: of the only one.
+        `upstream`: the name of the one that answers; empty: the only one.
         """
-        own = self._own.get(model) or self._own.get(asked)
-        return own or _listed(model, asked, _provider(place or self._base_url), _this_hour())
+        there = self._at.get((upstream, model)) or self._at.get((upstream, asked)) if self._at else None
+        own = there or self._own.get(model) or self._own.get(asked)
+        return own or _listed(model, asked, _provider(self._providers.get(upstream) or self._base_url), _this_hour())
 
-    def cost_nano(self, model: str, usage: Usage, *, asked: str = "", place: str = "") -> int | None:
+    def cost_nano(self, model: str, usage: Usage, *, asked: str = "", upstream: str = "") -> int | None:
         """What `usage` of `model` costs, in nano-dollars rounded half up; see `price`."""
-        price = self.price(model, asked=asked, place=place)
+        price = self.price(model, asked=asked, upstream=upstream)
         return None if price is None else price.cost_nano(usage)
 
 
@@ -111,11 +133,11 @@ class NoPrices:
     def load(self) -> None:
         """There is nothing to read."""
 
-    def price(self, model: str, *, asked: str = "", place: str = "") -> Price | None:
+    def price(self, model: str, *, asked: str = "", upstream: str = "") -> Price | None:
         """Unknown."""
         return None
 
-    def cost_nano(self, model: str, usage: Usage, *, asked: str = "", place: str = "") -> int | None:
+    def cost_nano(self, model: str, usage: Usage, *, asked: str = "", upstream: str = "") -> int | None:
         """Unknown."""
         return None
 
@@ -232,7 +254,7 @@ def _read(raw: bytes) -> dict[str, Price]:
         raise ConfigurationException("PRICES_FILE does not hold prices that can be read", "PRICES_FILE") from None
 
 
-def _price(table: dict[str, Any]) -> Price:
+def _price(table: Mapping[str, Any]) -> Price:
     given = {name: Decimal(str(value)) for name, value in table.items()}
     if not all(value.is_finite() and value >= 0 for value in given.values()):
         raise ValueError("a price is a number of dollars")

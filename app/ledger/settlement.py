@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,11 @@ import sqlalchemy as sa
 
 from app.ledger import attempts
 from app.ledger.admission import Admitted
+from app.ledger.allowances import CLIENTS, USERS
+from app.ledger.beside import Beside
 from app.ledger.client_rows import hold
-from app.store.fitting import WHOLE_MAX, whole
-from app.store.statement import RowsStatement, Statement
-from app.store.tables import requests, spending
+from app.store.statement import RowsStatement
+from app.store.tables import requests, user_spending
 
 SWEEP_MAX = 500
 COLUMNS = (
@@ -58,39 +59,39 @@ _RENEW = RowsStatement(
     ),
     {"row_id": requests.c.id.type, "until": requests.c.lease_until.type},
 )
-_SPEND = Statement(
-    spending.update()
-    .where(spending.c.client_id == sa.bindparam("of_client"), spending.c.period_start == sa.bindparam("of_period"))
-    .values(
-        # Sums stay within 64 bits, whatever upstream says that it has used.
-        spent_nano=sa.case(
-            (spending.c.spent_nano > sa.literal_column(str(WHOLE_MAX)), spending.c.spent_nano),
-            else_=spending.c.spent_nano + sa.bindparam("spent", type_=sa.BigInteger),
-        ),
-        reserved_nano=spending.c.reserved_nano - sa.bindparam("reserved"),
-    )
-)
 
 
 @dataclass(frozen=True)
 class Settlement:
     """How one request ended. `charged_nano`: what its client's budget pays for it; `row`: `row_id`, which says which
-    row it is, and the values of COLUMNS; `attempts`: the rows below it."""
+    row it is, and the values of COLUMNS; `attempts`: the rows below it; `beside`: what is settled with it, by
+    `write`."""
 
     admitted: Admitted
     charged_nano: int
     row: Mapping[str, Any]
     attempts: Sequence[Mapping[str, Any]] = ()
+    beside: Beside | None = None
+    write: Callable[[sa.Connection], None] | None = None
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What one request's client has spent (nano-dollars) in place of what was reserved for it."""
+    """What one request's client and end user have spent (nano-dollars) in place of what was reserved for it."""
 
     client_id: int | None
     period_start: int | None
     reserved_nano: int
     spent_nano: int
+    end_user: str | None = None
+    user_period_start: int | None = None
+
+    def periods(self) -> Iterator[tuple[int, str, int]]:
+        """Whose budgets pay, and of which periods: client, end user (empty for the client's own) and beginning."""
+        if self.client_id is not None and self.period_start is not None:
+            yield self.client_id, "", self.period_start
+        if self.client_id is not None and self.end_user is not None and self.user_period_start is not None:
+            yield self.client_id, self.end_user, self.user_period_start
 
 
 def settle_all(connection: sa.Connection, settlements: Sequence[Settlement]) -> list[None]:
@@ -99,6 +100,9 @@ def settle_all(connection: sa.Connection, settlements: Sequence[Settlement]) -> 
     ours = [item for item in settlements if item.admitted.row_id in closed]
     attempts.write(connection, ((item.admitted.row_id, item.attempts) for item in ours if item.attempts))
     spend(connection, (_spent(item.admitted, item.charged_nano) for item in ours))
+    for item in ours:
+        if item.write is not None:
+            item.write(connection)
     return [None] * len(settlements)
 
 
@@ -120,7 +124,7 @@ def abandon(connection: sa.Connection, ids: Collection[int], now: int) -> int:
     rows = connection.execute(open_rows).all()
     values = {"status": "abandoned", "code": "worker_lost", "estimated": True, "settled_at": now}
     connection.execute(requests.update().where(requests.c.id.in_([row.id for row in rows])).values(values))
-    spend(connection, (Spent(row.client_id, row.period_start, row.reserved_nano, row.reserved_nano) for row in rows))
+    spend(connection, (_all_of(row) for row in rows))
     return len(rows)
 
 
@@ -150,18 +154,48 @@ def forget(connection: sa.Connection, before: int) -> int:
     return connection.execute(requests.delete().where(requests.c.id.in_(old.limit(SWEEP_MAX)))).rowcount
 
 
+def forget_periods(connection: sa.Connection, before: int) -> int:
+    """Delete some periods of end users' budgets that began before the moment `before`; give their number. What a
+    budget that never renews has spent stays."""
+    key = user_spending.primary_key.columns
+    is_over = (user_spending.c.period_start > 0) & (user_spending.c.period_start < before)
+    # Several workers tidy at once, and in PostgreSQL they would wait for each other's rows, or for ever.
+    over = sa.select(*key).where(is_over).limit(SWEEP_MAX).with_for_update(skip_locked=True)
+    found = [{f"of_{name}": value for name, value in row._mapping.items()} for row in connection.execute(over)]
+    if found:
+        # One by one: SQLite would look at every row of the client for a set of keys.
+        this = (column == sa.bindparam(f"of_{column.name}") for column in key)
+        connection.execute(user_spending.delete().where(*this), found)
+    return len(found)
+
+
 def spend(connection: sa.Connection, items: Iterable[Spent]) -> None:
-    """Turn reservations into spending, once per client and period, always in the same order."""
-    sums: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
+    """Turn reservations into spending, once per budget and period, always in the same order."""
+    sums: defaultdict[tuple[int, str, int], list[int]] = defaultdict(lambda: [0, 0])
     for item in items:
-        if item.client_id is not None and item.period_start is not None:
-            total = sums[item.client_id, item.period_start]
-            total[0] += item.spent_nano
-            total[1] += item.reserved_nano
-    for (client_id, period_start), (spent, reserved) in sorted(sums.items()):
-        values = {"of_client": client_id, "of_period": period_start, "spent": whole(spent), "reserved": reserved}
-        _SPEND.run(connection, **values)
+        for period in item.periods():
+            sums[period][0] += item.spent_nano
+            sums[period][1] += item.reserved_nano
+    for (client_id, end_user, period_start), (spent, reserved) in sorted(sums.items()):
+        if end_user:
+            owner = {"of_client_id": client_id, "of_end_user": end_user}
+            USERS.spending.settle(connection, owner, period_start, spent, reserved)
+        else:
+            CLIENTS.spending.settle(connection, {"of_client_id": client_id}, period_start, spent, reserved)
 
 
 def _spent(admitted: Admitted, charged_nano: int) -> Spent:
-    return Spent(admitted.client_id, admitted.period_start, admitted.reserved_nano, charged_nano)
+    return Spent(
+        admitted.client_id,
+        admitted.period_start,
+        admitted.reserved_nano,
+        charged_nano,
+        admitted.end_user,
+        admitted.user_period_start,
+    )
+
+
+def _all_of(row: Any) -> Spent:
+    """What was reserved for a row, as spent."""
+    reserved = row.reserved_nano
+    return Spent(row.client_id, row.period_start, reserved, reserved, row.end_user, row.user_period_start)

@@ -35,6 +35,8 @@ INHERITED_SOCKET = {"LISTEN_FDS", "GUNICORN_FD"}
 """Set when the listening socket is inherited: from systemd, and from the old master when SIGUSR2 starts a new one."""
 OPEN_FILES = 65_536
 GC_THRESHOLDS = (10_000, 20, 50)
+TELL_SECONDS = 2.0
+"""How long a worker's end waits until MEMORY_URL has been told of the last turns."""
 
 
 class Hooks:
@@ -156,6 +158,7 @@ class Hooks:
         from app.process.housekeeping import Housekeeping
         from app.process.memory import MemoryWatch
         from app.process.metrics import Metrics
+        from app.process.shared_health import SharedHealth
         from app.store.database import Database
         from app.web.services import service
 
@@ -166,20 +169,23 @@ class Hooks:
         service(Metrics, app).fold()
         service(Metrics, app).keep_fresh()
         service(Housekeeping, app).start()
+        service(SharedHealth, app).start()
         MemoryWatch(settings.memory_log_seconds, settings.memory_soft_limit_mb, signals.replace).start()
         if worker.age == 1:
             self._announce([listener.getsockname() for listener in worker.sockets])
         collect_less_often()
 
     def worker_exit(self, server: Arbiter, worker: Worker) -> None:
-        """In a worker, at its end: wait until what is settled is written, and tell what was counted."""
+        """In a worker, at its end: wait until what is settled is written and turns are told; tell what was counted."""
         # A worker that could not load the application has none.
         if (application := getattr(worker, "wsgi", None)) is not None:
             from app.process.metrics import Metrics
+            from app.services.memory_hook import MemoryHook
             from app.store.database import Database
             from app.web.services import service
 
             service(Database, application).flush(self._settings.database_timeout)
+            service(MemoryHook, application).flush(TELL_SECONDS)
             service(Metrics, application).refresh()
 
     def child_exit(self, server: Arbiter, worker: Worker) -> None:

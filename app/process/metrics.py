@@ -22,11 +22,13 @@ from app.failures import FAILURES
 from app.models import Usage
 from app.process import metrics_files
 from app.process.tally import Seconds, Tally
+from app.services.memory_hook import FAILURES as MEMORY_FAILURES
 from app.units import NANO
 
 MEDIA_TYPE = prometheus.CONTENT_TYPE_PLAIN_0_0_4
 LIMITS = (
     *("rate_limited", "concurrency_limited", "budget_exceeded", "server_busy"),
+    *("user_rate_limited", "user_budget_exceeded"),
     *("model_not_allowed", "model_price_unknown", "free_mode_not_allowed"),
 )
 NONE = "-"
@@ -72,6 +74,7 @@ class Metrics:
         self._set_aside = counter(
             "ledger_set_aside", "Settlements that could not be written; a sweep closes their rows."
         )
+        self._memory = counter("memory_hook_failures", "Failures of the memory hook.", "step", "reason")
         self._queue = seconds("queue_seconds", "In front of the handler and waiting for a slot.", SHORT_SECONDS)
         self._overhead = seconds("overhead_seconds", "In this server, without waiting and upstream.", SHORT_SECONDS)
         self._upstream = seconds("upstream_seconds", "In upstream.", LONG_SECONDS)
@@ -116,6 +119,10 @@ class Metrics:
             count(self._unpriced)
         else:
             count(self._cost, (api_key_source or NONE,), cost_nano / NANO)
+
+    def memory_failed(self, step: str, reason: str) -> None:
+        """The memory hook was of no use."""
+        self._tally.count(self._memory, (step, reason))
 
     def refresh(self) -> None:
         """Tell what this worker has counted, and read its gauges."""
@@ -187,6 +194,8 @@ class Metrics:
             self._cache.labels(result)
         for direction in ("input", "output"):
             self._tokens.labels(direction)
+        for failure in MEMORY_FAILURES:
+            self._memory.labels(*failure)
         for source in ("default", "user_provided"):
             self._cost.labels(source)
 

@@ -9,7 +9,9 @@ from flask.cli import AppGroup
 from app.calls.call import Call
 from app.errors import ServiceException
 from app.ledger.accounts import Accounts
+from app.process.shared_health import SharedHealth
 from app.upstreams.fleet import NATIVE, Fleet, Wanted
+from app.upstreams.health import Health
 from app.upstreams.keys import Payer
 from app.upstreams.plan import Attempt, UpstreamRequest
 from app.upstreams.retry import AttemptFailed
@@ -29,13 +31,15 @@ def register_upstream_commands(app: Flask) -> None:
 def check(offline: bool) -> None:
     """Read UPSTREAMS_FILE, and ask each upstream with each key for its models. Status 1 if one does not answer."""
     fleet, failed = service(Fleet), False
+    if not offline:
+        _look()
     for name, upstream in fleet.upstreams.items():
         settings = upstream.settings
-        click.echo(f"{name}  {settings.base_url}  {', '.join(settings.dialects)}")
+        click.echo(f"{name}  {settings.base_url}  {', '.join(settings.dialects)}{_rests(upstream.health)}")
         for number, key in enumerate(() if offline else settings.keys, start=1):
             outcome = _asked(Attempt(upstream, key))
             failed = failed or outcome != "answers"
-            click.echo(f"  key {number}: {outcome}")
+            click.echo(f"  key {number}: {outcome}{_rests(upstream.key_health(key))}")
     for name, route in fleet.catalog.models.items():
         targets = [target.upstream for target in (*route.targets, *route.on_failure)]
         click.echo(f"{name}  ->  {', '.join(targets)}")
@@ -50,6 +54,7 @@ def check(offline: bool) -> None:
 def explain(model: str, client: str | None, dialect: str) -> None:
     """Show in which order upstreams would be asked for MODEL, and why; nobody is asked."""
     fleet = service(Fleet)
+    _look()
     try:
         if client is not None and not service(Accounts).show(client).allows_model(model):
             raise click.ClickException(f"{client} may not use {model}")
@@ -61,9 +66,22 @@ def explain(model: str, client: str | None, dialect: str) -> None:
         raise click.ClickException(exc.message) from None
     for number, attempt in enumerate(plan.attempts, start=1):
         told = attempt.described()
-        rest = attempt.upstream.health.rest
+        rest = attempt.upstream.health.rest or attempt.upstream.key_health(attempt.key).rest
         why = told["reason"] + (f" ({rest.reason})" if rest else "")
         click.echo(f"{number}. {told['upstream']}  {told['model']}  {why or 'the only upstream'}")
+
+
+def _look() -> None:
+    """See who rests, as the workers know it."""
+    try:
+        service(SharedHealth).look()
+    except ServiceException:
+        click.echo("the database is not available: which upstreams rest is not known", err=True)
+
+
+def _rests(health: Health) -> str:
+    rest = health.rest
+    return "" if rest is None else f"  rests for {health.due_in:.0f} s ({rest.reason})"
 
 
 def _asked(attempt: Attempt) -> str:

@@ -5,25 +5,27 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from app.calls.call import Call
-from app.characters.characters import EVERYBODYS, Characters, NoCharacters
-from app.characters.speaking import Script, script
+from app.characters.characters import Characters
+from app.characters.speaking import Script
 from app.config import Config
 from app.errors import ServiceException, ValidationException
 from app.json_bytes import dump_json
 from app.ledger.accounts import NOBODY, Principal
+from app.ledger.end_users import known_as
 from app.ledger.limits import Ask, check_permission
-from app.models import ChatPreview, ChatRequest, ChatResponse, Completion, Credentials, Generation, Message
-from app.services import prompt
+from app.models import ApiKey, ChatPreview, ChatRequest, ChatResponse, Completion, Credentials, Generation, Message
+from app.services.assembly import Assembled, Assembler, system_message
 from app.services.cache import ResponseCache
 from app.services.exchange import Asked, Exchange, HeldResponse, Meant, OpenExchange
-from app.services.rules import broken_rules, read_turns
+from app.services.remembering import Remembering
+from app.services.rules import read_turns
+from app.sessions.turns import OpenTurn
 from app.tokens import estimate_tokens, image_tokens
 from app.units import dollars
 from app.upstreams.dialects import DIALECTS, Dialect
@@ -37,8 +39,6 @@ from app.upstreams.sse import StreamEvent
 ROUTE = "/api/v1/chat"
 TEXT_MAX_LENGTH = 8 * 1024 * 1024
 """Characters of a streamed answer, which is held whole until its end."""
-NO_DEFAULTS: frozenset[str] = frozenset()
-NO_TEMPERATURE = frozenset({"temperature"})
 
 
 class Listener(Protocol):
@@ -50,15 +50,8 @@ class Listener(Protocol):
     def text(self, piece: str) -> None:
         """The next piece of text."""
 
-
-@dataclass(frozen=True)
-class Assembled:
-    """A checked request in the form of what the model is asked, with estimated tokens by part."""
-
-    generation: Generation
-    tokens: dict[str, int]
-    dropped_turns: int
-    character: str = ""
+    def delivered(self) -> int:
+        """How many characters of the text the caller was sent."""
 
 
 @dataclass(frozen=True)
@@ -80,21 +73,15 @@ class ChatService:
         exchange: Exchange | None = None,
         config: Config | None = None,
         cache: CompletionCache | None = None,
-        characters: Characters | NoCharacters | None = None,
+        remembering: Remembering | None = None,
+        characters: Characters | None = None,
     ) -> None:
         self._config = config or Config.from_env()
         self._exchange = exchange or Exchange.in_process(self._config)
         self._cache = cache
-        self._characters = characters or NoCharacters()
+        self._remembering = remembering or Remembering()
+        self._assembler = Assembler(self._config, characters)
         self._parameters = self._exchange.parameters
-        self._headings = prompt.Headings(
-            role=self._config.prompt_heading_role,
-            description=self._config.prompt_heading_description,
-            speech_style=self._config.prompt_heading_speech_style,
-            lore=self._config.prompt_heading_lore,
-            memory=self._config.prompt_heading_memory,
-            instructions=self._config.prompt_heading_instructions,
-        )
 
     def process_chat_request(
         self,
@@ -113,25 +100,44 @@ class ChatService:
         """
         call = call or Call(self._config.request_timeout)
         began = time.monotonic()
-        assembled = self._assemble(request, principal)
-        ask = _ask(request, assembled, streamed=listener is not None)
-        assemble_seconds = time.monotonic() - began
-        with self._exchange.open(
-            ask, _credentials(request), principal, call, dialect=NATIVE, assemble_seconds=assemble_seconds
-        ) as exchange:
-            cache = self._cache if use_cache else None
-            if cache is None:
-                answer = self._complete(exchange, assembled.generation, listener)
-            else:
-                answer = self._cached(cache, exchange, assembled.generation, call, principal, listener)
-            return self._response(request, assembled, answer, call, exchange)
+        checked = self._assembler.check(request, principal)
+        checked_seconds = time.monotonic() - began
+
+        def answer(turn: OpenTurn | None, cache: CompletionCache | None = None) -> ChatResponse:
+            began = time.monotonic() - checked_seconds
+            heard = listener if turn is None or listener is None else _Heard(listener, turn)
+            assembled = self._assembler.assemble(checked, turn)
+            ask = _ask(request, assembled, streamed=listener is not None)
+            with self._exchange.open(
+                ask,
+                _credentials(request),
+                principal,
+                call,
+                dialect=NATIVE,
+                assemble_seconds=time.monotonic() - began,
+                beside=turn,
+            ) as exchange:
+                if cache is None:
+                    answer = self._complete(exchange, assembled.generation, heard)
+                else:
+                    answer = self._cached(cache, exchange, assembled.generation, call, principal, listener)
+                if turn is not None:
+                    turn.answer = answer.completion.output_text
+                response = self._response(request, assembled, answer, call, exchange)
+            return response if turn is None else _numbered(response, turn, is_written=exchange.is_written)
+
+        if request.remember:
+            return self._remembering.turn(self._assembler.new_turn(checked), principal, call, answer)
+        return answer(None, self._cache if use_cache else None)
 
     def preview(self, request: ChatRequest, principal: Principal = NOBODY) -> ChatPreview:
         """What `request` would send upstream and who would pay, without calling upstream or writing anything.
 
         Raises as a chat turn does, but for what depends on how much the client has used.
         """
-        assembled = self._assemble(request, principal)
+        checked = self._assembler.check(request, principal)
+        turn = self._remembering.look(self._assembler.new_turn(checked), principal) if request.remember else None
+        assembled = self._assembler.assemble(checked, turn)
         ask = _ask(request, assembled, streamed=bool(request.stream))
         plan = self._exchange.plan(ask, _credentials(request), principal, NATIVE)
         if principal.account is not None:
@@ -149,47 +155,6 @@ class ChatService:
             plan=[attempt.described() for attempt in plan.attempts] if plan.is_listed else (),
         )
 
-    def _assemble(self, request: ChatRequest, principal: Principal) -> Assembled:
-        """Check the rules and put together what the model is asked."""
-        turns = _checked_turns(request)
-        cast = self._cast(request, turns, principal)
-        request = cast.request
-        parts, user = self._system_parts(request, cast.sections), self._create_user_message(request.user_message)
-        tokens = {name: estimate_tokens(part) for name, part in parts.items()}
-        limit = request.max_context_tokens or self._config.default_max_context_tokens
-        spoken = estimate_tokens(user["content"])
-        left = limit - sum(tokens.values()) - spoken if limit else None
-        kept = turns if left is None else prompt.newest_turns(turns, left)
-        tokens |= {"history": prompt.tokens_of(kept), "user": spoken}
-        left = None if left is None else left - tokens["history"] if len(kept) == len(turns) else 0
-        before = prompt.turns_before(cast.examples, cast.opening, left)
-        tokens |= {name: prompt.tokens_of(found) for name, found in before.items()}
-        generation = Generation(
-            messages=[*_system_messages(parts), *itertools.chain(*before.values()), *kept, user],
-            model=request.model or self._config.default_model,
-            instructions=request.instructions or "",
-            max_tokens=self._config.default_max_tokens if request.max_tokens is None else request.max_tokens,
-            temperature=self._config.default_temperature if request.temperature is None else request.temperature,
-            response_schema=request.response_schema,
-            images=request.images or (),
-            defaults=NO_TEMPERATURE if request.temperature is None else NO_DEFAULTS,
-        )
-        return Assembled(generation, tokens, len(turns) - len(kept), cast.label)
-
-    def _cast(self, request: ChatRequest, history: Sequence[Message], principal: Principal) -> Script:
-        """The request with what its character gives, if it names one."""
-        if not request.character:
-            return Script(request)
-        owner = EVERYBODYS if principal.account is None else principal.account.id
-        character = self._characters.find(request.character, owner)
-        return script(
-            character,
-            request,
-            history,
-            default_system=self._config.default_system_message,
-            default_user=self._config.prompt_user_name,
-        )
-
     def _cached(
         self,
         cache: CompletionCache,
@@ -204,16 +169,19 @@ class ChatService:
         Shared by all clients, it would tell each of them what another one has asked.
         """
         shape, first = self._dialect(exchange.first).request_body(generation), exchange.payer.first
-        owner = b"" if principal.account is None else str(principal.account.id).encode()
+        owner = "" if principal.account is None else str(principal.account.id)
         new: list[ParsedCompletion] = []
+
+        def place(paid_by: ApiKey) -> bytes:
+            # A caller's own key is for one upstream, and another one's answer is not what was asked for.
+            at = "" if paid_by.source == "default" else exchange.first.upstream.settings.name
+            return cache.key(owner.encode(), paid_by.secret.encode(), at.encode(), shape)
 
         def fetch() -> tuple[bytes, Completion]:
             new.append(self._complete(exchange, generation, listener))
-            return cache.key(owner, exchange.paid_by.secret.encode(), shape), new[0].completion
+            return place(exchange.paid_by), new[0].completion
 
-        completion, hit = cache.get_or_fetch(
-            cache.key(owner, first.secret.encode(), shape), call, fetch, found=exchange.note_cache
-        )
+        completion, hit = cache.get_or_fetch(place(first), call, fetch, found=exchange.note_cache)
         if not hit:
             return new[0]
         exchange.answer_from_cache(completion)
@@ -314,21 +282,10 @@ class ChatService:
 
     def _validate_request(self, request: ChatRequest) -> None:
         """Check every rule of the chat request; raises one ValidationException that names each broken one."""
-        _checked_turns(request)
-
-    def _system_parts(self, request: ChatRequest, sections: Mapping[str, str] | None = None) -> dict[str, str]:
-        given = request.system_message or ""
-        return prompt.system_parts(
-            given if given.strip() else self._config.default_system_message,
-            role=request.role or "",
-            memories=request.memory_context or (),
-            instructions=request.instructions or "",
-            headings=self._headings,
-            sections=sections,
-        )
+        self._assembler.check(dataclasses.replace(request, character=""), NOBODY)
 
     def _create_system_message(self, request: ChatRequest) -> Message:
-        return _system_message(self._system_parts(request))
+        return system_message(self._assembler.system_parts(request, Script(request)))
 
     def _format_conversation_history(self, history: Sequence[str | Message]) -> list[Message]:
         turns, errors = read_turns(history)
@@ -338,6 +295,28 @@ class ChatService:
 
     def _create_user_message(self, user_message: str) -> Message:
         return {"role": "user", "content": user_message}
+
+
+class _Heard:
+    """A listener of a turn that is remembered: it keeps what was said, for when the turn is cut."""
+
+    def __init__(self, listener: Listener, turn: OpenTurn) -> None:
+        self._listener = listener
+        self._pieces: list[str] = []
+        self.started, self.delivered = listener.started, listener.delivered
+        turn.delivered = lambda: "".join(self._pieces)[: self.delivered()]
+
+    def text(self, piece: str) -> None:
+        """See Listener."""
+        self._pieces.append(piece)
+        self._listener.text(piece)
+
+
+def _numbered(response: ChatResponse, turn: OpenTurn, *, is_written: bool) -> ChatResponse:
+    """The answer with its place in the session, once that is sure."""
+    if not is_written or not turn.is_kept:
+        return response
+    return dataclasses.replace(response, turn=turn.number, summarised_turns=turn.conversation.summary_turns)
 
 
 def _announced(
@@ -356,26 +335,8 @@ def _announced(
             listener.started(model, source, cached=False)
 
 
-def _checked_turns(request: ChatRequest) -> list[Message]:
-    """The past turns of a request that keeps all rules; raises one ValidationException that names each broken one."""
-    turns, turn_errors = read_turns(request.conversation_history or ())
-    if errors := broken_rules(request, turn_errors):
-        raise ValidationException(f"These fields break a rule: {', '.join(errors)}", next(iter(errors)), errors=errors)
-    return turns
-
-
-def _system_message(parts: dict[str, str]) -> Message:
-    return {"role": "system", "content": prompt.system_text(parts)}
-
-
-def _system_messages(parts: dict[str, str]) -> list[Message]:
-    """The system message, or nothing where it has no text: some models' templates take no empty one."""
-    message = _system_message(parts)
-    return [message] if message["content"] else []
-
-
 def _credentials(request: ChatRequest) -> Credentials:
-    return Credentials(request.openai_api_key or "", bool(request.free_mode))
+    return Credentials(request.openai_api_key or "", bool(request.free_mode), upstream=request.upstream or "")
 
 
 def _parsed(completion: Completion, generation: Generation) -> Any:
@@ -401,6 +362,7 @@ def _ask(request: ChatRequest, assembled: Assembled, *, streamed: bool) -> Ask:
         streamed=streamed,
         prompt_tokens=sum(assembled.tokens.values()) + _unspoken_tokens(assembled.generation),
         max_tokens=assembled.generation.max_tokens,
+        end_user=known_as(request.user),
         character=assembled.character,
     )
 

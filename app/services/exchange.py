@@ -20,9 +20,11 @@ from app.calls.watchdog import Watchdog
 from app.config import Config
 from app.errors import OpenAIClientException, ServiceException
 from app.ledger.accounts import Principal
+from app.ledger.beside import Beside
 from app.ledger.entry import Entry
 from app.ledger.ledger import Ledger, NullLedger
 from app.ledger.limits import Ask
+from app.ledger.stored import Stored
 from app.models import ApiKey, Completion, Credentials, Usage
 from app.upstreams import routing
 from app.upstreams.catalog import Catalog
@@ -41,6 +43,8 @@ from app.upstreams.usage import joined
 
 Result = TypeVar("Result")
 Meant = tuple[Event, StreamEvent]
+WRITTEN_SECONDS = 3.0
+"""How long an answer waits for the turn that it is of to be durable."""
 HELD_EVENTS = 64
 HELD_BYTES = 256 * 1024
 """What is held of a stream's beginning at most."""
@@ -73,30 +77,63 @@ class Exchange:
         call: Call,
         *,
         dialect: str = "",
+        continues: Stored | None = None,
         assemble_seconds: float = 0.0,
+        beside: Beside | None = None,
     ) -> OpenExchange:
-        """Choose who pays and where, and admit the request; its row is durable when this returns.
+        """Choose who pays and where, and admit the request; its row is durable when this returns. `continues`: the
+        response that it goes on with, which is asked for where it is stored.
 
         A request that no key may pay for, or that no upstream speaks the `dialect` of, is refused before anything else.
+        `beside` is claimed with the row, and settled with it: a turn of a session.
         Raises ServiceException: see KeySelector.payer, Fleet.plan and Ledger.open.
         """
         receipt = call.receipt = Receipt(assemble_seconds=assemble_seconds)
         try:
-            plan = self.plan(ask, credentials, principal, dialect)
-            priced = [(attempt.model, attempt.place) for attempt in plan.attempts if attempt.key.source == "default"]
-            entry = self.ledger.open(ask, principal, call, receipt, server_pays=plan.payer.may_be_server, priced=priced)
+            plan = self.plan(ask, credentials, principal, dialect, continues)
+            priced = [
+                (attempt.model, attempt.upstream.settings.name)
+                for attempt in plan.attempts
+                if attempt.key.source == "default"
+            ]
+            entry = self.ledger.open(
+                ask,
+                principal,
+                call,
+                receipt,
+                server_pays=plan.payer.may_be_server,
+                priced=priced,
+                beside=beside,
+            )
         except ServiceException as exc:
             receipt.code = exc.error_code
             raise
         return OpenExchange(self, plan, entry, call, receipt)
 
-    def plan(self, ask: Ask, credentials: Credentials, principal: Principal, dialect: str) -> Plan:
+    def plan(
+        self,
+        ask: Ask,
+        credentials: Credentials,
+        principal: Principal,
+        dialect: str,
+        continues: Stored | None = None,
+    ) -> Plan:
         """Who pays for a request, and which attempts may be made for it; raises as `open` does."""
         owner = "" if principal.account is None else str(principal.account.id)
-        wanted = Wanted(
-            ask.model, dialect, credentials.upstream, f"{owner}\n{ask.session_id}" if ask.session_id else ""
+        session = f"{owner}\n{ask.session_id}" if ask.session_id else ""
+        stored_at = None if continues is None else continues.upstream
+        plan = self.fleet.plan(
+            self.keys.payer(credentials), Wanted(ask.model, dialect, credentials.upstream, session, stored_at)
         )
-        return self.fleet.plan(self.keys.payer(credentials), wanted)
+        return plan if continues is None else self._by_key(plan, continues.key_fingerprint)
+
+    def _by_key(self, plan: Plan, fingerprint: str) -> Plan:
+        """The same, of the server's keys first the one that made a response: another one may be another account's."""
+
+        def place(attempt: Attempt) -> tuple[bool, bool]:
+            return attempt.key.source == "default", self.ledger.fingerprint(attempt.key) != fingerprint
+
+        return dataclasses.replace(plan, attempts=tuple(sorted(plan.attempts, key=place)))
 
 
 class OpenExchange:
@@ -110,6 +147,8 @@ class OpenExchange:
         self._plan = plan
         self._entry = entry
         self._tried: Tried
+        self.is_written = True
+        """Whether what was settled beside the row is durable."""
         self._call = call
 
     @property
@@ -174,6 +213,8 @@ class OpenExchange:
 
         def attempt(attempt: Attempt, may_move: bool) -> tuple[HeldResponse, Result]:
             if not asked or asked[-1][0].upstream is not attempt.upstream or asked[-1][0].model != attempt.model:
+                # One at a time: each may be as large as a request may be.
+                asked.clear()
                 asked.append((attempt, ask(attempt)))
             response = self._adapted(attempt, asked[-1][1], may_move)
             with contextlib.ExitStack() as unless_begun:
@@ -265,6 +306,7 @@ class OpenExchange:
         """Close the row; only the first settlement counts."""
         if self._entry.settle(status, code):
             self.receipt.code, self.receipt.settled = code, True
+            self.is_written = self._entry.wait_until_written(WRITTEN_SECONDS)
 
     def __enter__(self) -> Self:
         self._exchange.watchdog.add(self._call)
@@ -307,9 +349,7 @@ class OpenExchange:
 
     def _attempt(self, attempt: Attempt, asked: Asked) -> Response:
         receipt, upstream = self.receipt, attempt.upstream.settings
-        tried = self._tried = Tried(
-            upstream.name if self._plan.is_listed else "", attempt.model, attempt.place, attempt.key
-        )
+        tried = self._tried = Tried(upstream.name if self._plan.is_listed else "", attempt.model, attempt.key)
         receipt.begin_attempt(tried)
         try:
             body = None if asked.body is None else asked.body.body
@@ -389,7 +429,7 @@ class HeldResponse:
         self.close()
 
 
-ENDINGS = {"client_closed_request": "cancelled", "upstream_timeout": "timeout"}
+ENDINGS = {"client_closed_request": "cancelled", "turn_interrupted": "cancelled", "upstream_timeout": "timeout"}
 
 
 def _ending(exc: BaseException | None) -> tuple[str, str | None]:

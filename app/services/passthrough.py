@@ -17,11 +17,11 @@ from typing import Any, Protocol
 from app.calls.call import Call
 from app.errors import OpenAIClientException
 from app.ledger.accounts import Principal
-from app.ledger.stored import StoredResponses
+from app.ledger.stored import Stored, StoredResponses
 from app.models import MODEL_MAX_LENGTH, Credentials, Usage, is_placeholder
 from app.services.coverage import LIMITS
 from app.services.exchange import Asked, Exchange, HeldResponse, Meant, OpenExchange
-from app.services.passed_request import PassedRequest, read_form, read_request
+from app.services.passed_request import FormField, PassedRequest, read_form, read_request
 from app.units import dollars
 from app.upstreams import chat_completions, completions, embeddings, media, messages, responses
 from app.upstreams.answer_headers import passed_headers
@@ -144,7 +144,7 @@ class Passthrough:
         path: str,
         body: bytes,
         content_type: str,
-        fields: Mapping[str, str],
+        fields: Mapping[str, FormField],
         credentials: Credentials,
         principal: Principal,
         call: Call,
@@ -164,10 +164,12 @@ class Passthrough:
         query: str,
         headers: Mapping[str, str],
     ) -> PassedResponse:
-        request = self._checked(asked, credentials, principal)
+        request, stored = self._checked(asked, credentials, principal)
         with contextlib.ExitStack() as resources:
             exchange = resources.enter_context(
-                self._exchange.open(request.ask, credentials, principal, call, dialect=SPOKEN.get(path, ""))
+                self._exchange.open(
+                    request.ask, credentials, principal, call, dialect=SPOKEN.get(path, ""), continues=stored
+                )
             )
             asks_for_usage = request.hides_usage and exchange.payer.may_be_server
             dialect = DIALECTS[path]
@@ -190,26 +192,38 @@ class Passthrough:
                 resources.enter_context(response)
                 if begun is None:
                     return _as_it_comes(response, exchange, dialect, resources)
-                head, pieces = begun
+                head, pieces, document = begun
                 if pieces is None:
-                    return whole(head, response, exchange, dialect.read_usage)
+                    return whole(head, response, exchange, dialect.read_usage, document)
                 passed = _unheld(head, pieces, exchange, dialect.read_usage)
             # The row of a stream is settled where the stream ends.
             held = resources.pop_all()
         answer = _streamed(passed, response, exchange, held)
         return dataclasses.replace(answer, is_events=request.ask.streamed and path not in media.PATHS)
 
-    def _checked(self, request: PassedRequest, credentials: Credentials, principal: Principal) -> PassedRequest:
-        """Refuse to go on, with the server's key, with a conversation that this client did not begin."""
+    def _checked(
+        self, request: PassedRequest, credentials: Credentials, principal: Principal
+    ) -> tuple[PassedRequest, Stored | None]:
+        """The request with what is known of the conversation that it goes on with, if it does.
+
+        Refuses to go on, with the server's key, with one that this client did not begin.
+        """
         member, account = request.continues, principal.account
-        if member is None or account is None or (credentials.api_key and not credentials.free_mode):
-            return request
-        stored = str(request.document[member])[:MODEL_MAX_LENGTH]
-        tokens = self._stored.tokens(stored, account.id) if member == "previous_response_id" else None
-        if tokens is None:
+        is_asked = account is not None and not (credentials.api_key and not credentials.free_mode)
+        if member is None or not (is_asked or self._exchange.fleet.catalog.is_listed):
+            return request, None
+        found, continued_id = None, request.continued_id
+        if continued_id is not None:
+            found = self._stored.find(continued_id[:MODEL_MAX_LENGTH], None if account is None else account.id)
+        if found is not None:
+            if member == "thread" and is_asked:
+                # Written anew: of an id that is there twice another parser might take the other one.
+                request = request.with_members(thread=request.document[member])
+            return request.with_context(found.tokens), found
+        if is_asked:
             message = "There is no such response or conversation of this client"
             raise OpenAIClientException(message, "response_not_found", param=member)
-        return request.with_context(tokens)
+        return request, Stored()
 
 
 def _events(
@@ -238,9 +252,9 @@ def _body(
     path: str, request: PassedRequest, exchange: OpenExchange, attempt: Attempt, asks_for_usage: bool
 ) -> AdaptedBody:
     """A request as it came, but with the model's name at this upstream, with the output limit that its budget needs,
-    and asking for usage where upstream knows how to (app/upstreams/parameters.py). A form goes as it came."""
+    and asking for usage where upstream knows how to (app/upstreams/parameters.py)."""
     changed: dict[str, Any] = {} if exchange.output_limit is None else {LIMITS[path][0]: exchange.output_limit}
-    if attempt.model != request.ask.model and path != media.TRANSCRIPTIONS_PATH:
+    if attempt.model != request.ask.model:
         changed["model"] = attempt.model
     if attempt.upstream.settings.is_local and path == responses.PATH:
         changed |= response_format(request.document)
@@ -255,9 +269,11 @@ def _body(
     return AdaptedBody(exchange.parameters, attempt.model, make, {"stream_options"} if asks_for_usage else ())
 
 
-def _begun(exchange: OpenExchange, path: str, response: HeldResponse) -> tuple[bytes, Iterator[bytes] | None] | None:
-    """So much of a plain answer as can be held, and what is left of it; None where that is nothing. None of it at all
-    where it is no JSON and need not be.
+def _begun(
+    exchange: OpenExchange, path: str, response: HeldResponse
+) -> tuple[bytes, Iterator[bytes] | None, dict[str, Any] | None] | None:
+    """So much of a plain answer as can be held, what is left of it, None where that is nothing, and what it says where
+    that was looked at. None of it at all where it is no JSON and need not be.
 
     Raises the failure that it tells of, while another upstream can answer instead.
     """
@@ -265,14 +281,20 @@ def _begun(exchange: OpenExchange, path: str, response: HeldResponse) -> tuple[b
         return None
     pieces = iter(response)
     head, is_whole = _head(pieces, response.max_bytes)
+    document = None
     if is_whole and response.may_move:
-        document = read_json(head)
-        if not isinstance(document, dict):
-            raise bad_response()
+        document = _object(head)
         if (failure := told_failure(document)) is not None:
             exchange.note(DIALECTS[path].read_usage(document), string_or_none(document.get("model")))
             raise failure
-    return head, None if is_whole else pieces
+    return head, None if is_whole else pieces, document
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    document = read_json(raw)
+    if not isinstance(document, dict):
+        raise bad_response()
+    return document
 
 
 def _streamed(
@@ -342,11 +364,10 @@ def whole(
     response: HeldResponse,
     exchange: OpenExchange,
     usage_of: Callable[[Mapping[str, Any]], Usage | None] = read_usage,
+    document: dict[str, Any] | None = None,
 ) -> PassedResponse:
-    """The answer as it came, if it is a JSON object; its usage is noted."""
-    document = read_json(raw)
-    if not isinstance(document, dict):
-        raise bad_response()
+    """The answer as it came, if it is a JSON object; its usage is noted. `document`: what it says, if that is known."""
+    document = _object(raw) if document is None else document
     exchange.note(usage_of(document), string_or_none(document.get("model")))
     exchange.note_response(_response_id(document))
     if told_failure(document):
@@ -356,8 +377,9 @@ def whole(
 
 
 def _response_id(document: Mapping[str, Any]) -> str | None:
-    """The id of a response that the upstream may have stored, in an answer or an event of the Responses API."""
-    inner = document.get("response")
+    """The id of what the upstream may have stored, in an answer or an event of the Responses or the Messages API."""
+    inner = document.get("response") or document.get("message")
     answer = inner if isinstance(inner, dict) else document
     found = answer.get("id")
-    return found if answer.get("object") == "response" and isinstance(found, str) else None
+    is_stored = answer.get("object") == "response" or answer.get("type") == "message"
+    return found if is_stored and isinstance(found, str) else None

@@ -23,6 +23,7 @@ class Headings:
     lore: str = "#배경 지식"
     memory: str = "#기억"
     instructions: str = "#추가 지시사항"
+    summary: str = "#지난 대화 요약"
 
 
 def system_parts(
@@ -33,10 +34,12 @@ def system_parts(
     instructions: str,
     headings: Headings,
     sections: Mapping[str, str] | None = None,
+    summary: str | None = None,
 ) -> dict[str, str]:
     """The parts of the system message by name, in order; an empty one is an empty text.
 
-    `sections`: a character's own, by the names of their headings.
+    `sections`: a character's own, by the names of their headings. `summary`: of what was said before the past turns;
+    None where there is no session that could have one.
     """
     memory_lines = "\n".join(f"- {memory}" for memory in memories)
     return {
@@ -44,6 +47,7 @@ def system_parts(
         "role": _section(headings.role, role),
         **{name: _section(getattr(headings, name), text) for name, text in (sections or {}).items()},
         "memory": _section(headings.memory, memory_lines),
+        **({} if summary is None else {"summary": _section(headings.summary, summary)}),
         "instructions": _section(headings.instructions, instructions),
     }
 

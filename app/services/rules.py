@@ -12,6 +12,7 @@ from app.errors import ERRORS_MAX
 from app.json_bytes import is_writable
 from app.models import (
     CHARACTER_MAX_LENGTH,
+    END_USER_MAX_LENGTH,
     ENTRIES_MAX,
     IMAGE_DATA_MAX_LENGTH,
     IMAGE_URL_MAX_LENGTH,
@@ -21,8 +22,12 @@ from app.models import (
     MODEL_MAX_LENGTH,
     SCHEMA_DEPTH_MAX,
     SCHEMA_VALUES_MAX,
+    SEGMENT_TAG_MAX_LENGTH,
+    SEGMENT_TAGS_MAX,
     SESSION_ID_MAX_LENGTH,
+    SESSION_NAME,
     TEMPERATURE_MAX,
+    UNWRITABLE,
     USER_NAME_MAX_LENGTH,
     ChatRequest,
     Message,
@@ -38,21 +43,24 @@ IMAGE_FORMS = (
 )
 LENGTHS = {
     "session_id": SESSION_ID_MAX_LENGTH,
+    "user": END_USER_MAX_LENGTH,
     "model": MODEL_MAX_LENGTH,
     "character": CHARACTER_MAX_LENGTH,
     "user_name": USER_NAME_MAX_LENGTH,
     "images": IMAGES_MAX,
     "conversation_history": ENTRIES_MAX,
     "memory_context": ENTRIES_MAX,
+    "segment_tags": SEGMENT_TAGS_MAX,
 }
 RANGES = {
     "max_tokens": (1, MAX_TOKENS_LIMIT),
     "max_context_tokens": (1, MAX_TOKENS_LIMIT),
     "temperature": (0, TEMPERATURE_MAX),
 }
+SESSION_NAME_FORM = "must be the name of a session where something is remembered, without / or \\ or control characters"
+SEGMENT_TAG = re.compile(rf"[^\[\]]{{1,{SEGMENT_TAG_MAX_LENGTH}}}")
+SEGMENT_TAG_FORM = f"must have 1 to {SEGMENT_TAG_MAX_LENGTH} characters and no square brackets"
 Errors = dict[str, list[str]]
-
-UNWRITABLE = "must not contain NUL or lone surrogates"
 
 
 def read_turns(history: Sequence[str | Message]) -> tuple[list[Message], Errors]:
@@ -78,12 +86,13 @@ def broken_rules(request: ChatRequest, turn_errors: Errors) -> dict[str, Any]:
     `turn_errors` is what read_turns says of the conversation history.
     """
     errors: dict[str, Any] = {}
-    for name, message in _broken(request):
+    for name, message in itertools.chain(_broken(request), _broken_session(request), _broken_segments(request)):
         errors.setdefault(name, []).append(message)
     items = {
         "conversation_history": turn_errors,
         "memory_context": _named(_broken_texts(_first(request.memory_context, ENTRIES_MAX))),
         "images": _named(_broken_images(_first(request.images, IMAGES_MAX))),
+        "segment_tags": _named(_broken_tags(_first(request.segment_tags, SEGMENT_TAGS_MAX))),
     }
     for name, by_index in items.items():
         if by_index and name not in errors:
@@ -94,9 +103,7 @@ def broken_rules(request: ChatRequest, turn_errors: Errors) -> dict[str, Any]:
 def _broken(request: ChatRequest) -> Iterator[tuple[str, str]]:
     if not isinstance(request.user_message, str) or not request.user_message.strip():
         yield "user_message", "must not be blank"
-    for name, most in LENGTHS.items():
-        if len(getattr(request, name) or "") > most:
-            yield name, f"must be at most {most} long"
+    yield from _wrong_lengths(request)
     for name, (least, most) in RANGES.items():
         value = getattr(request, name)
         # NaN is within no range; a huge integer must not be turned into a float.
@@ -110,6 +117,29 @@ def _broken(request: ChatRequest) -> Iterator[tuple[str, str]]:
     for name, value in vars(request).items():
         if not is_writable(value):
             yield name, UNWRITABLE
+
+
+def _broken_session(request: ChatRequest) -> Iterator[tuple[str, str]]:
+    if request.remember and not SESSION_NAME.fullmatch(request.session_id or ""):
+        yield "session_id", SESSION_NAME_FORM
+
+
+def _broken_segments(request: ChatRequest) -> Iterator[tuple[str, str]]:
+    if request.segments and not request.stream:
+        yield "segments", "needs stream: true"
+    if request.segments and request.response_schema is not None:
+        yield "segments", "must not be asked for together with response_schema"
+    if request.segment_tags and not request.segments:
+        yield "segment_tags", "needs segments: true"
+
+
+def _wrong_lengths(request: ChatRequest) -> Iterator[tuple[str, str]]:
+    for name, most in LENGTHS.items():
+        if len(getattr(request, name) or "") > most:
+            yield name, f"must be at most {most} long"
+    if request.user == "":
+        # An empty name is a slip of the application's: nobody's limit would hold.
+        yield "user", "must not be empty"
 
 
 def _named(broken: Iterator[tuple[str, list[str]]]) -> Errors:
@@ -131,6 +161,14 @@ def _broken_images(urls: Iterator[Any]) -> Iterator[tuple[str, list[str]]]:
         if not _is_image(url):
             yield str(index), [IMAGE_FORMS]
         elif not is_writable(url):
+            yield str(index), [UNWRITABLE]
+
+
+def _broken_tags(tags: Iterator[Any]) -> Iterator[tuple[str, list[str]]]:
+    for index, tag in enumerate(tags):
+        if not isinstance(tag, str) or not SEGMENT_TAG.fullmatch(tag):
+            yield str(index), [SEGMENT_TAG_FORM]
+        elif not is_writable(tag):
             yield str(index), [UNWRITABLE]
 
 

@@ -14,6 +14,7 @@ import contextlib
 import logging
 import math
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -60,6 +61,7 @@ class TurnStream:
         self._waited_since = math.inf
         self._closed = False
         self._finished = False
+        self._read = 0
         threading.Thread(target=self._work, name="chat-turn", daemon=True).start()
 
     def started(self, model: str, api_key_source: str, *, cached: bool) -> None:
@@ -72,11 +74,16 @@ class TurnStream:
         """See Listener."""
         self._put(piece)
 
+    def delivered(self) -> int:
+        """See Listener: all of it, unless the caller has left."""
+        return self._read if self._closed else sys.maxsize
+
     def __iter__(self) -> Iterator[TurnEvent]:
         while True:
             event = self._next()
             self._finished = isinstance(event, LAST)
             yield event
+            self._read += len(event) if isinstance(event, str) else 0
             if self._finished:
                 return
             self._waited_since = time.monotonic()

@@ -1,4 +1,4 @@
-"""How the upstreams do, as one worker sees it."""
+"""How the upstreams do, as one worker sees it: who rests is known to all, the figures are its own."""
 
 from __future__ import annotations
 

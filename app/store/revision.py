@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.errors import ConfigurationException
 
-REVISION = "0007"
+REVISION = "0008"
 """The newest migration."""
 
 

@@ -1,4 +1,5 @@
-"""The tables: clients, what each has spent in its budget's period, the ledger of requests, their attempts, characters.
+"""The tables: clients, what each and its end users have spent in a budget's period, the ledger of requests and their
+attempts, which upstreams rest, the characters, and the sessions with their turns.
 
 Money is in nano-dollars (10**-9 USD), moments are microseconds since 1970 in UTC, durations are milliseconds. A pending
 ledger row is its request's lease as well: it has an owner and a moment after which no worker works on it any more.
@@ -18,10 +19,13 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     func,
     literal_column,
     text,
 )
+
+from app.models import END_USER_MAX_LENGTH
 
 metadata = MetaData()
 
@@ -48,6 +52,9 @@ clients = Table(
     Column("budget_period", String(8)),
     Column("models", String(MODELS_LENGTH), nullable=False, server_default=""),
     Column("key_fingerprint", String(16)),
+    Column("per_user_rpm", Integer),
+    Column("per_user_budget_nano", BigInteger),
+    Column("per_user_budget_period", String(8)),
 )
 
 spending = Table(
@@ -55,6 +62,16 @@ spending = Table(
     metadata,
     Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), primary_key=True),
     Column("period_start", BigInteger, primary_key=True),
+    Column("spent_nano", BigInteger, nullable=False),
+    Column("reserved_nano", BigInteger, nullable=False),
+)
+
+user_spending = Table(
+    "user_spending",
+    metadata,
+    Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), primary_key=True),
+    Column("end_user", String(END_USER_MAX_LENGTH), primary_key=True),
+    Column("period_start", BigInteger, primary_key=True, index=True),
     Column("spent_nano", BigInteger, nullable=False),
     Column("reserved_nano", BigInteger, nullable=False),
 )
@@ -95,6 +112,8 @@ requests = Table(
     Column("reserved_nano", BigInteger, nullable=False),
     Column("period_start", BigInteger),
     Column("settled_at", BigInteger),
+    Column("end_user", String(END_USER_MAX_LENGTH)),
+    Column("user_period_start", BigInteger),
     Column("character", String(80)),
     Index("requests_by_client", "client_id", "created_at"),
     Index(
@@ -102,6 +121,14 @@ requests = Table(
         "response_id",
         sqlite_where=text("response_id IS NOT NULL"),
         postgresql_where=text("response_id IS NOT NULL"),
+    ),
+    Index(
+        "requests_by_user",
+        "client_id",
+        "end_user",
+        "created_at",
+        sqlite_where=text("end_user IS NOT NULL"),
+        postgresql_where=text("end_user IS NOT NULL"),
     ),
     Index(
         "requests_pending",
@@ -130,6 +157,72 @@ attempts = Table(
     Column("cost_nano", BigInteger),
     Column("estimated", Boolean, nullable=False),
 )
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", BigKey, primary_key=True),
+    Column("owner", BigInteger, nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("title", Text, nullable=False, server_default=""),
+    Column("metadata", Text, nullable=False, server_default="{}"),
+    Column("character", String(160)),
+    Column("revision", BigInteger, nullable=False, server_default="0"),
+    Column("turns", Integer, nullable=False, server_default="0"),
+    Column("turn_request", String(64)),
+    Column("interrupted_request", String(64)),
+    Column("heard_characters", BigInteger),
+    Column("summary", Text),
+    Column("summary_turns", Integer, nullable=False, server_default="0"),
+    Column("summary_by", String(16)),
+    Column("summary_model", String(256)),
+    Column("summary_at", BigInteger),
+    Column("summary_request", String(64)),
+    Column("input_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("output_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("cost_nano", BigInteger, nullable=False, server_default="0"),
+    Column("unknown_costs", Integer, nullable=False, server_default="0"),
+    UniqueConstraint("owner", "name", name="sessions_by_name"),
+    Index("sessions_by_age", "owner", "updated_at", "id"),
+    Index("sessions_by_update", "updated_at"),
+    Index("sessions_empty", "updated_at", sqlite_where=text("turns = 0"), postgresql_where=text("turns = 0")),
+    sqlite_autoincrement=True,
+)
+"""`owner`: a client's id; 0 where nobody needs a token. `revision` changes with everything that a turn is made of.
+`turn_request` and `summary_request` are the ids of the requests that worked on it last: while such a row of the ledger
+is pending, it is the lock. `summary` covers the first `summary_turns` turns. A session without turns is none yet. Ids
+are not used again: a turn that goes on must not end in another session than the one that was deleted meanwhile."""
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("session", BigKey, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("request_id", String(64)),
+    Column("created_at", BigInteger, nullable=False),
+    Column("user_text", Text),
+    Column("answer_text", Text),
+    Column("interrupted", Boolean, nullable=False),
+    Column("model", String(256)),
+    Column("character", String(160)),
+)
+"""`user_text` is null where the conversation begins with an answer, `answer_text` where nothing was answered. Those of
+an import have no `request_id`."""
+
+rests = Table(
+    "upstream_health",
+    metadata,
+    Column("upstream", String(64), primary_key=True),
+    Column("address", String(16), primary_key=True),
+    Column("key_fingerprint", String(16), primary_key=True),
+    Column("rests_until", BigInteger, nullable=False),
+    Column("rests_in_a_row", Integer, nullable=False),
+    Column("reason", String(64), nullable=False),
+)
+"""`address`: a digest of the base URL, so that an upstream that has moved begins anew. `key_fingerprint`: as in the
+ledger; empty for the upstream itself."""
 
 characters = Table(
     "characters",

@@ -158,6 +158,13 @@ class Writer:
             return
         self._submit(_Job(batch, item, lasting=True))
 
+    def write_and_tell(self, batch: Batch, item: Any) -> Callable[[float], bool]:
+        """The same at once, as somebody will wait for it: give what waits for at most so many seconds and tells whether
+        it is durable. It is tried on when nobody waits any more."""
+        job = _Job(batch, item, lasting=True, done=(done := make_done()))
+        self._submit(job)
+        return lambda seconds: done.wait(seconds) and not isinstance(job.outcome, Exception)
+
     def flush(self, seconds: float) -> None:
         """Wait until everything submitted is committed, for at most `seconds`."""
         self._flushing = True
@@ -175,7 +182,7 @@ class Writer:
 
     def _submit(self, job: _Job) -> None:
         self._queue(job).append(job)
-        if not job.lasting or self._idle:
+        if job.done is not None or self._idle:
             self._bell.ring()
         if not self._is_running:
             with self._lock:
@@ -231,7 +238,7 @@ class Writer:
             pause(TURN_SECONDS)
 
     def _queue(self, job: _Job) -> deque[_Job]:
-        return self._later if job.lasting else self._awaited
+        return self._later if job.done is None else self._awaited
 
     def _commit(self, jobs: list[_Job]) -> bool:
         """Run some jobs, each kind in a transaction; False when the database is away.

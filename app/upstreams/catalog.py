@@ -12,13 +12,14 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn
 
 from app.config import Config, variable
 from app.errors import ConfigurationException
 from app.models import ApiKey
-from app.parsers import api_key, base_url, choice, header, integer, number
+from app.parsers import api_key, base_url, choice, header, integer, number, price
 
 SETTING = "UPSTREAMS_FILE"
 LOCAL = "local"
@@ -27,6 +28,8 @@ DIALECTS = ("responses", "chat_completions", "embeddings", "messages")
 NATIVE_DIALECTS = ("responses", "chat_completions", "messages")
 """In which the native chat can be asked."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+PRICE_MEMBERS = ("input", "cached", "cache_write", "cache_write_1h", "output")
+"""What PRICES_FILE may say of a model."""
 MODEL = "{model}"
 """In a base URL: where the upstream wants the name of the model (Azure's deployments)."""
 
@@ -37,7 +40,8 @@ class UpstreamSettings:
 
     `key_header`: where the key goes; as `Bearer` where that is Authorization. `query` goes with every request.
     `max_in_flight`: calls that one worker has there at once; `first_byte_seconds`: how long one may say nothing.
-    `provider` names whose prices hold; empty: known by the host.
+    `provider` names whose prices hold; empty: known by the host. `prices` win over those, by model, with the members of
+    PRICES_FILE.
     """
 
     name: str
@@ -49,6 +53,7 @@ class UpstreamSettings:
     max_in_flight: int | None = None
     first_byte_seconds: float | None = None
     provider: str = ""
+    prices: Mapping[str, Mapping[str, Decimal]] = field(default_factory=dict)
     is_local: bool = False
 
 
@@ -147,7 +152,7 @@ def _of_settings(config: Config) -> UpstreamSettings:
 
 UPSTREAM_MEMBERS = (
     *("base_url", "dialects", "key_env", "key_header", "query"),
-    *("max_in_flight", "first_byte_seconds", "provider"),
+    *("max_in_flight", "first_byte_seconds", "provider", "prices"),
 )
 
 
@@ -174,8 +179,24 @@ def _upstream(
         max_in_flight=read.one("max_in_flight", integer(1, 100_000), None),
         first_byte_seconds=read.one("first_byte_seconds", number(0.1, 3600), None),
         provider=read.one("provider", header, ""),
+        prices=_prices(table, place),
         is_local=is_local,
     )
+
+
+def _prices(table: Mapping[str, Any], place: str) -> dict[str, dict[str, Decimal]]:
+    """By model, in US dollars per million tokens."""
+    found = {}
+    for model, value in _table(table.get("prices", {}), f"{place} prices").items():
+        where = f'{place} prices."{model}"'
+        priced = _table(value, where)
+        _check_members(priced, PRICE_MEMBERS, where)
+        read = _Reader(priced, where)
+        found[model] = {member: read.one(member, price, None) for member in priced}
+        for member in ("input", "output"):
+            if member not in priced:
+                _refuse(f"{where}: {member} is missing")
+    return found
 
 
 def _route(table: Mapping[str, Any], place: str, upstreams: Mapping[str, UpstreamSettings]) -> Route:
@@ -259,8 +280,8 @@ class _Reader:
 
 
 def _model_name(raw: str) -> str:
-    if not raw.strip():
-        raise ValueError("must not be empty")
+    if not raw.strip() or not raw.isprintable():
+        raise ValueError("must not be empty, and printable")
     return raw.strip()
 
 

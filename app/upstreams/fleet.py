@@ -28,13 +28,15 @@ class Wanted:
     """What a request wants: a model, spoken to in `dialect` (empty: any upstream will do).
 
     `upstream`: where a caller's own key belongs; empty: the first that speaks the dialect. `session`: what requests of
-    one session have in common; empty: nothing.
+    one session have in common; empty: nothing. `stored_at`: the upstream that has stored what the request goes on with,
+    for nobody else can answer it; None: it goes on with nothing; empty: it is not known which.
     """
 
     model: str = ""
     dialect: str = ""
     upstream: str = ""
     session: str = ""
+    stored_at: str | None = None
 
 
 class Fleet:
@@ -45,12 +47,17 @@ class Fleet:
         self.upstreams = upstreams
         self._native = native
         self._first = next(iter(upstreams.values()))
+        # Every request asks for these.
+        self._dialects = {
+            name: {*upstream.settings.dialects, *([NATIVE] if self.native_dialect(upstream) else [])}
+            for name, upstream in upstreams.items()
+        }
 
     def plan(self, payer: Payer, wanted: Wanted) -> Plan:
         """The attempts that may be made for a request.
 
-        Raises ValidationException for an upstream that is not there, and OpenAIClientException 404 `not_found` where no
-        upstream speaks the dialect.
+        Raises ValidationException for an upstream that is not there, OpenAIClientException 404 `not_found` where no
+        upstream speaks the dialect, and `response_not_found` where the one that stored a response is no longer there.
         """
         if not self.catalog.is_listed:
             return make_plan(payer, self._first, wanted.model)
@@ -63,7 +70,7 @@ class Fleet:
     def everywhere(self) -> Iterator[Attempt]:
         """Each upstream with one of the server's keys, for what is asked of all."""
         for upstream in self.upstreams.values():
-            for key in sorted(upstream.settings.keys, key=upstream.load.of)[:1]:
+            for key in _least_loaded(upstream)[:1]:
                 yield Attempt(upstream, key)
 
     def native_dialect(self, upstream: Upstream) -> str:
@@ -73,23 +80,43 @@ class Fleet:
     def _attempts(self, key: ApiKey, wanted: Wanted) -> list[Attempt]:
         if key.source != "default":
             return [self._own(key, wanted)]
-        found = list(self._servers(wanted))
-        found.sort(key=_due_in)
-        return [
-            dataclasses.replace(attempt, reason=f"{attempt.reason}, rests") if _due_in(attempt) else attempt
-            for attempt in found
-        ]
+        found = list(self._storing(wanted) if wanted.stored_at else self._servers(wanted))
+        due = [_due_in(attempt) for attempt in found]
+        if any(due):
+            found = _by_rest(found, due)
+        if wanted.stored_at is not None:
+            found = [attempt for attempt in found if attempt.upstream is found[0].upstream]
+        return found
 
     def _own(self, key: ApiKey, wanted: Wanted) -> Attempt:
         """The caller's own key, at the upstream that it was brought for."""
         if wanted.upstream and wanted.upstream not in self.upstreams:
-            raise ValidationException("is no upstream of this server", "X-Upstream", location="headers")
-        named = self.upstreams.get(wanted.upstream) or next(self._speaking(wanted.dialect), self._first)
-        if not self._speaks(named, wanted.dialect):
+            raise ValidationException("X-Upstream names no upstream of this server", "X-Upstream", location="headers")
+        named = self.upstreams.get(wanted.upstream)
+        if named is None and wanted.stored_at:
+            named = self._stored_at(wanted.stored_at)
+        named = named or next(self._speaking(wanted.dialect), self._first)
+        return self._at(named, key, wanted, "the caller's key belongs there")
+
+    def _storing(self, wanted: Wanted) -> Iterator[Attempt]:
+        """The upstream that has stored what the request goes on with."""
+        upstream = self._stored_at(wanted.stored_at or "")
+        for key in _least_loaded(upstream):
+            yield self._at(upstream, key, wanted, "made the response before")
+
+    def _stored_at(self, name: str) -> Upstream:
+        if name not in self.upstreams:
+            message = "The upstream that made this response is no longer there"
+            raise OpenAIClientException(message, "response_not_found", param="previous_response_id")
+        return self.upstreams[name]
+
+    def _at(self, upstream: Upstream, key: ApiKey, wanted: Wanted, reason: str) -> Attempt:
+        """One upstream that is not chosen by the model, with the name that the model has there."""
+        if not self._speaks(upstream, wanted.dialect):
             raise OpenAIClientException("This upstream does not speak the API of this route", "not_found", status=404)
-        targets = self._route(wanted).targets + self._route(wanted).on_failure
-        model = next((target.model for target in targets if target.upstream == named.settings.name), "")
-        return Attempt(named, key, model or wanted.model, "the caller's key belongs there")
+        route, name = self._route(wanted), upstream.settings.name
+        model = next((target.model for target in route.targets + route.on_failure if target.upstream == name), "")
+        return Attempt(upstream, key, model or wanted.model, reason)
 
     def _servers(self, wanted: Wanted) -> Iterator[Attempt]:
         route = self._route(wanted)
@@ -99,7 +126,7 @@ class Fleet:
             reason = first if place == 0 else "next target" if place < len(chosen) else "on failure"
             upstream = self.upstreams[target.upstream]
             if self._speaks(upstream, wanted.dialect):
-                for key in sorted(upstream.settings.keys, key=upstream.load.of):
+                for key in _least_loaded(upstream):
                     yield Attempt(upstream, key, target.model or wanted.model, reason)
 
     def _route(self, wanted: Wanted) -> Route:
@@ -113,13 +140,26 @@ class Fleet:
         return (upstream for upstream in self.upstreams.values() if self._speaks(upstream, dialect))
 
     def _speaks(self, upstream: Upstream, dialect: str) -> bool:
-        if dialect == NATIVE:
-            return bool(self.native_dialect(upstream))
-        return not dialect or dialect in upstream.settings.dialects
+        return not dialect or dialect in self._dialects[upstream.settings.name]
 
 
 def _due_in(attempt: Attempt) -> float:
     return max(attempt.upstream.health.due_in, attempt.upstream.key_health(attempt.key).due_in)
+
+
+def _by_rest(attempts: Sequence[Attempt], due: Sequence[float]) -> list[Attempt]:
+    """Those that rest last, the one that is due first before others."""
+    ordered = sorted(zip(due, attempts, strict=True), key=lambda pair: pair[0])
+    return [
+        dataclasses.replace(attempt, reason=f"{attempt.reason}, rests") if seconds else attempt
+        for seconds, attempt in ordered
+    ]
+
+
+def _least_loaded(upstream: Upstream) -> Sequence[ApiKey]:
+    """Its keys, the one with the least in flight first."""
+    keys = upstream.settings.keys
+    return keys if len(keys) == 1 else sorted(keys, key=upstream.load.of)
 
 
 def _by_weight(targets: Sequence[Target]) -> list[Target]:

@@ -2,7 +2,8 @@
 
 An upstream rests after several failures in a row, longer each time, and then gets one request as a probe; after a 429
 it rests for as long as it says. A key that is refused or out of quota rests alone. Who rests is asked last and not
-never: a plan always has somebody to ask (app/upstreams/fleet.py).
+never: a plan always has somebody to ask (app/upstreams/fleet.py). What one worker has learned here the others are told
+by app/process/shared_health.py.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ PROBE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Rest:
-    """Until when (the clock's seconds), and why, in words of ours."""
+    """Until when (the clock's seconds), why, in words of ours, and how many after failures there were in a row."""
 
     until: float
     reason: str
+    in_a_row: int = 0
 
 
 class Health:
@@ -54,6 +56,11 @@ class Health:
         return rest if rest is not None and self._clock() < rest.until else None
 
     @property
+    def last_rest(self) -> Rest | None:
+        """The rest that no answer has ended: it lasts, or its probe is due."""
+        return self._rest
+
+    @property
     def due_in(self) -> float:
         """Seconds until it may be asked again; 0 where it may be now."""
         rest = self._rest
@@ -71,11 +78,12 @@ class Health:
             self._probed_at = self._clock()
 
     def succeeded(self) -> None:
-        """It has answered: all is forgotten."""
+        """It has answered: all is forgotten, but a rest since whose begin nobody was asked: the answer is older."""
         if self._failures or self._rest is not None:
             with self._lock:
-                self._failures = self._rests = 0
-                self._rest = self._probed_at = None
+                self._failures = 0
+                if self._probed_at is not None:
+                    self._replace(None)
 
     def failed(self, reason: str) -> None:
         """It could not answer. The failure of a probe is enough for the next rest."""
@@ -94,5 +102,20 @@ class Health:
         with self._lock:
             self._begin(seconds, reason)
 
+    def take_over(self, known: Rest | None, rest: Rest | None) -> bool:
+        """Another worker knows better than `known`: it rests, or somebody was answered (None). False, and nothing is
+        changed, where this worker has learned something else meanwhile."""
+        with self._lock:
+            if self._rest is not known:
+                return False
+            self._replace(rest)
+            return True
+
     def _begin(self, seconds: float, reason: str) -> None:
-        self._rest, self._probed_at = Rest(self._clock() + seconds, reason), None
+        self._replace(Rest(self._clock() + seconds, reason, self._rests))
+
+    def _replace(self, rest: Rest | None) -> None:
+        self._rest, self._probed_at = rest, None
+        if rest is None:
+            self._failures = 0
+        self._rests = 0 if rest is None else rest.in_a_row

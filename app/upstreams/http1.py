@@ -44,13 +44,17 @@ class UpstreamConnection:
         """Whether not one byte of an answer has come since the request."""
         return self._received == 0
 
-    def ask(self, request: bytes) -> tuple[int, Mapping[str, str]]:
-        """Send a whole request; give status and headers of the answer when they are there. Raises ConnectionLost."""
+    def ask(self, *request: bytes) -> tuple[int, Mapping[str, str]]:
+        """Send a whole request, in one part or more; give status and headers of the answer when they are there.
+
+        Raises ConnectionLost.
+        """
         self._message = _Message()
         self._received = 0
         # Upstream may refuse before it has read everything; its answer is there all the same.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._send(request)
+            for part in request:
+                self._send(part)
         while not self._message.has_headers:
             self._receive()
             if self._received > HEAD_MAX_BYTES and not self._message.has_headers:

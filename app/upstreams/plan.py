@@ -61,11 +61,6 @@ class Attempt:
         """What may be told of it."""
         return {"upstream": self.upstream.settings.name, "model": self.model, "reason": self.reason}
 
-    @property
-    def place(self) -> str:
-        """Whose prices hold: the provider that the file names, or the base URL to know it by."""
-        return self.upstream.settings.provider or self.upstream.settings.base_url
-
 
 @dataclass(frozen=True)
 class Plan:

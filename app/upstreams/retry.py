@@ -76,40 +76,53 @@ def until_answered(
     Raises AttemptFailed, the last one, or what ended the call meanwhile.
     """
     try:
-        return attempt()
+        return _noted(attempt, load)
     except AttemptFailed as failure:
-        if not failure.max_retries or others(failure) or not load.begin_retry():
-            raise
-        failed = failure
+        failed, pause = failure, _pause(failure, 0, call, others, load.begin_retry)
     try:
-        for retries in itertools.count():
-            if not _paused(failed, retries, call):
-                raise failed
+        for retries in itertools.count(1):
+            _wait(pause, failed, call)
             try:
-                return attempt()
+                return _noted(attempt, load)
             except AttemptFailed as failure:
-                if retries + 1 >= failure.max_retries or others(failure):
-                    raise
-                failed = failure
+                failed, pause = failure, _pause(failure, retries, call, others, load.retry_again)
     finally:
         load.end_retry()
     raise failed
 
 
-def _paused(failure: AttemptFailed, retries: int, call: Call) -> bool:
-    """Wait before the next attempt; False when the wait is too long for the caller or for the deadline."""
+def _noted(attempt: Callable[[], Result], load: Load) -> Result:
+    found = attempt()
+    load.answered()
+    return found
+
+
+def _pause(
+    failure: AttemptFailed,
+    retries: int,
+    call: Call,
+    others: Callable[[AttemptFailed], bool],
+    may_retry: Callable[[], bool],
+) -> float:
+    """Seconds before the next attempt; raises `failure` where none is made, too, because that is too long."""
+    if retries >= failure.max_retries or others(failure):
+        raise failure
     pause = backoff_seconds(retries)
     if failure.pause_seconds is not None:
         # Many are told the same; they must not all come back in the same instant.
         pause = failure.pause_seconds + min(pause, BACKOFF_BASE_SECONDS)
-    if (failure.pause_seconds or 0) > LONGEST_PAUSE_SECONDS or pause >= call.remaining_seconds():
-        return False
+    is_too_long = (failure.pause_seconds or 0) > LONGEST_PAUSE_SECONDS or pause >= call.remaining_seconds()
+    if is_too_long or not may_retry():
+        raise failure
+    return pause
+
+
+def _wait(seconds: float, failure: AttemptFailed, call: Call) -> None:
     logger.warning(
-        "upstream %s, trying again in %.2f s request_id=%s", failure.error.error_code, pause, call.request_id or "-"
+        "upstream %s, trying again in %.2f s request_id=%s", failure.error.error_code, seconds, call.request_id or "-"
     )
-    call.wait(pause)
+    call.wait(seconds)
     call.check()
-    return True
 
 
 def backoff_seconds(retries: int) -> float:

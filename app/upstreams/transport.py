@@ -11,7 +11,7 @@ one: upstream closed it while it was idle, and the request crossed that (RFC 911
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -28,6 +28,7 @@ from app.upstreams.names import Resolver
 from app.upstreams.proxy import Proxy, proxy_for
 
 MAX_RESPONSE_BYTES = 8 * 1024 * 1024
+COPIED_BYTES = 256 * 1024
 
 
 class Transport:
@@ -74,7 +75,7 @@ class Transport:
 
         Without a body it is a GET. Raises CouldNotConnect, ConnectionLost, or what ended the call.
         """
-        request = self._request(path, headers, body)
+        request = self._request(path, headers, body or b"", "GET" if body is None else "POST")
         connection = self._idle.take()
         if connection is not None:
             try:
@@ -92,22 +93,23 @@ class Transport:
         """Close the idle connections."""
         self._idle.close()
 
-    def _ask(self, connection: UpstreamConnection, request: bytes, call: Call) -> Response:
+    def _ask(self, connection: UpstreamConnection, request: Sequence[bytes], call: Call) -> Response:
         try:
             call.hold(connection.held_socket)
-            status, answered = connection.ask(request)
+            status, answered = connection.ask(*request)
         except BaseException:
             call.let_go()
             connection.close()
             raise
         return Response(self, connection, call, status, answered, self._max_response_bytes)
 
-    def _request(self, path: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
-        """A whole HTTP/1.1 request (RFC 9112); its parts were checked where they came in."""
-        method, length = ("GET", "") if body is None else ("POST", f"Content-Length: {len(body)}\r\n")
+    def _request(self, path: str, headers: Mapping[str, str], body: bytes, method: str) -> Sequence[bytes]:
+        """A whole HTTP/1.1 request (RFC 9112); its parts were checked where they came in. A large body, which may be
+        held once more already, is not copied."""
+        length = "" if method == "GET" else f"Content-Length: {len(body)}\r\n"
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        head = f"{method} {self._prefix}{path} HTTP/1.1\r\nHost: {self._host}\r\n{lines}{length}\r\n"
-        return head.encode("ascii") + (body or b"")
+        head = f"{method} {self._prefix}{path} HTTP/1.1\r\nHost: {self._host}\r\n{lines}{length}\r\n".encode("ascii")
+        return (head, body) if len(body) > COPIED_BYTES else (head + body,)
 
 
 def bounded(pieces: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:

@@ -16,6 +16,7 @@ from app.failures import FAILURES
 from app.version import __version__
 from app.web.problems import ANTHROPIC, OPENAI, PROBLEM
 from app.web.strict import StrictBlueprint
+from schemas.chat import SEGMENTS_RULE
 from schemas.problem import ProblemSchema
 
 DESCRIPTION = """A self-hosted chat server over OpenAI-compatible models.
@@ -70,6 +71,8 @@ class ServerApi(Api):
                 blueprint = self._undescribed.pop(0)
                 blueprint.register_views_in_doc(self, self._app, self._spec, name=blueprint.name, parameters=None)
                 self._spec.tag({"name": blueprint.name, "description": blueprint.description})
+                if "ChatRequest" in self._spec.components.schemas:
+                    self._spec.components.schemas["ChatRequest"].update(SEGMENTS_RULE)
             return self._spec
 
     @spec.setter

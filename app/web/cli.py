@@ -22,8 +22,19 @@ from app.units import MICROSECONDS, dollars, iso
 from app.web.services import service
 
 NO_LIMIT = object()
-FIELDS = {"rpm": "requests_per_minute", "concurrency": "concurrency", "free_mode": "free_mode", "admin": "admin"}
+FIELDS = {
+    "rpm": "requests_per_minute",
+    "per_user_rpm": "per_user_rpm",
+    "concurrency": "concurrency",
+    "free_mode": "free_mode",
+    "admin": "admin",
+}
 """Which field of Limits an option sets as it is."""
+BUDGETS = {
+    "budget_usd": ("budget_nano", "budget_period"),
+    "per_user_budget_usd": ("per_user_budget_nano", "per_user_budget_period"),
+}
+"""Which fields an option with a budget sets."""
 KEY_CHANGED = "key changed"
 KEY_HINT = """\
 key changed: the token was made under another TOKEN_DIGEST_KEY (or token_digest.key) and opens nothing. Give that key as
@@ -76,6 +87,8 @@ def limit_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--budget-usd", type=Unlimited(str), help="US dollars, as 5/day, 100/month or 20/total."),
             click.option("--rpm", type=count, help="Requests per minute."),
             click.option("--concurrency", type=count, help="Requests at once."),
+            click.option("--per-user-rpm", type=count, help="Requests per minute of each end user (`user`)."),
+            click.option("--per-user-budget-usd", type=Unlimited(str), help="Budget of each end user, as 0.50/month."),
             click.option("--models", type=Unlimited(str), help="Allowed models, as o1,gpt-4o*."),
             click.option("--free-mode/--no-free-mode", default=None, help="Whether the server's key may pay."),
             click.option("--admin/--no-admin", default=None, help="May read system, metrics and all usage."),
@@ -91,7 +104,7 @@ def limit_options(command: Callable[..., None]) -> Callable[..., None]:
 @limit_options
 def add(name: str, **options: Any) -> None:
     """Create a client and print its token, once."""
-    with _told():
+    with told():
         _print_token(service(Accounts).add(name, Limits(**_limits(options))))
 
 
@@ -100,7 +113,7 @@ def add(name: str, **options: Any) -> None:
 @limit_options
 def set_limits(name: str, **options: Any) -> None:
     """Change a client's limits; what is not named stays, and `none` takes a limit away."""
-    with _told():
+    with told():
         if changes := _limits(options):
             service(Accounts).change(name, **changes)
         _show(name)
@@ -109,9 +122,9 @@ def set_limits(name: str, **options: Any) -> None:
 @clients.command("list")
 def list_clients() -> None:
     """List the clients."""
-    with _told():
+    with told():
         rows = [_described(account) for account in service(Accounts).all()]
-        _table(rows)
+        table(rows)
         if any(row["state"] == KEY_CHANGED for row in rows):
             click.echo(KEY_HINT, err=True)
 
@@ -120,7 +133,7 @@ def list_clients() -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Show one client, and what its budget has spent in the present period."""
-    with _told():
+    with told():
         _show(name)
 
 
@@ -128,7 +141,7 @@ def show(name: str) -> None:
 @click.argument("name")
 def rotate(name: str) -> None:
     """Give a client a new token; the old one ends now."""
-    with _told():
+    with told():
         _print_token(service(Accounts).rotate(name))
 
 
@@ -136,7 +149,7 @@ def rotate(name: str) -> None:
 @click.argument("name")
 def revoke(name: str) -> None:
     """End a client's token; its ledger stays."""
-    with _told():
+    with told():
         service(Accounts).revoke(name)
         click.echo(f"{name}: token revoked")
 
@@ -145,7 +158,7 @@ def revoke(name: str) -> None:
 @click.argument("name")
 def delete(name: str) -> None:
     """Remove a client; its ledger rows keep its name."""
-    with _told():
+    with told():
         service(Accounts).delete(name)
         click.echo(f"{name}: deleted")
 
@@ -156,7 +169,7 @@ def delete(name: str) -> None:
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values instead of a table.")
 def report(since: int, by: str, as_csv: bool) -> None:
     """Sum up requests, tokens and cost."""
-    with _told():
+    with told():
         totals = service(UsageReports).totals(by, Period(since=int((time.time() - since) * MICROSECONDS)))
         rows = [{by: row.pop("key") or "-", **row, "cost_usd": row["cost_usd"] or "unknown"} for row in totals]
         if as_csv:
@@ -164,10 +177,10 @@ def report(since: int, by: str, as_csv: bool) -> None:
             writer.writeheader()
             writer.writerows(rows)
         else:
-            _table(rows)
+            table(rows)
 
 
-class _told:
+class told:
     """Turns our exceptions into one line on standard error and exit status 1."""
 
     def __enter__(self) -> None:
@@ -185,9 +198,9 @@ def _limits(options: dict[str, Any]) -> dict[str, Any]:
     limits: dict[str, Any] = {FIELDS[name]: value for name, value in given.items() if name in FIELDS}
     if "models" in given:
         limits["models"] = (given["models"] or "").replace(" ", "")
-    if "budget_usd" in given:
-        budget = given["budget_usd"]
-        limits["budget_nano"], limits["budget_period"] = parse_budget(budget) if budget else (None, None)
+    for name in BUDGETS.keys() & given.keys():
+        text = given[name]
+        limits |= dict(zip(BUDGETS[name], parse_budget(text, name) if text else (None, None), strict=True))
     if "expires" in given:
         seconds = given["expires"]
         limits["expires_at"] = None if seconds is None else int((time.time() + seconds) * MICROSECONDS)
@@ -199,7 +212,7 @@ def _show(name: str) -> None:
     spent, reserved = service(Accounts).spending(account)
     amounts = {"spent_usd": dollars(spent), "reserved_usd": dollars(reserved)} if account.budget_period else {}
     for field, value in (_described(account) | amounts).items():
-        click.echo(f"{field:12} {value}")
+        click.echo(f"{field:19} {value}")
 
 
 def _print_token(token: str) -> None:
@@ -208,19 +221,24 @@ def _print_token(token: str) -> None:
 
 
 def _described(account: Account) -> dict[str, str]:
-    budget = f"{dollars(account.budget_nano)}/{account.budget_period}" if account.budget_nano is not None else "-"
     return {
         "name": account.name,
         "state": _state(account),
         "rpm": str(account.requests_per_minute or "-"),
         "concurrency": str(account.concurrency or "-"),
-        "budget_usd": budget,
+        "budget_usd": _budget(account.budget_nano, account.budget_period),
+        "per_user_rpm": str(account.per_user_rpm or "-"),
+        "per_user_budget_usd": _budget(account.per_user_budget_nano, account.per_user_budget_period),
         "models": account.models or "*",
         "free_mode": "yes" if account.free_mode else "no",
         "admin": "yes" if account.admin else "no",
         "created": iso(account.created_at)[:19],
         "expires": iso(account.expires_at)[:19] if account.expires_at else "-",
     }
+
+
+def _budget(nano: int | None, period: str | None) -> str:
+    return "-" if nano is None else f"{dollars(nano)}/{period}"
 
 
 def _state(account: Account) -> str:
@@ -231,10 +249,17 @@ def _state(account: Account) -> str:
     return "active" if service(Accounts).knows_key_of(account) else KEY_CHANGED
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> None:
+def table(rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows under their names."""
     if not rows:
         click.echo("nothing yet")
         return
-    widths = {name: max(len(name), *(len(str(row[name])) for row in rows)) for name in rows[0]}
-    for row in [{name: name for name in widths}, *rows]:
-        click.echo("  ".join(str(row[name]).ljust(width) for name, width in widths.items()).rstrip())
+    texts = [{name: printable(row[name]) for name in rows[0]} for row in [{name: name for name in rows[0]}, *rows]]
+    widths = {name: max(len(row[name]) for row in texts) for name in rows[0]}
+    for row in texts:
+        click.echo("  ".join(row[name].ljust(width) for name, width in widths.items()).rstrip())
+
+
+def printable(value: object) -> str:
+    """A value without what would command a terminal: callers choose the names of models and sessions."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(value))

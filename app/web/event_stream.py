@@ -1,12 +1,13 @@
 """Event streams on their way to the caller: the native one, and upstream's own with what we have to add.
 
-Native: start, delta, then exactly one done or error (docs/api, "Streaming"). Passed through: every event as upstream
-sent it, one error event where the stream breaks off, and timings and cost in comments behind it.
+Native: start, delta and segment, then exactly one done or error (docs/api, "Streaming"). Passed through: every event as
+upstream sent it, one error event where the stream breaks off, and timings and cost in comments behind it.
 """
 
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from app.json_bytes import dump_json
 from app.models import ChatRequest, ChatResponse
 from app.services.chat import Listener
 from app.services.passthrough import PassedResponse
+from app.services.segments import Segment, Segmenter
 from app.services.turn_stream import Keepalive, Started, TurnEvent, TurnStream
 from app.web.flask_app import Response
 from app.web.problems import ErrorDialect, prefers_english, problem
@@ -26,6 +28,8 @@ from schemas.chat import ChatResponseSchema
 HEADERS = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
 BLANK_LINES = (b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r\n", b"\n\r", b"\r\n\r")
 CHAT_RESPONSE = ChatResponseSchema()
+SEGMENTED_AT_ONCE = 16 * 1024
+"""Characters; under gevent the other requests have a turn between them. An answer from the cache is one piece."""
 
 
 def stream_turn(request: ChatRequest, run: Callable[[Listener], ChatResponse], call: Call) -> Response:
@@ -39,8 +43,10 @@ def stream_turn(request: ChatRequest, run: Callable[[Listener], ChatResponse], c
     if isinstance(first, ServiceException):
         raise first
     session_id, in_english = request.session_id or "", prefers_english()
-
-    encoded = (_encode(event, call, session_id, in_english) for event in itertools.chain([first], events))
+    told: Iterator[TurnEvent | Segment] = itertools.chain([first], events)
+    if request.segments:
+        told = _with_segments(told, Segmenter(request.segment_tags or ()))
+    encoded = (_encode(event, call, session_id, in_english) for event in told)
     response = Response(encoded, mimetype="text/event-stream", headers=HEADERS)
     if isinstance(first, Started) and first.cached:
         response.headers["X-Cache"] = "hit"
@@ -79,10 +85,29 @@ def stream_answer(passed: PassedResponse, body: Iterator[bytes]) -> Response:
     return response
 
 
-def _encode(event: TurnEvent, call: Call, session_id: str, in_english: bool) -> bytes:
+def _with_segments(events: Iterator[TurnEvent | Segment], segmenter: Segmenter) -> Iterator[TurnEvent | Segment]:
+    """The events of a turn, and behind a piece of text the segments whose end it makes sure."""
+    has_text = False
+    for event in events:
+        if isinstance(event, ChatResponse):
+            # What came in no piece stands in the last event alone.
+            yield from () if has_text else segmenter.add(event.response_text)
+            yield from segmenter.finish()
+        yield event
+        if isinstance(event, str):
+            has_text = True
+            for start in range(0, len(event), SEGMENTED_AT_ONCE):
+                yield from segmenter.add(event[start : start + SEGMENTED_AT_ONCE])
+                if len(event) > SEGMENTED_AT_ONCE:
+                    time.sleep(0)
+
+
+def _encode(event: TurnEvent | Segment, call: Call, session_id: str, in_english: bool) -> bytes:
     """An event as it is written; nothing for a caller who has left."""
     if isinstance(event, str):
         return _event("delta", {"text": event})
+    if isinstance(event, Segment):
+        return _event("segment", vars(event))
     if isinstance(event, Keepalive):
         return b": keepalive\n"
     if isinstance(event, Started):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import flask
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
 from app.errors import ValidationException
+from app.services.passed_request import FormField
 
-DECIDING = ("model", "stream")
+DECIDING = ("model", "stream", "user")
 """The fields on which something is decided here; each may be there once."""
 FIELD_MAX_BYTES = 1024
 """More of such a field is not read: no name of a model is longer."""
@@ -37,20 +38,31 @@ def form_type(request: flask.Request) -> str:
     return given
 
 
-def form_fields(request: flask.Request, body: bytes) -> dict[str, str]:
+def form_fields(request: flask.Request, body: bytes) -> dict[str, FormField]:
     """The fields of DECIDING in a form; raises ValidationException for what is no form, or is one in two ways."""
-    found: dict[str, bytes] = {}
+    found: dict[str, slice] = {}
     name = ""
-    for event in _events(body, request.mimetype_params["boundary"]):
+    for event, position in _events(body, request.mimetype_params["boundary"]):
         if isinstance(event, Field | File):
             name = _checked(event, found)
+            if name:
+                begin = position + (2 if body[position : position + 2] == b"\r\n" else 1)
+                found[name] = slice(begin, begin)
         elif isinstance(event, Data) and name:
-            found[name] = (found[name] + event.data)[:FIELD_MAX_BYTES]
-    return {name: value.decode("utf-8", "replace") for name, value in found.items()}
+            found[name] = slice(found[name].start, found[name].stop + len(event.data))
+    return {name: _field(body, place.start, place.stop) for name, place in found.items()}
 
 
-def _checked(event: Field | File, found: dict[str, bytes]) -> str:
-    """The name of a part that is decided on, now in `found`; empty for any other."""
+def _field(body: bytes, start: int, stop: int) -> FormField:
+    # Where a piece ends within the last boundary, the decoder takes half of the line break before it for data.
+    if stop > start and body[stop - 1 : stop + 1] == b"\r\n":
+        stop -= 1
+    text = body[start : min(stop, start + FIELD_MAX_BYTES)].decode("utf-8", "replace")
+    return FormField(text, slice(start, stop))
+
+
+def _checked(event: Field | File, found: Container[str]) -> str:
+    """The name of a part that is decided on and not `found` yet; empty for any other."""
     given = event.headers.getlist("Content-Disposition")
     told = DISPOSITION.fullmatch(given[0]) if len(given) == 1 else None
     if told is None:
@@ -60,27 +72,30 @@ def _checked(event: Field | File, found: dict[str, bytes]) -> str:
         return ""
     if name != lower or name in found or isinstance(event, File) or "Content-Transfer-Encoding" in event.headers:
         raise ValidationException(f"must be one field, spelled {lower}", lower)
-    found[name] = b""
     return name
 
 
-def _events(body: bytes, boundary: str) -> Iterator[Event]:
+def _events(body: bytes, boundary: str) -> Iterator[tuple[Event, int]]:
+    """The events of a form, each with where the body goes on behind it: before the break of a line, where that is a
+    part's value."""
     decoder = MultipartDecoder(boundary.encode(), max_parts=PARTS_MAX)
     try:
         for start in range(0, len(body), PIECE):
-            decoder.receive_data(body[start : start + PIECE])
-            yield from _ready(decoder)
+            piece = body[start : start + PIECE]
+            decoder.receive_data(piece)
+            yield from _ready(decoder, start + len(piece))
             # Under gevent the other requests have a turn.
             time.sleep(0)
         decoder.receive_data(None)
-        yield from _ready(decoder)
+        yield from _ready(decoder, len(body))
     except ValueError:
         message = "The body is not a form that can be read"
         raise ValidationException(message, error_code="bad_request", status=400) from None
 
 
-def _ready(decoder: MultipartDecoder) -> Iterator[Event]:
+def _ready(decoder: MultipartDecoder, received: int) -> Iterator[tuple[Event, int]]:
     while not isinstance(event := decoder.next_event(), NeedData):
-        yield event
+        # What the decoder has not made an event of yet stands in its buffer.
+        yield event, received - len(decoder.buffer)
         if isinstance(event, Epilogue):
             return

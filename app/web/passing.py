@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from app.errors import ValidationException
 from app.models import MALFORMED_KEY, Credentials, is_well_formed
+from app.services.passed_request import FormField
 from app.services.passthrough import PassedResponse, Passthrough
 from app.web.access import credentials, key_header, principal
 from app.web.bodies import require_json, require_known_coding, whole_body
@@ -33,7 +34,7 @@ def json_body() -> bytes:
     return whole_body(asked)
 
 
-def form_body() -> tuple[bytes, str, dict[str, str]]:
+def form_body() -> tuple[bytes, str, dict[str, FormField]]:
     """A form with files as it came, decoded, its media type, and what is decided on of its fields; raises 415."""
     asked = this_request()
     content_type = form_type(asked)

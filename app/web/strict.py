@@ -44,6 +44,8 @@ CHAT_PROBLEMS = (
     "upstream_forbidden",
     "internal_error",
     "server_busy",
+    "session_busy",
+    "turn_interrupted",
     "server_shutting_down",
     "no_api_key_available",
     "server_credentials_rejected",
@@ -65,8 +67,10 @@ CHAT_PROBLEMS = (
     "model_price_unknown",
     "free_mode_not_allowed",
     "rate_limited",
+    "user_rate_limited",
     "concurrency_limited",
     "budget_exceeded",
+    "user_budget_exceeded",
     "store_unavailable",
 )
 ADMIN_PROBLEMS = ("unauthorized", "forbidden", "system_routes_private", "store_unavailable", "internal_error")

@@ -133,7 +133,7 @@ class TestCommands:
         token = run(
             app,
             "clients add web --budget-usd 5/day --rpm 60 --concurrency 20 --models gpt-4o*,o1 --no-free-mode "
-            "--admin --expires 90d",
+            "--per-user-rpm 6 --per-user-budget-usd 0.5/month --admin --expires 90d",
         ).strip()
         assert is_token(token)
         shown = dict(line.split(None, 1) for line in run(app, "clients show web").splitlines())
@@ -145,6 +145,8 @@ class TestCommands:
             "rpm": "60",
             "concurrency": "20",
             "budget_usd": "5/day",
+            "per_user_rpm": "6",
+            "per_user_budget_usd": "0.5/month",
             "models": "gpt-4o*,o1",
             "free_mode": "no",
             "admin": "yes",
@@ -157,6 +159,10 @@ class TestCommands:
         header, row = run(app, "clients list").splitlines()
         assert header.split()[0] == "name"
         assert row.split()[:2] == ["web", "active"]
+        assert dict(zip(header.split(), row.split(), strict=True)).items() >= {
+            ("per_user_rpm", "6"),
+            ("per_user_budget_usd", "0.5/month"),
+        }
         run(app, "clients revoke web")
         assert " revoked " in run(app, "clients list")
         for printed in (run(app, "clients list"), run(app, "clients show web")):
@@ -180,6 +186,10 @@ class TestCommands:
         run(app, "clients set web --rpm none --budget-usd none --models none --concurrency none --expires none")
         (account,) = service(Accounts, app).all()
         assert (account.requests_per_minute, account.budget_nano, account.models) == (None, None, "")
+        assert not account.limits_users
+        run(app, "clients set web --per-user-rpm 3 --per-user-budget-usd 2/total")
+        assert service(Accounts, app).show("web").limits_users
+        run(app, "clients set web --per-user-rpm none --per-user-budget-usd none")
         assert service(Accounts, app).principal(token).account == account
 
     def test_spending_shows(self, app: Flask, upstream: Upstream, database_url: str) -> None:
@@ -189,8 +199,8 @@ class TestCommands:
         chat = {"user_message": "hi", "free_mode": True}
         assert app.test_client().post("/api/v1/chat", json=chat, headers=headers).status_code == 200
         settled(database_url)
-        assert "spent_usd    0.00000585" in run(app, "clients show web")
-        assert "reserved_usd 0" in run(app, "clients show web")
+        shown = [line.split() for line in run(app, "clients show web").splitlines()]
+        assert shown[-2:] == [["spent_usd", "0.00000585"], ["reserved_usd", "0"]]
 
     def test_a_changed_key_shows(self, make_app: Callable[..., Flask], database_url: str) -> None:
         """A client whose token is of another digest key is not called active, and the list says how to mend it."""
@@ -228,7 +238,13 @@ class TestCommands:
             connection.execute(clients.update().values(key_fingerprint=None))
         assert " active " in run(app, "clients list")
 
-    @pytest.mark.parametrize("option", ["--budget-usd", "--rpm", "--concurrency", "--models", "--expires"])
+    @pytest.mark.parametrize(
+        "option",
+        [
+            *("--budget-usd", "--rpm", "--concurrency", "--models", "--expires"),
+            *("--per-user-rpm", "--per-user-budget-usd"),
+        ],
+    )
     @pytest.mark.parametrize("command", ["add", "set"])
     def test_an_empty_value_is_an_error(self, app: Flask, command: str, option: str) -> None:
         """A variable that was not set must not mean: no limit."""
@@ -247,7 +263,8 @@ class TestCommands:
             ("clients delete nobody", "is not the name of a client"),
             ("clients add taken", "is the name of another client"),
             ("clients add -- -x", "must be 1 to 64 letters"),
-            ("clients add x --budget-usd 5/hour", "must be like 5/day"),
+            ("clients add x --budget-usd 5/hour", "budget_usd must be like 5/day"),
+            ("clients add x --per-user-budget-usd 5", "per_user_budget_usd must be like 5/day"),
             (f"clients add x --models {'m' * 1025}", "must be at most 1024 characters"),
             (f"clients set taken --models {'m' * 1025}", "must be at most 1024 characters"),
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from flask import Flask
 from app.calls.call import Call
 from app.ledger.accounts import Accounts, Limits
 from app.models import ChatRequest
+from app.process.shared_health import SharedHealth
 from app.services.chat import ChatService
 from app.upstreams.failover import TABLE
 from app.upstreams.fleet import Fleet, Wanted
@@ -51,6 +53,10 @@ query = {{"api-version" = "1"}}
 
 [models.alias]
 targets = [{{upstream = "a"}}]
+on_failure = [{{upstream = "b", model = "other"}}]
+
+[models.priced]
+targets = [{{upstream = "a", model = "gpt-4o-mini"}}]
 on_failure = [{{upstream = "b", model = "other"}}]
 
 [models."gpt-4o-mini"]
@@ -298,6 +304,50 @@ def test_a_callers_key_at_another_upstream(two: Flask, upstream: Upstream, b: Up
     assert answer.status_code == 422
 
 
+OWN_ROUTES: dict[str, Any] = {
+    "/api/v1/chat": {"user_message": "hi", "model": "alias"},
+    "/api/v1/chat/preview": {"user_message": "hi", "model": "alias"},
+    "/v1/responses": {"model": "alias", "input": "hi"},
+    "/v1/chat/completions": {"model": "alias", "messages": []},
+    "/v1/messages": CLAUDE | {"stream": False},
+}
+
+
+@pytest.mark.parametrize("path", OWN_ROUTES)
+def test_every_route_takes_the_name_of_the_keys_upstream(
+    two: Flask, upstream: Upstream, b: Upstream, path: str
+) -> None:
+    """The key goes there and nowhere else, with the name that the model has there; a name of nobody's is refused."""
+    headers = {"X-OpenAI-Api-Key": CALLER_KEY, "X-Upstream": "b"}
+    answer = two.test_client().post(path, json=OWN_ROUTES[path], headers=headers)
+    assert answer.status_code == 200
+    if path.endswith("preview"):
+        (planned,) = answer.get_json()["plan"]
+        assert (planned["upstream"], planned["model"], b.received) == ("b", "other", [])
+    else:
+        assert (b.received[0].headers["api-key"], b.received[0].json["model"]) == (CALLER_KEY, "other")
+    refused = two.test_client().post(path, json=OWN_ROUTES[path], headers=headers | {"X-Upstream": "nowhere"})
+    assert refused.status_code == 422
+    assert "X-Upstream" in refused.get_data(as_text=True)
+    assert upstream.received == []
+
+
+def test_an_answer_that_another_upstream_gave_is_not_taken_from_the_cache(
+    make_two: Make, upstream: Upstream, b: Upstream
+) -> None:
+    """One key may be good at both, and the header says which one is asked."""
+    app = make_two(cache_enabled=True)
+    upstream.default = text("from a")
+
+    def asked(at: str) -> tuple[str, bool]:
+        headers = {"X-OpenAI-Api-Key": CALLER_KEY, "X-Upstream": at}
+        body = {"user_message": "hi", "model": "same"}
+        told = app.test_client().post("/api/v1/chat", json=body, headers=headers).get_json()
+        return told["response_text"], told["cached"]
+
+    assert [asked(at) for at in "abab"] == [("from a", False), ("from b", False), ("from a", True), ("from b", True)]
+
+
 def test_an_api_that_nobody_speaks(two: Flask, upstream: Upstream, b: Upstream) -> None:
     """404 with a sentence, and no row."""
     answer = two.test_client().post("/v1/embeddings", json={"model": "m", "input": "x"}, headers=FREE)
@@ -386,6 +436,29 @@ def test_an_attempt_that_may_cost_is_billed(two: Flask, upstream: Upstream, b: U
     assert row["cost_nano"] == round(1e9 * sum(float(total["cost_usd"]) for total in totals))
 
 
+def test_an_upstreams_own_price_is_billed_and_reserved(
+    make_two: Make, tmp_path: Path, upstream: Upstream, b: Upstream, database_url: str
+) -> None:
+    """Where it answers, whatever the model calls itself; the dearest of the plan is reserved, and fits the budget."""
+    file = tmp_path / "upstreams.toml"
+    file.write_text(file.read_text() + "\n[upstreams.b.prices.other]\ninput = 1\noutput = 1000\n")
+    app = make_two(auth_mode="token")
+
+    def turn(name: str, **limits: Any) -> Any:
+        token = service(Accounts, app).add(name, Limits(free_mode=True, budget_period="total", **limits))
+        headers = {"Authorization": f"Bearer {token}"}
+        body = NATIVE | {"model": "priced", "max_tokens": 10}
+        return app.test_client().post("/api/v1/chat", json=body, headers=headers)
+
+    upstream.default = reply(500, error_document())
+    b.default = text("from b", model="what-it-calls-itself")
+    assert turn("one", budget_nano=10**9).get_json()["cost_usd"] == "0.007011"
+    (row,) = settled(database_url)
+    assert row["cost_nano"] == 11 * 1000 + 7 * 1_000_000
+    assert row["reserved_nano"] > 10 * 1_000_000
+    assert turn("two", budget_nano=5_000_000).get_json()["code"] == "budget_exceeded"
+
+
 def test_every_kind_of_failure_is_tried() -> None:
     """A new row of the table needs one above."""
     tried = {code for _, code in MOVES.values()} - {"upstream_rejected_request"}
@@ -406,7 +479,7 @@ def test_the_models_of_all(two: Flask, upstream: Upstream, b: Upstream) -> None:
     upstream.default = reply(500, error_document())
     client = two.test_client()
     listed = client.get("/v1/models", headers=FREE).get_json()["data"]
-    assert [model["id"] for model in listed] == ["alias", "gpt-4o-mini", "same", "qwen3"]
+    assert [model["id"] for model in listed] == ["alias", "priced", "gpt-4o-mini", "same", "qwen3"]
     assert client.get("/v1/models/qwen3", headers=FREE).get_json() == {"id": "qwen3"}
     assert client.get("/v1/models/alias", headers=FREE).get_json()["owned_by"] == "llm-server"
     assert client.get("/v1/models/nothing", headers=FREE).status_code == 404
@@ -429,6 +502,35 @@ def test_the_plan_can_be_seen(two: Flask, upstream: Upstream, b: Upstream) -> No
         "3. a  alias  chosen by weight, rests (upstream_error)",
     ]
     assert upstream.received == b.received == []
+
+
+def test_commands_show_who_rests_everywhere(make_two: Make, upstream: Upstream) -> None:
+    """As the workers have told each other: the upstream, or the key alone. `explain` sorts the plan by it."""
+    worker, command = make_two(), make_two()
+    first = service(Fleet, worker).upstreams["a"]
+    first.key_health(first.settings.keys[0]).rest_for(60, "server_quota_exhausted")
+    service(SharedHealth, worker).exchange()
+    told = command.test_cli_runner().invoke(args=["upstreams", "explain", "alias"]).output
+    assert told.splitlines() == [
+        "1. a  alias  chosen by weight",
+        "2. b  other  on failure",
+        "3. a  alias  chosen by weight, rests (server_quota_exhausted)",
+    ]
+    first.health.rest_for(60, "upstream_rate_limited")
+    service(SharedHealth, worker).exchange()
+    told = make_two().test_cli_runner().invoke(args=["upstreams", "check"]).output
+    assert re.search(r"^a  .*  rests for (59|60) s \(upstream_rate_limited\)$", told, re.MULTILINE)
+    assert re.search(r"^  key 1: .*  rests for (59|60) s \(server_quota_exhausted\)$", told, re.MULTILINE)
+    assert len(re.findall(r"rests for", told)) == 2
+
+
+def test_commands_without_a_database(make_two: Make) -> None:
+    """They say that they do not know who rests, and show the rest."""
+    app = make_two(database_url="sqlite:////proc/no/such/place.db", token_digest_key="a-key-for-digests")
+    told = app.test_cli_runner().invoke(args=["upstreams", "explain", "alias"])
+    assert told.exit_code == 0
+    assert told.output.splitlines()[0] == "the database is not available: which upstreams rest is not known"
+    assert "2. a  alias  chosen by weight" in told.output
 
 
 def test_the_file_can_be_checked(two: Flask, upstream: Upstream, b: Upstream) -> None:

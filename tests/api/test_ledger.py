@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
@@ -27,7 +29,7 @@ from app.ledger.limits import Ask, Opening
 from app.ledger.reports import Period, UsageReports
 from app.models import ApiKey, Usage
 from app.store.database import Database
-from app.store.tables import requests
+from app.store.tables import requests, spending, user_spending
 from app.upstreams.usage import TOKENS_MAX
 from app.web.services import service
 from tests.conftest import CALLER_KEY, EVERY_STORE, SERVER_KEY
@@ -346,11 +348,11 @@ ASK = Ask(route=CHAT, model=MODEL, prompt_tokens=1000, max_tokens=1000)
 WORST = 1000 * 150 + 1000 * 600
 
 
-def opened(app: Flask, token: str = "") -> tuple[Entry, Receipt]:
+def opened(app: Flask, token: str = "", ask: Ask = ASK) -> tuple[Entry, Receipt]:
     """A request that is admitted and goes on."""
     call, receipt = Call(5, request_id="r-1"), Receipt()
     principal = service(Accounts, app).principal(token) if token else NOBODY
-    return service(Ledger, app).open(ASK, principal, call, receipt, server_pays=True), receipt
+    return service(Ledger, app).open(ask, principal, call, receipt, server_pays=True), receipt
 
 
 def budgeted(app: Flask) -> str:
@@ -480,23 +482,27 @@ def test_a_name_that_no_column_takes(
     assert {row["status"] for row in settled(database_url)} <= {"ok", "error"}
 
 
+@pytest.mark.parametrize("whose", ["", "per_user_"], ids=["clients", "users"])
 def test_budgets_without_deadlocks(
-    make_app: Callable[..., Flask], database_url: str, threads: ThreadPoolExecutor
+    make_app: Callable[..., Flask], database_url: str, threads: ThreadPoolExecutor, whose: str
 ) -> None:
     """Two workers that settle and admit for the same clients in any order never wait for each other."""
     apps = [make_app(), make_app()]
-    limits = Limits(budget_nano=10_000 * WORST, budget_period="day")
+    limits = Limits(**{f"{whose}budget_nano": 10_000 * WORST, f"{whose}budget_period": "day"})
     tokens = [service(Accounts, apps[0]).add(f"web{number}", limits) for number in range(4)]
+    ask = dataclasses.replace(ASK, end_user="ann")
 
     def work(number: int) -> None:
         for turn in range(15):
-            entry, _ = opened(apps[number % 2], tokens[(number + turn) % 4])
+            entry, _ = opened(apps[number % 2], tokens[(number + turn) % 4], ask)
             entry.settle("ok")
 
     for done in [threads.submit(work, number) for number in range(16)]:
         done.result(60)
     assert [row["status"] for row in settled(database_url)] == ["ok"] * 240
-    assert spent(database_url)[1] == 0
+    table = user_spending if whose else spending
+    with connected(database_url) as connection:
+        assert list(connection.execute(sa.select(table.c.reserved_nano)).scalars()) == [0] * 4
     for app in apps:
         assert service(Database, app).deadlocks == 0
 

@@ -103,7 +103,8 @@ def test_refusals_are_counted_by_limit(make_app: Callable[..., Flask], upstream:
     found = scrape(client, **bearer)
     assert value(found, "refusals_total", limit="rate_limited") == 1
     assert value(found, "refusals_total") == 1
-    assert ("refusals_total", frozenset({("limit", "budget_exceeded")})) in found
+    for limit in ("budget_exceeded", "user_rate_limited", "user_budget_exceeded"):
+        assert ("refusals_total", frozenset({("limit", limit)})) in found
 
 
 def test_only_an_admin_may_read_them(make_app: Callable[..., Flask]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from werkzeug.test import TestResponse
 
 from app.errors import OpenAIClientException
 from app.ledger.accounts import Accounts, Limits
+from app.web import forms
 from app.web.services import service
 from tests.conftest import CALLER_KEY, SERVER_KEY
 from tests.records import rows, settled
@@ -109,6 +111,70 @@ def test_a_form_passes_to_the_byte(client: FlaskClient, upstream: Upstream, data
     assert (received.body, received.headers["content-type"]) == (sent, kind)
     (row,) = settled(database_url)
     assert (row["model"], row["cost_nano"], row["status"]) == ("whisper-1", None, "ok")
+
+
+FILE = """
+[upstreams.a]
+base_url = "{a}"
+dialects = "responses"
+[upstreams.b]
+base_url = "{b}"
+dialects = "responses"
+[models.ears]
+targets = [{{upstream = "a", model = "whisper-1"}}]
+on_failure = [{{upstream = "b", model = "속기사/large"}}]
+[models.whisper-1]
+targets = [{{upstream = "b"}}]
+"""
+
+
+@pytest.fixture
+def over_two(
+    make_app: Callable[..., Flask], upstream: Upstream, tmp_path: Path
+) -> Iterator[tuple[FlaskClient, Upstream]]:
+    """A client of an app with two upstreams, and the second of them."""
+    with Upstream() as second:
+        second.default = reply(200, {"text": "from b"})
+        file = tmp_path / "upstreams.toml"
+        file.write_text(FILE.format(a=upstream.base_url, b=second.base_url))
+        yield make_app(upstreams_file=str(file)).test_client(), second
+
+
+@pytest.mark.parametrize("line", [b"\r\n", b"\n", b"\r"])
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("piece", [1, 7, forms.PIECE])
+def test_a_form_names_the_model_as_its_upstream_does(
+    over_two: tuple[FlaskClient, Upstream],
+    upstream: Upstream,
+    monkeypatch: pytest.MonkeyPatch,
+    line: bytes,
+    is_first: bool,
+    piece: int,
+) -> None:
+    """Wherever the field stands and however lines are broken; everything else is as it came, to the byte."""
+    monkeypatch.setattr(forms, "PIECE", piece)
+    client, second = over_two
+    upstream.script(reply(500, error_document()))
+
+    def body(model: str) -> bytes:
+        head = b'Content-Disposition: form-data; name="'
+        parts = [
+            head + b'model"' + line + line + model.encode(),
+            head + b'file"; filename="a"' + line + line + b"model ears " + SOUND[:600] + b"\r\n--b",
+        ]
+        parts = parts if is_first else parts[::-1]
+        return b"".join(b"--bound" + line + part + line for part in parts) + b"--bound--" + line
+
+    kind, free = "multipart/form-data; boundary=bound", {"X-Free-Mode": "true"}
+    sent = {model: body(model) for model in (" ears ", "whisper-1", "속기사/large")}
+    answer = client.post(TRANSCRIPTIONS, data=sent[" ears "], content_type=kind, headers=free)
+    assert answer.get_json() == {"text": "from b"}
+    assert ([one.body for one in upstream.received], second.received[0].body) == (
+        [sent["whisper-1"]],
+        sent["속기사/large"],
+    )
+    client.post(TRANSCRIPTIONS, data=sent["whisper-1"], content_type=kind, headers=free)
+    assert second.received[1].body == sent["whisper-1"]
 
 
 @pytest.mark.parametrize(("length", "status"), [(1, 200), (70, 200), (73, 200), (200, 200), (201, 415)])

@@ -37,7 +37,7 @@ def test_simple_chat(client: FlaskClient, upstream: Upstream) -> None:
         "response_json": None,
         "dropped_turns": 0,
         "cost_usd": "0.00000585",
-        "character": None,
+        "ai_generated": True,
     }
     assert upstream.received[0].key == SERVER_KEY
 

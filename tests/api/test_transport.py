@@ -17,7 +17,7 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from app.upstreams.slots import Slots
-from app.upstreams.transport import MAX_RESPONSE_BYTES
+from app.upstreams.transport import COPIED_BYTES, MAX_RESPONSE_BYTES, Transport
 from app.web.services import service
 from tests.conftest import CALLER_KEY
 from tests.upstream import Received, Upstream, delayed, echo, pieces, reply, response_document, silence, text
@@ -34,6 +34,15 @@ def outcome(answer: TestResponse) -> str:
     """The answer's text, or the error code."""
     body = answer.get_json()
     return str(body.get("response_text") or body["code"])
+
+
+def test_a_large_body_is_not_copied_to_be_sent() -> None:
+    """It is held by who asks already; a small one goes out with its head."""
+    transport = Transport("http://a.test/v1", 1)
+    large, small = bytes(COPIED_BYTES + 1), bytes(COPIED_BYTES)
+    assert transport._request("/x", {}, large, "POST")[1] is large
+    (whole,) = transport._request("/x", {}, small, "POST")
+    assert whole.endswith(b"\r\n\r\n" + small)
 
 
 def tls_upstream(authority: trustme.CA, host: str = "localhost") -> Upstream:

@@ -7,7 +7,7 @@ import { Output, embed, generateText, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
 
 const { OPENAI_BASE_URL: baseURL, OPENAI_API_KEY, WRONG_KEY, MODEL: name, MAX_TOKENS: tokens } = process.env;
-const limit = { maxRetries: 0, maxOutputTokens: tokens ? Number(tokens) : undefined };
+const limit = { maxRetries: 0, temperature: 0, maxOutputTokens: tokens ? Number(tokens) : undefined };
 const CUT = "The connection to the AI service failed";
 const prompt = "What is the capital of France?";
 const output = Output.object({ schema: z.object({ name: z.string(), people: z.number().int() }) });

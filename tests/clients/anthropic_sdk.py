@@ -13,6 +13,7 @@ MODEL = os.environ["MODEL"]
 ASKED: dict[str, Any] = {
     "model": MODEL,
     "max_tokens": int(os.environ["MAX_TOKENS"]),
+    "extra_body": {"temperature": 0},
     "system": "You are a helpful assistant.",
     "messages": [{"role": "user", "content": "Tell me a long story of a dog."}],
 }

@@ -10,6 +10,7 @@ api, mode, tokens = sys.argv[1:]
 model = ChatOpenAI(
     model="local",
     max_tokens=int(tokens),
+    temperature=0,
     use_responses_api=api == "responses",
     extra_body={"ignore_eos": True},
 )

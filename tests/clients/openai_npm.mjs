@@ -4,7 +4,7 @@ import OpenAI from "openai";
 
 const [api, mode, tokens] = process.argv.slice(2);
 const client = new OpenAI();
-const common = { model: "local", stream: mode === "streamed", ignore_eos: true };
+const common = { model: "local", stream: mode === "streamed", temperature: 0, ignore_eos: true };
 const text = "Say hello.";
 
 const apis = {

@@ -18,7 +18,7 @@ from tests.server import Server
 
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
 STORY = "Tell me a long story of a dog."
-HI = {"model": "local", "max_tokens": TOKENS, "messages": [{"role": "user", "content": STORY}]}
+HI = {"model": "local", "max_tokens": TOKENS, "temperature": 0, "messages": [{"role": "user", "content": STORY}]}
 CHAT = "/api/v1/chat"
 
 
@@ -79,6 +79,7 @@ def test_a_chat_turn_is_answered_by_messages(server: Server, database: str, toke
         "user_message": STORY,
         "conversation_history": history,
         "max_tokens": 3,
+        "temperature": 0,
         "free_mode": True,
     }
     answer = server.request("POST", CHAT, turn | {"stream": stream}, {"Authorization": f"Bearer {token}"})

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from app.ledger.accounts import Limits
+from tests.anthropic_upstream import MODEL as CLAUDE
+from tests.anthropic_upstream import AnthropicUpstream
 from tests.model.test_clients import BIN, NOT_ISSUED, SCRIPTS
 from tests.openai_upstream import ANSWER, MODEL, PIECES, VECTOR, OpenAIUpstream
-from tests.records import add_client
+from tests.records import add_client, settled
 from tests.server import Server
 
 CITY = {"name": "Paris", "people": 3}
@@ -131,3 +133,39 @@ def test_curl(run: Run, environ: dict[str, str], version: str, stream: bool) -> 
     answer = run("curl", "-sSN", "--max-time", "60", version, *head, "-d", body, *told)
     assert answer.endswith(f" {'1' if version == '--http1.0' else '1.1'} 200")
     assert ("data: [DONE]" if stream else ANSWER) in answer
+
+
+def test_anthropic(tmp_path: Path) -> None:
+    """Anthropic's SDK over an upstream that answers as Anthropic does: tools in three ways, counts, errors."""
+    database = f"sqlite:///{tmp_path}/store/llm_server.db"
+    settings = {"OPENAI_API_KEY": "sk-server-0123456789", "DATABASE_URL": database}
+    with (
+        AnthropicUpstream() as upstream,
+        Server(tmp_path / "server", AUTH_MODE="token", OPENAI_BASE_URL=upstream.base_url, **settings) as server,
+    ):
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "ANTHROPIC_BASE_URL": server.url,
+            "ANTHROPIC_API_KEY": add_client(database, Limits()),
+            "WRONG_KEY": NOT_ISSUED,
+            "MODEL": CLAUDE,
+        }
+        command = [BIN / "python", SCRIPTS / "anthropic_tools.py"]
+        done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "text": ANSWER,
+        "usage": [11, 7],
+        "pieces": PIECES,
+        "count": 11,
+        "tool": [[ANSWER, "Paris"]] * 3,
+        "cut": ["APIStatusError", 200, "api_error"],
+        "refused": ["AuthenticationError", 401, "authentication_error"],
+        "too_long": ["BadRequestError", 400, "invalid_request_error"],
+        "too_long, streamed": ["BadRequestError", 400, "invalid_request_error"],
+    }
+    threads = [received.json["thread"]["type"] for received in upstream.received if received.json.get("thread")]
+    assert threads == ["create", "continue"]
+    assert {received.headers["x-api-key"] for received in upstream.received} == {"sk-server-0123456789"}
+    assert len(settled(database)) == len(upstream.received)

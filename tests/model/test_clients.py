@@ -51,7 +51,7 @@ def client(server: Server) -> Iterator[OpenAI]:
 
 def create(client: Any, api: str, tokens: int = TOKENS, **options: Any) -> Any:
     """Ask either API the same; gives what the SDK gives, an awaitable if it is the asynchronous one."""
-    common = {"model": "local", "extra_body": UNKNOWN_FIELDS} | options
+    common = {"model": "local", "temperature": 0, "extra_body": UNKNOWN_FIELDS} | options
     if api == "responses":
         return client.responses.create(input="Say hello.", max_output_tokens=tokens, **common)
     messages = [{"role": "user", "content": "Say hello."}]
@@ -106,7 +106,8 @@ def test_python_chat_completions(server: Server, talk: Callable[..., tuple[Any, 
 
 def test_python_responses_stream_helper(client: OpenAI) -> None:
     """It gathers the answer from numbered and placed events, which llama.cpp alone does not send."""
-    with client.responses.stream(model="local", input="Say hello.", max_output_tokens=TOKENS) as stream:
+    asked: Any = {"model": "local", "input": "Say hello.", "max_output_tokens": TOKENS, "temperature": 0}
+    with client.responses.stream(**asked) as stream:
         snapshots = [event.snapshot for event in stream if event.type == "response.output_text.delta"]
         assert snapshots[-1] == stream.get_final_response().output_text != ""
 
@@ -118,16 +119,18 @@ def test_python_structured_output(client: OpenAI) -> None:
         name: str = Field(max_length=8)
         size: Literal["small", "large"]
 
+    asked: Any = {"model": "local", "temperature": 0}
     messages: Any = [{"role": "user", "content": "Invent a dog."}]
-    answer = client.chat.completions.parse(model="local", messages=messages, response_format=Dog, max_tokens=200)
+    answer = client.chat.completions.parse(**asked, messages=messages, response_format=Dog, max_tokens=200)
     assert isinstance(answer.choices[0].message.parsed, Dog)
-    parsed = client.responses.parse(model="local", input="Invent a dog.", text_format=Dog, max_output_tokens=200)
+    parsed = client.responses.parse(**asked, input="Invent a dog.", text_format=Dog, max_output_tokens=200)
     assert isinstance(parsed.output_parsed, Dog)
 
 
 def test_python_completions(client: OpenAI) -> None:
     """OpenAI's older API, plain and streamed."""
-    asked: Any = {"model": "local", "prompt": "Once upon a time", "max_tokens": TOKENS, "extra_body": UNKNOWN_FIELDS}
+    asked: Any = {"model": "local", "prompt": "Once upon a time", "max_tokens": TOKENS}
+    asked |= {"temperature": 0, "extra_body": UNKNOWN_FIELDS}
     plain = client.completions.create(**asked)
     assert plain.choices[0].text
     assert plain.usage
@@ -193,7 +196,8 @@ def start(server: Server, home: Path, program: str, api: str, mode: str, tokens:
     environ = {"PATH": os.environ["PATH"], "HOME": str(home), "OPENAI_API_KEY": OWN_KEY}
     if program == "llm":
         environ |= {"LLM_USER_PATH": str(home), "LLM_OPENAI_SHOW_RESPONSES": "1"}
-        options = ["--no-log", "-o", "max_tokens", str(tokens), *(["--no-stream"] if mode == "plain" else [])]
+        options = ["--no-log", "-o", "temperature", "0", "-o", "max_tokens", str(tokens)]
+        options += ["--no-stream"] if mode == "plain" else []
         command = [BIN / "llm", "-m", f"local-{api}", *options, "Say hello."]
         (home / "extra-openai-models.yaml").write_text(json.dumps([llm_model(server, name) for name in APIS]))
     else:

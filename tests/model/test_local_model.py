@@ -24,8 +24,14 @@ from app.__main__ import choose_upstream
 from app.errors import ConfigurationException
 from app.upstreams.local_model import SECRETS, model_file
 from tests.server import Server, free_port
+from tests.streams import read_events
 
 PYTHON_APP = (sys.executable, "-m", "app")
+NOT_FOR_THE_MODEL = {
+    "MEMORY_URL": "http://127.0.0.1:9/?key=x",
+    "MEMORY_TOKEN": "memory-token",
+    "https_proxy": "http://me:pw@127.0.0.1:9",
+}
 FRANCE = "What is the capital of France?"
 
 
@@ -33,7 +39,7 @@ FRANCE = "What is the capital of France?"
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`make run` on a machine without a key, minus the installation."""
     directory = tmp_path_factory.mktemp("demo")
-    with Server(directory, command=PYTHON_APP, WEB_CONCURRENCY=2, patience_seconds=90) as server:
+    with Server(directory, command=PYTHON_APP, WEB_CONCURRENCY=2, patience_seconds=90, **NOT_FOR_THE_MODEL) as server:
         yield server
 
 
@@ -84,6 +90,19 @@ def test_chat_in_english_and_korean(demo: Server) -> None:
     assert korean.json["response_text"].strip()
 
 
+def test_a_korean_answer_in_segments(demo: Server) -> None:
+    """Sentence by sentence, while the model still writes; together they are the answer."""
+    question = "안녕하세요? 서울에 대해 세 문장으로 말해 주세요."
+    fields = {"temperature": 0, "max_tokens": 60, "stream": True, "segments": True, "segment_tags": ["happy"]}
+    answer = demo.chat(question, **fields)
+    events = read_events(answer.body)
+    told, done = [data for name, data in events if name == "segment"], events[-1][1]
+    assert "".join(segment["text"] for segment in told) == done["response_text"]
+    assert [segment["start"] for segment in told] == [0, *(segment["end"] for segment in told[:-1])]
+    positions = [index for index, (name, _) in enumerate(events) if name == "segment"]
+    assert (len(told) > 1, positions[0] < len(events) - 3) == (True, True)
+
+
 def test_the_model_is_a_process_of_its_own_on_loopback(demo: Server) -> None:
     """It is the supervisor's child, not a worker's, and listens on 127.0.0.1 only."""
     model = model_process(demo)
@@ -104,7 +123,7 @@ def test_the_model_does_not_see_the_servers_secrets(demo: Server) -> None:
     assert supervisor is not None
     for process in (model, supervisor):
         assert "PATH" in process.environ()
-        assert set(SECRETS) & set(process.environ()) == set()
+        assert {*SECRETS, *NOT_FOR_THE_MODEL} & set(process.environ()) == set()
 
 
 def test_nobody_but_the_server_can_use_the_model(demo: Server) -> None:
@@ -296,7 +315,8 @@ def test_the_model_is_one_of_several_upstreams(tmp_path: Path) -> None:
         assert "Paris" in answer.json["response_text"]
         body = {"model": "any", "max_tokens": 30, "temperature": 0, "messages": [{"role": "user", "content": FRANCE}]}
         answer = server.request("POST", "/v1/messages", body, {"X-Free-Mode": "true"})
-        assert "Paris" in answer.json["content"][0]["text"]
+        assert (answer.headers["x-upstream"], answer.json["role"]) == ("local", "assistant")
+        assert answer.json["content"][0]["text"].strip()
         model = model_process(server)
         assert model is not None
         assert "GONE_KEY" not in model.environ()

@@ -18,7 +18,7 @@ from tests.server import Server
 from tests.streams import delta, response_events, stream
 from tests.upstream import Answer, Received, Upstream, delayed, echo, error_document, pieces, reply, reset
 
-SECONDS = float(os.environ.get("BILL_SECONDS", "20"))
+SECONDS = float(os.environ.get("BILL_SECONDS", "12"))
 CALLERS = 20
 WORKERS = 2
 SWEPT_SECONDS = 30.0
@@ -91,7 +91,7 @@ async def storm(server: Server, token: str, seconds: float, chance: random.Rando
     async def killer() -> None:
         nonlocal kills
         while time.monotonic() < end - 1:
-            await asyncio.sleep(chance.uniform(1, 2.5))
+            await asyncio.sleep(chance.uniform(0.8, 1.8))
             if pids := server.worker_pids:
                 os.kill(chance.choice(pids), signal.SIGKILL)
                 kills += 1

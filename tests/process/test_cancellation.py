@@ -44,13 +44,24 @@ def leave_after(server: Server, upstream: Upstream, caller: socket.socket, expec
     return (upstream.received[-1].left_early or 0) - left
 
 
-@pytest.fixture(params=["gevent", "gthread"])
-def server(request: pytest.FixtureRequest, start_server: Callable[..., Server], upstream: Upstream) -> Server:
-    return start_server(
-        WORKER_CLASS=request.param,
-        MAX_CONCURRENT_REQUESTS=1,
-        MAX_QUEUE_SECONDS=0,
-    )
+@pytest.fixture(scope="module", params=["gevent", "gthread"])
+def shared(request: pytest.FixtureRequest, start_shared: Callable[..., Server]) -> Server:
+    return start_shared(WORKER_CLASS=request.param, MAX_CONCURRENT_REQUESTS=1, MAX_QUEUE_SECONDS=0)
+
+
+@pytest.fixture
+def upstream(shared_upstream: Upstream) -> Upstream:
+    shared_upstream.default = echo
+    shared_upstream.received.clear()
+    return shared_upstream
+
+
+@pytest.fixture
+def server(shared: Server, upstream: Upstream) -> Server:
+    """Its only slot is free: what a test before this one held is over."""
+    shared.wait_for(lambda: shared.chat("free?").status == 200, 10)
+    upstream.received.clear()
+    return shared
 
 
 @pytest.mark.parametrize("route", [NATIVE, PASSED, MESSAGES], ids=["native", "passed", "messages"])

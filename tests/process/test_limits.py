@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 
 from app.ledger.accounts import Limits
+from app.store.tables import user_spending
 from tests.conftest import EVERY_STORE
-from tests.records import accounts_of, add_client, rows, settled, spent
+from tests.records import accounts_of, add_client, connected, rows, settled, spent
 from tests.server import Server
 from tests.upstream import Upstream, delayed, echo, silence
 
 TURN = {"user_message": "hi", "free_mode": True, "model": "gpt-4o-mini", "max_tokens": 100}
 CALLERS = 200
+COST = 11 * 150 + 7 * 600
 
 pytestmark = EVERY_STORE
 
@@ -38,9 +40,9 @@ def upstream() -> Any:
         yield server
 
 
-async def crowd(port: int, token: str, callers: int) -> Counter[str]:
+async def crowd(port: int, token: str, callers: int, **members: str) -> Counter[str]:
     """That many callers at once: how many got which status and code."""
-    body = json.dumps(TURN).encode()
+    body = json.dumps(TURN | members).encode()
     head = "POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
     request = f"{head}Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
@@ -80,7 +82,28 @@ def test_a_crowd_never_exceeds_the_limits(
     settled(database_url)
     used, reserved = spent(database_url)
     assert reserved == 0
-    assert used == answers["200"] * (11 * 150 + 7 * 600) <= 20 * worst
+    assert used == answers["200"] * COST <= 20 * worst
+
+
+def test_a_crowd_never_exceeds_the_limits_of_its_user(
+    start_server: Callable[..., Server], upstream: Upstream, database_url: str
+) -> None:
+    """100 callers for one user over two workers: exactly as many as allowed get in, and another user after them."""
+    server = start_server(AUTH_MODE="token", WEB_CONCURRENCY=2, DATABASE_TIMEOUT=20)
+    upstream.default = delayed(0.5, echo)
+    fast = add_client(database_url, Limits(per_user_rpm=25), "fast")
+    assert asyncio.run(crowd(server.port, fast, 100, user="ann")) == {"200": 25, "429 user_rate_limited": 75}
+    worst = 100 * 600 + 60 * 150
+    limits = Limits(per_user_budget_nano=20 * worst, per_user_budget_period="day")
+    poor = add_client(database_url, limits, "poor")
+    answers = asyncio.run(crowd(server.port, poor, 100, user="ann"))
+    assert set(answers) == {"200", "429 user_budget_exceeded"}
+    assert asyncio.run(crowd(server.port, poor, 1, user="bob")) == {"200": 1}
+    settled(database_url)
+    with connected(database_url) as connection:
+        found = connection.execute(user_spending.select().order_by(user_spending.c.end_user)).all()
+    assert [(row.spent_nano, row.reserved_nano) for row in found] == [(answers["200"] * COST, 0), (COST, 0)]
+    assert 20 <= answers["200"] <= 20 * worst / COST
 
 
 def test_a_killed_workers_leases_come_back(

@@ -15,14 +15,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.conftest import SERVER_KEY
 from tests.records import Row, locked, rows
 from tests.server import GUNICORN, Answer, Server
 from tests.streams import delta, read_events, stream
@@ -109,27 +108,12 @@ class Callers:
         return good, bad
 
 
-@pytest.fixture(scope="module")
-def shared_upstream() -> Iterator[Upstream]:
-    with Upstream() as server:
-        yield server
-
-
 @pytest.fixture(scope="module", params=WORKER_CLASSES)
-def shared(
-    request: pytest.FixtureRequest, shared_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+def shared(request: pytest.FixtureRequest, start_shared: Start) -> Server:
     """One server per worker class for the tests that leave it as they found it: one slot, a short deadline."""
-    settings = {
-        "WORKER_CLASS": request.param,
-        "OPENAI_API_KEY": SERVER_KEY,
-        "OPENAI_BASE_URL": shared_upstream.base_url,
-        "REQUEST_TIMEOUT": REQUEST_TIMEOUT,
-        "MAX_CONCURRENT_REQUESTS": 1,
-        "MAX_QUEUE_SECONDS": 0.2,
-    }
-    with Server(tmp_path_factory.mktemp("shared"), **settings) as server:
-        yield server
+    return start_shared(
+        WORKER_CLASS=request.param, REQUEST_TIMEOUT=REQUEST_TIMEOUT, MAX_CONCURRENT_REQUESTS=1, MAX_QUEUE_SECONDS=0.2
+    )
 
 
 def raw(server: Server, request: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -366,10 +350,8 @@ def test_a_stop_while_a_worker_starts(
     start_server: Start, worker_class: str, number: signal.Signals, late_seconds: float
 ) -> None:
     """It reaches a worker that has not loaded the application yet."""
-    server = start_server(WORKER_CLASS=worker_class)
-    (killed,) = server.worker_pids
-    os.kill(killed, signal.SIGKILL)
-    server.wait_for(lambda: server.worker_pids not in ([], [killed]))
+    server = start_server(WORKER_CLASS=worker_class, ready=None)
+    server.wait_for(lambda: server.worker_pids)
     time.sleep(late_seconds)
     assert server.stop(number, group=number == signal.SIGINT, seconds=10) == 0
 

@@ -22,7 +22,7 @@ from tests.streams import HEAD, delta
 from tests.upstream import Received, Upstream, echo, pieces, text
 
 CALLERS = 40
-SECONDS = 2.0
+SECONDS = 3.0
 """HastyWorker's."""
 KEEPALIVE_SECONDS = 5.0
 COMMAND = (sys.executable, "-m", "gunicorn", "-k", "tests.hasty_worker.HastyWorker", "wsgi:app")
@@ -78,9 +78,10 @@ def at_rest(server: Server) -> bool:
 
 
 def assert_others_are_served(server: Server) -> None:
+    """Well before the slow ones are given up; how quickly is the machine's."""
     began = time.monotonic()
     assert server.chat("hi").status == 200
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < SECONDS - 1
 
 
 def test_half_heads_and_half_bodies(server: Server, connect: Callable[[bytes], socket.socket]) -> None:
@@ -165,20 +166,22 @@ def slowest_probe(server: Server, seconds: float) -> float:
     return sorted(taken[1:])[-3]
 
 
+@pytest.fixture(scope="module")
+def flooded(start_shared: Callable[..., Server]) -> Server:
+    return start_shared()
+
+
 @pytest.mark.parametrize("piece", [PIECE, TINY], ids=["large", "tiny"])
 @pytest.mark.parametrize("kind", FLOODS)
-def test_a_flood_holds_nobody_up(
-    start_server: Callable[..., Server], threads: ThreadPoolExecutor, kind: str, piece: bytes
-) -> None:
+def test_a_flood_holds_nobody_up(flooded: Server, threads: ThreadPoolExecutor, kind: str, piece: bytes) -> None:
     """A body that is refused is let go within a few seconds and megabytes, and others are served meanwhile."""
-    server = start_server()
-    floods = [threads.submit(flood, server.port, FLOODS[kind], piece, 8.0) for _ in range(4)]
-    assert slowest_probe(server, 3.0) < 0.25
+    floods = [threads.submit(flood, flooded.port, FLOODS[kind], piece, 8.0) for _ in range(4)]
+    assert slowest_probe(flooded, 3.0) < 0.25
     for sent, seconds, answer in (one.result() for one in floods):
         assert sent < 20_000_000
         assert seconds < 4
         assert answer == b"" or b"Connection: close" in answer
-    assert server.chat("hi").status == 200
+    assert flooded.chat("hi").status == 200
 
 
 def test_a_body_that_is_taken_and_never_ends(start_server: Callable[..., Server], threads: ThreadPoolExecutor) -> None:

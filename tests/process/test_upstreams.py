@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -16,13 +17,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import sqlalchemy as sa
 
-from app.store.tables import attempts
-from tests.records import connected, settled
+from app.store.tables import attempts, rests
+from tests.conftest import EVERY_STORE
+from tests.records import connected, locked, settled
 from tests.server import GUNICORN, ROOT, Server
 from tests.upstream import Answer, Received, Upstream, delayed, echo, error_document, pieces, reply, reset, silence
 
@@ -137,6 +140,22 @@ def test_an_upstream_that_is_switched_off(server: Server, three: list[Upstream])
     assert outcomes == {"ok": 500}
 
 
+@pytest.mark.parametrize(("callers", "requests"), [(1, 100), (8, 300)])
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_who_fails_always_is_hardly_asked_more_often_than_there_are_requests(
+    upstream: Upstream, start_server: Start, tmp_path: Path, is_listed: bool, callers: int, requests: int
+) -> None:
+    """1.2 times per request, and three times more: by however many callers, with a file and without."""
+    upstream.default = reply(500, error_document())
+    file = tmp_path / "upstreams.toml"
+    file.write_text(f'[upstreams.a]\nbase_url = "{upstream.base_url}"\ndialects = "responses"\n')
+    server = start_server(**{"UPSTREAMS_FILE": file} if is_listed else {})
+    with ThreadPoolExecutor(callers) as pool:
+        outcomes = Counter(pool.map(lambda number: ask(server, f"nonce-{number}"), range(requests)))
+    assert outcomes == {"upstream_error": requests}
+    assert len(upstream.received) <= 1.2 * requests + 3
+
+
 def test_the_file_is_read_once(server: Server, tmp_path: Path, three: list[Upstream]) -> None:
     """At the start: what is changed in it later stops no worker that takes another's place."""
     for one in three:
@@ -146,6 +165,110 @@ def test_the_file_is_read_once(server: Server, tmp_path: Path, three: list[Upstr
     server.send_signal(signal.SIGHUP)
     server.wait_for(lambda: len(server.worker_pids) == 2 and not before & set(server.worker_pids))
     assert {ask(server, f"nonce-{number}") for number in range(20)} == {"ok"}
+
+
+@pytest.fixture
+def first_choice(upstream: Upstream, tmp_path: Path) -> Iterator[tuple[Path, Upstream]]:
+    """A file by which `b` is asked only when `a`, the fixture `upstream`, has failed; and `b`."""
+    file = tmp_path / "upstreams.toml"
+    with Upstream() as second:
+        tables = [
+            f'[upstreams.{name}]\nbase_url = "{one.base_url}"\ndialects = "responses"\nkey_env = "KEY_{name.upper()}"\n'
+            for name, one in {"a": upstream, "b": second}.items()
+        ]
+        route = '[models."gpt-4o-mini"]\ntargets = [{upstream = "a"}]\non_failure = [{upstream = "b"}]\n'
+        file.write_text("\n".join([*tables, route]))
+        second.default = echo
+        yield file, second
+
+
+def answer(connection: http.client.HTTPConnection, path: str) -> Any:
+    connection.request("GET", path)
+    return json.loads(connection.getresponse().read())
+
+
+def states(server: Server) -> dict[int, tuple[str, str]]:
+    """How the first upstream and its key do, by the worker that says so. A connection stays with its worker."""
+    found = {}
+    with contextlib.ExitStack() as opened:
+        connections = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=30) for _ in range(16)]
+        for one in connections:
+            opened.callback(one.close)
+            one.connect()
+        for one in connections:
+            first = answer(one, "/api/v1/upstreams")["upstreams"][0]
+            found[answer(one, "/api/v1/system/info")["process"]["pid"]] = (first["state"], first["keys"][0]["state"])
+    return found
+
+
+def seen(server: Server, state: tuple[str, str]) -> bool:
+    """Whether it is so for both workers."""
+    return list(states(server).values()) == [state] * 2
+
+
+@EVERY_STORE
+def test_health_is_shared_and_survives_a_restart(
+    first_choice: tuple[Path, Upstream], upstream: Upstream, start_server: Start, database_url: str
+) -> None:
+    """What one worker has learned keeps the other from asking, and after a restart both, until somebody is answered."""
+    file, second = first_choice
+    settings = {"UPSTREAMS_FILE": file, "WEB_CONCURRENCY": 2, "KEY_A": "sk-a-1", "KEY_B": "sk-b-1"}
+    upstream.default = reply(429, error_document(), {"Retry-After": "120"})
+    server = start_server(**settings)
+    assert ask(server, "nonce") == "ok"
+    server.wait_for(lambda: seen(server, ("rests", "well")))
+    assert {ask(server, f"nonce-{number}") for number in range(20)} == {"ok"}
+    server.stop()
+    again = start_server(**settings)
+    assert ask(again, "the first request") == "ok"
+    again.wait_for(lambda: seen(again, ("rests", "well")))
+    assert len(upstream.received) == 1
+    # Who rests is asked last and not never.
+    upstream.default, second.default = echo, reply(429, error_document(), {"Retry-After": "60"})
+    assert ask(again, "nonce") == "ok"
+    again.wait_for(lambda: seen(again, ("well", "well")))
+    with connected(database_url) as connection:
+        assert {row.upstream for row in connection.execute(rests.select())} == {"b"}
+
+
+@EVERY_STORE
+def test_a_key_rests_everywhere(
+    first_choice: tuple[Path, Upstream], upstream: Upstream, start_server: Start, database_url: str
+) -> None:
+    """Its row has the fingerprint of the ledger, and no key."""
+    file, _ = first_choice
+    server = start_server(UPSTREAMS_FILE=file, WEB_CONCURRENCY=2, KEY_A="sk-a-1", KEY_B="sk-b-1")
+    upstream.default = reply(401, error_document())
+    assert ask(server, "nonce") == "ok"
+    server.wait_for(lambda: seen(server, ("well", "rests")))
+    assert {ask(server, f"nonce-{number}") for number in range(20)} == {"ok"}
+    assert len(upstream.received) == 1
+    settled(database_url)
+    with connected(database_url) as connection:
+        (row,) = connection.execute(rests.select())
+        first = connection.execute(sa.select(attempts).where(attempts.c.upstream == "a")).one()
+    assert (row.key_fingerprint, row.reason) == (first.api_key_fingerprint, "server_credentials_rejected")
+    assert "sk-a" not in repr(row)
+
+
+def test_health_while_the_database_is_locked(
+    first_choice: tuple[Path, Upstream], start_server: Start, database_url: str, upstream: Upstream
+) -> None:
+    """A worker goes by what it has learned itself, and says so in one line. Routes that need no row answer at once."""
+    file, _ = first_choice
+    settings = {"UPSTREAMS_FILE": file, "KEY_A": "sk-a-1", "KEY_B": "sk-b-1"}
+    server = start_server(**settings, DATABASE_TIMEOUT=1, LEDGER_FAIL_OPEN="true")
+    upstream.default = reply(401, error_document())
+    with locked(database_url):
+        assert ask(server, "nonce") == "ok"
+        began = time.monotonic()
+        while time.monotonic() < began + 4:
+            asked = time.monotonic()
+            told = server.request("GET", "/api/v1/upstreams").json["upstreams"][0]
+            assert time.monotonic() - asked < 1
+            assert told["keys"][0]["state"] == "rests"
+            time.sleep(0.1)
+    assert server.log().count("which upstreams rest is known to each worker alone") == 1
 
 
 @pytest.mark.parametrize("text", ["[upstreams", '[upstreams.a]\nbase_url = "http://a.test"\ndialects = "telnet"\n'])

@@ -34,6 +34,7 @@ BELOW_THE_WEB = {
     "app.characters",
     "app.ledger",
     "app.services",
+    "app.sessions",
     "app.store",
     "app.upstreams",
 }
@@ -53,14 +54,15 @@ ROOMS: dict[str, set[str]] = {
     "app.store": FOUNDATION | {"app.store"},
     "app.characters": FOUNDATION | {"app.characters", "app.config", "app.store"},
     "app.ledger": FOUNDATION | {"app.config", "app.ledger", "app.store", "app.calls"},
+    "app.sessions": FOUNDATION | {"app.sessions", "app.store", "app.ledger.beside"},
     "app.upstreams": FOUNDATION | {"app.config", "app.upstreams", "app.calls", "app.store.threads"},
     "app.services": FOUNDATION
-    | {"app.config", "app.services", "app.characters", "app.ledger", "app.upstreams", "app.calls"},
+    | {"app.config", "app.services", "app.characters", "app.ledger", "app.sessions", "app.upstreams", "app.calls"},
     "schemas": FOUNDATION | {"schemas", "app.characters.character", "app.characters.rules"},
     "app.web": FOUNDATION | {"app.config", "app.web", "app.services", "app.ledger", "app.calls", "schemas"},
     "blueprints": FOUNDATION
     | {"blueprints", "schemas", "app.web", "app.services", "app.ledger.accounts", "app.ledger.reports"}
-    | {"app.upstreams.fleet", "app.characters"}
+    | {"app.upstreams.fleet", "app.characters", "app.sessions.changes", "app.sessions.lines", "app.sessions.stored"}
     | {"app.process.metrics", "app.process.readiness", "app.process.system"},
     "app.process": BELOW_THE_WEB | {"app.process", "app.logging", "app.web"},
     "app.factory": BELOW_THE_WEB | {"app.process", "app.web", "blueprints"},
@@ -69,7 +71,8 @@ ROOMS: dict[str, set[str]] = {
 }
 """What each room may import of ours. A name stands for a module and all under it, "app" for app/__init__.py alone."""
 
-COMMANDS = {"app.process.character_commands", "app.process.commands", "app.process.upstream_commands"}
+COMMANDS = {"app.process.commands", "app.process.session_commands"}
+COMMANDS |= {"app.process.character_commands", "app.process.upstream_commands"}
 WEB = {"app", "app.factory", "app.web", "blueprints", *COMMANDS}
 LIBRARIES = {
     "openai": {"app.models", "app.process.terminal"},
@@ -85,7 +88,7 @@ LIBRARIES = {
     "gunicorn": {"app.process.workers", "app.process.answer", "app.web.problems"},
     "png": {"app.characters.files"},
     "psutil": {"app.process.system"},
-    "sqlalchemy": {"app.store", "app.ledger", "app.characters.characters"},
+    "sqlalchemy": {"app.store", "app.ledger", "app.characters.characters", "app.sessions"},
     "alembic": {"app.store"},
     "genai_prices": {"app.ledger.pricing"},
     "click": {"app.web.cli", *COMMANDS},
@@ -106,7 +109,8 @@ ONE_WAY = {
         "app.upstreams.plan",
         "app.upstreams.openai_client",
     },
-    "app.calls.watchdog": {"app.factory", "app.services.exchange", "app.upstreams.openai_client"},
+    "app.calls.watchdog": {"app.factory", "app.services.exchange", "app.upstreams.openai_client"}
+    | {"app.upstreams.memory_server"},
 }
 """The parts of the one way through a request, and who may know them: no other module admits, takes a slot, attempts."""
 

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from app.config import Config
+from app.upstreams.catalog import Catalog
 from bench import report, wire
 from bench.__main__ import arguments, plan_of, steps
 from bench.rows import Row, Rows
+from bench.several import KEY_VARIABLE, LIMIT, Load, costs, file_of, told
 from bench.targets import verdicts
 
 ROOT = Path(__file__).parent.parent.parent
@@ -110,6 +113,24 @@ def test_the_plot_shows_this_server_the_floor_and_every_peer() -> None:
         ("this server, /api/v1/chat", 480.0),
         ("Portkey, /v1/chat/completions", 1100.0),
     ]
+
+
+def test_the_cost_of_a_plan_is_that_of_the_median_round() -> None:
+    """Both servers take turns, so a machine that is half as fast in one round changes nothing."""
+    slow, odd = (Load(1000, 1000), Load(1020, 980)), (Load(500, 2000), Load(900, 1000))
+    cost = costs([(Load(500, 2000), Load(510, 1960)), slow, odd])
+    assert cost["CPU"] == pytest.approx(0.02)
+    assert cost["requests/s"] == pytest.approx(0.0204, abs=1e-4)
+    assert told(cost).splitlines()[-1] == "below 3% of CPU: met"
+    assert "not met" in told({"CPU": LIMIT})
+
+
+def test_the_plan_that_is_measured_has_three_targets(tmp_path: Path) -> None:
+    """Each at an upstream of its own."""
+    file = tmp_path / "upstreams.toml"
+    file.write_text(file_of("http://127.0.0.1:9/v1"))
+    catalog = Catalog.from_config(Config(upstreams_file=str(file)), {KEY_VARIABLE: "sk-1"}.get)
+    assert len({target.upstream for target in catalog.models[wire.MODEL].targets}) == len(catalog.upstreams) == 3
 
 
 @pytest.mark.parametrize("section", ["bench", "layers", "growth"])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from app.config import Config
 from app.errors import ConfigurationException
-from app.upstreams.catalog import Catalog, Route, Target
+from app.upstreams.catalog import PRICE_MEMBERS, Catalog, Route, Target
 
 WHOLE = """
 [upstreams.openai]
@@ -30,6 +31,17 @@ provider = "azure"
 [upstreams.cellar]
 base_url = "http://cellar.test:8000/v1"
 dialects = ["chat_completions"]
+
+[upstreams.cellar.prices.qwen3]
+input = 0.1
+output = "0.25"
+
+[upstreams.cellar.prices."free/of-charge"]
+input = 0
+cached = 0
+cache_write = 0
+cache_write_1h = 0
+output = 0
 
 [models."gpt-4o-mini"]
 targets = [{upstream = "openai", weight = 3}, {upstream = "azure", model = "mini-deployment"}]
@@ -68,6 +80,8 @@ def test_a_whole_file(read: Read) -> None:
     assert (openai.max_in_flight, openai.first_byte_seconds) == (200, 30.0)
     assert (azure.key_header, azure.query, azure.provider) == ("api-key", {"api-version": "2024-10-21"}, "azure")
     assert [key.secret for key in cellar.keys] == [""]
+    assert cellar.prices["qwen3"] == {"input": Decimal("0.1"), "output": Decimal("0.25")}
+    assert cellar.prices["free/of-charge"] == dict.fromkeys(PRICE_MEMBERS, Decimal(0))
     assert catalog.models == {
         "gpt-4o-mini": Route(
             (Target("openai", weight=3.0), Target("azure", "mini-deployment")), (Target("cellar", "qwen3"),), "session"
@@ -104,6 +118,16 @@ def upstream(more: str) -> str:
         (upstream("first_byte_seconds = inf"), "[upstreams.a]: first_byte_seconds must be a number"),
         (upstream("query = 1"), "[upstreams.a] query must be a table"),
         (upstream('query = {a = "b c"}'), "[upstreams.a]: query a must be printable"),
+        (upstream("prices = 1"), "[upstreams.a] prices must be a table"),
+        (upstream("prices.m = 1"), '[upstreams.a] prices."m" must be a table'),
+        (upstream("prices.m = {input = 1}"), '[upstreams.a] prices."m": output is missing'),
+        (upstream("prices.m = {output = 1}"), '[upstreams.a] prices."m": input is missing'),
+        (upstream("prices.m = {input = 1, output = 1, cash = 1}"), 'prices."m": cash is not one of input, cached'),
+        (upstream('prices.m = {input = "1 $", output = 1}'), 'prices."m": input must be a number of dollars'),
+        (upstream("prices.m = {input = -1, output = 1}"), 'prices."m": input must be a number of dollars'),
+        (upstream("prices.m = {input = 1, output = nan}"), 'prices."m": output must be a number of dollars'),
+        (upstream("prices.m = {input = 1, output = 1e400}"), 'prices."m": output must be a number of dollars'),
+        (upstream("prices.m = {input = 1, output = [1]}"), 'prices."m": output must be a text or a number'),
         (upstream("[models.m]"), "[models.m]: targets must name an upstream"),
         (upstream("[models.m]\ntargets = 1"), "[models.m]: targets must be a list"),
         (upstream('[models.m]\ntargets = ["a"]'), "[models.m] targets[0] must be a table"),
@@ -111,6 +135,7 @@ def upstream(more: str) -> str:
         (upstream('[models.m]\ntargets = [{upstream = "a", wait = 1}]'), "targets[0]: wait is not one of upstream"),
         (upstream('[models.m]\ntargets = [{upstream = "a", weight = 0}]'), "targets[0]: weight must be a number"),
         (upstream('[models.m]\ntargets = [{upstream = "a", model = ""}]'), "targets[0]: model must not be empty"),
+        (upstream('[models.m]\ntargets = [{upstream = "a", model = "a\\nb"}]'), "targets[0]: model must not be empty"),
         (
             upstream('[models.m]\ntargets = [{upstream = "a"}]\non_failure = [{upstream = "a", weight = 1}]'),
             "on_failure[0]: weight is not one of upstream, model",

@@ -130,7 +130,7 @@ class TestAddresses:
 
     def test_a_slow_first_address_may_still_win(self, port: int) -> None:
         """The next attempt does not end the first: with a good first address nobody else is asked."""
-        with Connecting(Call(5), 5) as connecting, silent_listener("127.0.0.2", full=True) as full:
+        with Connecting(Call(30), 30) as connecting, silent_listener("127.0.0.2", full=True) as full:
             sock = connected([info("127.0.0.1", port), info("127.0.0.2", full)], connecting)
             with sock:
                 assert sock.getpeername() == ("127.0.0.1", port)
@@ -169,15 +169,15 @@ class TestAddresses:
         """Only the first connection tries a dead address: the next one goes where the first has come to."""
         first = info("127.0.0.2", port)
         make = connector("http://two.test", FakeResolver(first, info("127.0.0.1", port)))
-        make.connect(Call(5)).close()
-        with socket.create_server(first[4]), make.connect(Call(5)) as sock:
+        make.connect(Call(30)).close()
+        with socket.create_server(first[4]), make.connect(Call(30)) as sock:
             assert sock.getpeername() == ("127.0.0.1", port)
 
     def test_none(self) -> None:
         """Without an address, and when all refuse, the reason is given in words of ours."""
         with silent_listener(full=False) as closed:
             pass
-        with Connecting(Call(5), 5) as connecting:
+        with Connecting(Call(30), 30) as connecting:
             with pytest.raises(CouldNotConnect, match="connection refused"):
                 connected([info("127.0.0.1", closed)] * 2, connecting)
             with pytest.raises(CouldNotConnect, match="host unreachable"):
@@ -347,13 +347,13 @@ class TestTls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate.configure_cert(context)
         with Upstream(context) as upstream, pytest.raises(CouldNotConnect) as failure:
-            connector(upstream.base_url, ca_file=ca_file).connect(Call(5))
+            connector(upstream.base_url, ca_file=ca_file).connect(Call(30))
         return failure.value.reason, failure.value.may_retry
 
     def test_a_good_one(self, authority: trustme.CA, ca_file: str) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("localhost").configure_cert(context)
-        with Upstream(context) as upstream, connector(upstream.base_url, ca_file=ca_file).connect(Call(5)) as sock:
+        with Upstream(context) as upstream, connector(upstream.base_url, ca_file=ca_file).connect(Call(30)) as sock:
             assert sock.gettimeout() is None
 
     def test_of_another_host(self, authority: trustme.CA, ca_file: str) -> None:
@@ -380,7 +380,7 @@ class TestTls:
             answering = threading.Thread(target=answer, args=(listener,))
             answering.start()
             with pytest.raises(CouldNotConnect) as failure:
-                connector(f"https://127.0.0.1:{listener.getsockname()[1]}").connect(Call(5))
+                connector(f"https://127.0.0.1:{listener.getsockname()[1]}").connect(Call(30))
             answering.join(5)
         assert failure.value.reason in {"TLS failed (WRONG_VERSION_NUMBER)", "connection reset"}
 
@@ -395,7 +395,7 @@ class TestTls:
 
 def test_a_peer_that_is_gone_is_noticed(port: int) -> None:
     """The kernel looks after connections on which nothing comes."""
-    with connector(f"http://127.0.0.1:{port}").connect(Call(5)) as sock:
+    with connector(f"http://127.0.0.1:{port}").connect(Call(30)) as sock:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 30
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 30_000

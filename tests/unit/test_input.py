@@ -31,21 +31,22 @@ def test_many_bad_entries_take_no_time() -> None:
     entries = Watched(["x"] * 1000)
     _, errors = read_turns(entries)
     assert (len(errors), entries.read) == (50, 50)
-    entries = Watched(["\ud800"] * 1000)
-    errors = broken_rules(ChatRequest(user_message="hi", memory_context=entries), {})
-    assert (len(errors["memory_context"]), entries.read) == (50, 50)
+    for name in ("memory_context", "segment_tags"):
+        entries = Watched(["\ud800"] * 60)
+        errors = broken_rules(ChatRequest(user_message="hi", stream=True, segments=True, **{name: entries}), {})
+        assert (len(errors[name]), entries.read) == (50, 50)
 
 
-@pytest.mark.parametrize("name", ["images", "memory_context", "conversation_history"])
+@pytest.mark.parametrize("name", ["images", "memory_context", "conversation_history", "segment_tags"])
 def test_a_list_that_is_too_long_is_not_looked_at(name: str) -> None:
     """Its length alone is refused, over HTTP and in plain Python; at the limit it is read."""
-    most = {"images": 8}.get(name, 10_000)
-    entry = {"images": "https://a.example/x.png", "memory_context": "x", "conversation_history": "user: x"}[name]
+    most = {"images": 8, "segment_tags": 64}.get(name, 10_000)
+    entry = {"images": "https://a.example/x.png", "conversation_history": "user: x"}.get(name, "x")
     entries = Watched([entry] * (most + 1))
     errors = ChatRequestSchema().validate({"user_message": "hi", name: entries})
     assert (errors, entries.read) == ({name: [f"must be at most {most} long"]}, 0)
     _, turn_errors = read_turns(entries if name == "conversation_history" else ())
-    request = ChatRequest(user_message="hi", **{name: entries})
+    request = ChatRequest(user_message="hi", stream=True, segments=True, **{name: entries})
     assert broken_rules(request, turn_errors) == {name: [f"must be at most {most} long"]}
     assert entries.read <= most
     assert ChatRequestSchema().validate({"user_message": "hi", name: [entry] * most}) == {}

@@ -395,7 +395,8 @@ class TestSignals:
         while not worker.left and time.monotonic() - began < 3:
             signal.raise_signal(signal.SIGTERM)
             time.sleep(0.05)
-        assert 0.5 <= time.monotonic() - began < 1
+        assert worker.left
+        assert time.monotonic() - began >= 0.5
 
     def test_a_stop_without_a_drain(self, worker: FakeWorker) -> None:
         """A timer of zero seconds would never end."""

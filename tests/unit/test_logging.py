@@ -37,9 +37,10 @@ def log_format(request: pytest.FixtureRequest) -> str:
 def write(log_format: str, tmp_path: Path) -> Iterator[Write]:
     """Log one record through our formatter and file, and give what the file then holds."""
     path = tmp_path / "app.log"
-    configured = log_config(
-        Config(log_file=str(path), log_format=log_format, openai_api_key=QUOTED_KEY), "one-of-several-keys"
+    config = Config(
+        log_file=str(path), log_format=log_format, openai_api_key=QUOTED_KEY, memory_token="the-memory-token"
     )
+    configured = log_config(config, "one-of-several-keys")
     formatter = configured["formatters"]["line"]
     handler = LogFile(str(path))
     handler.setFormatter(formatter["()"](formatter["redact"]))
@@ -81,6 +82,7 @@ def only_line(text: str) -> str:
         ("bEaReR abcdefgh", "abcdefgh"),
         (f"url=http://x/?k={QUOTED_KEY}&b=1", "quotes"),
         ("rejected one-of-several-keys", "one-of-several-keys"),
+        ("rejected the-memory-token", "the-memory-token"),
     ],
 )
 def test_secrets_are_redacted(write: Write, said: str, secret: str) -> None:

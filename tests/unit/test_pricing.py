@@ -11,7 +11,7 @@ from genai_prices import Usage as ListUsage
 from genai_prices import calc_price
 from genai_prices.data_snapshot import get_snapshot
 
-from app.ledger.pricing import NANO, Prices
+from app.ledger.pricing import NANO, PricedUpstream, Prices
 from app.models import Usage
 from app.units import dollars
 
@@ -82,6 +82,32 @@ def test_an_own_price_of_what_is_written_to_a_cache(tmp_path: Path) -> None:
     kept = Usage(4, 0, 4, cache_write_tokens=2, cache_write_1h_tokens=1)
     assert Prices(own).cost_nano("a", kept) is None
     assert Prices(own).cost_nano("b", kept) == 1000 + 2500 + 2000
+
+
+def test_an_upstreams_own_price_wins_there(tmp_path: Path) -> None:
+    """Over PRICES_FILE and the list, by the name that answers or the one that was asked for, and nowhere else."""
+    file = tmp_path / "prices.toml"
+    file.write_text("[models.gpt-4o-mini]\ninput = 1\noutput = 2\n[models.mine]\ninput = 3\noutput = 4\n")
+    own = {"gpt-4o-mini": {"input": Decimal("0.1"), "output": Decimal("0.25")}}
+    cellar, azure = PricedUpstream("http://cellar.test/v1", own), PricedUpstream("azure", {})
+    prices, usage = Prices(file, upstreams={"cellar": cellar, "azure": azure}), Usage(1000, 1000, 2000)
+    assert prices.cost_nano("gpt-4o-mini", usage, upstream="cellar") == 350_000
+    assert prices.cost_nano("what-it-calls-itself", usage, asked="gpt-4o-mini", upstream="cellar") == 350_000
+    for elsewhere in ("azure", ""):
+        assert prices.cost_nano("gpt-4o-mini", usage, upstream=elsewhere) == 3_000_000
+    assert prices.cost_nano("mine", usage, upstream="cellar") == 7_000_000
+    assert prices.cost_nano("gpt-4o", usage, upstream="cellar") == prices.cost_nano("gpt-4o", usage) is not None
+
+
+def test_the_version_of_prices_tells_of_every_source(tmp_path: Path) -> None:
+    """A row says by which prices it was billed."""
+    file = tmp_path / "prices.toml"
+    file.write_text("[models.m]\ninput = 1\noutput = 2\n")
+    at = [{"a": PricedUpstream("openai", {"m": {"input": Decimal(dear), "output": Decimal(1)}})} for dear in (1, 2)]
+    none = {"a": PricedUpstream("openai", {})}
+    known = [Prices(), Prices(file), Prices(upstreams=at[0]), Prices(upstreams=at[1]), Prices(file, upstreams=at[0])]
+    assert len({prices.version for prices in known}) == len(known)
+    assert Prices(upstreams=none).version == Prices().version
 
 
 @pytest.mark.parametrize("nano", [0, 1, 10, 999_999_999, 10**9, 1_500_000_000, 123 * 10**9 + 4, -1, -2_500_000_000])

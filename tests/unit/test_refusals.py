@@ -241,8 +241,8 @@ def test_a_message_is_bounded_and_can_be_sent() -> None:
         "sk-" * 300_000,
         "Bearer " * 100_000,
     ):
-        began = time.monotonic()
+        began = time.process_time()
         refusal = read({"error": text})
         assert len(refusal.scrubbed(CALLER_KEY, "x").message) <= MESSAGE_MAX_LENGTH == 2000
         assert not refusal.is_about_the_model
-        assert time.monotonic() - began < 0.5
+        assert time.process_time() - began < 0.5

@@ -100,7 +100,7 @@ def test_a_waiting_call_that_ends_waits_no_longer(threads: ThreadPoolExecutor, r
     slots.acquire(Call(10))
     first, second = queue(slots, threads, [ended, patient])
     ended.end(reason)  # type: ignore[arg-type]
-    assert first.result(0.2) == {"deadline": "upstream_timeout", "caller_gone": "client_closed_request"}[reason]
+    assert first.result(3) == {"deadline": "upstream_timeout", "caller_gone": "client_closed_request"}[reason]
     slots.release()
     assert (second.result(1), slots.in_use) == ("granted", 1)
 
@@ -113,7 +113,8 @@ def test_a_waiting_call_ends_at_its_deadline() -> None:
     with pytest.raises(OpenAIClientException) as caught:
         slots.acquire(Call(0.2))
     assert caught.value.error_code == "upstream_timeout"
-    assert time.monotonic() - began < 0.4
+    # Well before the 5 s that every call may wait.
+    assert time.monotonic() - began < 3
 
 
 def test_no_slot_is_lost_or_doubled_under_load(threads: ThreadPoolExecutor) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 
 from app.config import Config
 from app.errors import ConfigurationException, ServiceException
@@ -23,8 +27,10 @@ from app.store.engine import make_engine
 from app.store.fitting import WHOLE_MAX
 from app.store.revision import NewerDatabase, check_file
 from app.store.statement import PLACE, RowsStatement
-from app.store.tables import requests
+from app.store.tables import metadata, requests
 from tests.conftest import EVERY_STORE
+from tests.postgres import Postgres
+from tests.records import connected
 
 
 @pytest.mark.parametrize(
@@ -131,6 +137,55 @@ def test_a_digest_key_of_an_odd_size(tmp_path: Path, size: int) -> None:
     (tmp_path / "token_digest.key").write_bytes(b"k" * size)
     with pytest.raises(ConfigurationException, match="must hold 32 bytes"):
         digest_key(Config(database_url=f"sqlite:///{tmp_path}/llm.db"))
+
+
+# SQLAlchemy does not read indexes on expressions back; where they matter there is a test of the query.
+@pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
+@pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index")
+@EVERY_STORE
+def test_the_migrations_make_the_tables(database_url: str) -> None:
+    """Those that the code knows, with their columns, keys and indexes."""
+    database = Database(database_url)
+    database.migrate()
+    database.close()
+    with connected(database_url) as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+@EVERY_STORE
+def test_what_fails_aside_fails_alone(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """No request's write or read is taken for one to a database that is away."""
+    database = Database(database_url)
+    for writes in (True, False):
+        with pytest.raises(ServiceException) as failed:
+            database.run_aside(lambda connection: connection.execute(sa.text("SELECT 1 FROM nothing")), writes=writes)
+        assert failed.value.error_code == "store_unavailable"
+        assert database.is_writable()
+    assert caplog.text == ""
+    database.close()
+
+
+def test_what_hangs_aside_hangs_alone(postgres: Postgres, postgresql_url: str) -> None:
+    """As many threads as there were tries would be missing for the reads of requests else."""
+    database, began = Database(postgresql_url, timeout_seconds=0.5), list[float]()
+
+    def work(connection: sa.Connection) -> int:
+        return int(connection.execute(sa.text("SELECT 1")).scalar_one())
+
+    assert database.run_aside(work, writes=False) == 1
+    with postgres.frozen():
+        for _ in range(3):
+            began.append(time.monotonic())
+            with pytest.raises(ServiceException):
+                database.run_aside(work, writes=False)
+        assert time.monotonic() - began[1] < 0.4
+    give_up = time.monotonic() + 10
+    while time.monotonic() < give_up:
+        with contextlib.suppress(ServiceException):
+            if database.run_aside(work, writes=True) == 1:
+                break
+    assert time.monotonic() < give_up
+    database.close()
 
 
 @EVERY_STORE

@@ -254,7 +254,10 @@ class TestChatResponse:
         "response_json": None,
         "dropped_turns": 0,
         "cost_usd": None,
+        "turn": None,
+        "summarised_turns": None,
         "character": None,
+        "ai_generated": True,
     }
 
     def test_from_our_response(self) -> None:

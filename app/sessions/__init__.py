@@ -1,0 +1,1 @@
+"""Sessions: conversations that the server keeps because a request asked for it (docs/architecture, "Sessions")."""
