@@ -209,8 +209,8 @@ class _Heard:
 
     def text(self, piece: str) -> None:
         """See Listener."""
-        self._pieces.append(piece)
         self._listener.text(piece)
+        self._pieces.append(piece)
 
 
 def _numbered(response: ChatResponse, turn: OpenTurn, *, is_written: bool) -> ChatResponse:

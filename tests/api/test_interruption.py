@@ -14,6 +14,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.ledger.accounts import Limits
+from app.services.turn_stream import MAX_WAITING_EVENTS
 from tests.api.test_sessions import heard, kept, say
 from tests.conftest import EVERY_STORE
 from tests.records import add_client, rows, settled
@@ -173,6 +174,17 @@ def test_a_turn_in_another_worker_is_cut(
     assert answer == {"turn": 1, "answer_text": "Once", "interrupted": True, "was_running": True}
     assert (upstream.received[0].left_early or 0) - began < WITHIN_SECONDS
     assert running.events()[-1][1]["code"] == "turn_interrupted"
+
+
+def test_a_caller_that_stops_reading(app: Flask, upstream: Upstream, database_url: str) -> None:
+    """As it may at the moment in which it interrupts: the turn does not wait for it. What it reads later is an end."""
+    upstream.script(endless(*["word "] * (2 * MAX_WAITING_EVENTS)))
+    unread = say(app.test_client(), "Tell me.", stream=True)
+    time.sleep(0.5)
+    assert interrupt(app.test_client(), 9).get_json()["answer_text"] == "word word"
+    events = read_events(b"".join(unread.response))
+    assert events[-1][1]["code"] == "turn_interrupted"
+    assert len(events) > MAX_WAITING_EVENTS
 
 
 def test_a_turn_is_interrupted_twice(
