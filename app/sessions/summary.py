@@ -3,7 +3,7 @@
 As with a turn (turns.py) the pending row of the ledger is the lock, and it ends with its worker. So one summary of a
 session is made at a time, in whatever worker or machine, and no turns are summarised and paid for twice. The turns go
 on meanwhile. What was made of a summary that is not there any more, as its caller has put another one in its place, is
-thrown away: whoever changes a summary clears `summary_request`, or changes `summary_turns`.
+thrown away: whoever changes a summary clears `summary_request`.
 """
 
 from __future__ import annotations
@@ -43,11 +43,7 @@ _COUNT = Statement(
 )
 _KEEP = Statement(
     sessions.update()
-    .where(
-        _THIS,
-        sessions.c.summary_request == sa.bindparam("request"),
-        sessions.c.summary_turns == sa.bindparam("covered_before"),
-    )
+    .where(_THIS, sessions.c.summary_request == sa.bindparam("request"))
     .values(
         summary=sa.bindparam("text"),
         summary_turns=sa.bindparam("covers"),
@@ -103,7 +99,6 @@ class OpenSummary:
         kept = {
             "of_session": self.key,
             "request": self.request_id,
-            "covered_before": self.conversation.summary_turns,
             "covers": self.covers,
             "text": self.seal.close(_fit_text(self.text) if _fit_text else self.text),
             "model": ending.model and (_fit_model(ending.model) if _fit_model else ending.model),

@@ -78,12 +78,13 @@ def facts(found: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r"fact-\d+", found)))
 
 
-def summarising(then: Answer = echo) -> Answer:
+def summarising(then: Answer = echo, delay: float = 0.0) -> Answer:
     """Answers a summary with all facts of what it is given, as short as can be; all others as `then` does."""
 
     async def answer(received: Received, writer: asyncio.StreamWriter) -> None:
         if is_summary(received):
             numbers = " ".join(facts(received.json["input"][-1]["content"]))
+            await asyncio.sleep(delay)
             await text(f"Kept: {numbers}")(received, writer)
         else:
             await then(received, writer)
@@ -406,6 +407,23 @@ def test_a_stop_gives_a_summary_up(app: Flask, upstream: Upstream, database_url:
     say(app.test_client(), "Still served.", max_context_tokens=LIMIT)
     summaries_of(app).flush(5)
     assert len(asked_for_summaries(upstream)) == 1
+
+
+def test_so_many_summaries_are_made_at_once(
+    make_app: Callable[..., Flask], upstream: Upstream, database_url: str
+) -> None:
+    """And with a quarter of the slots at most; another session's is made after its next turn."""
+    app = make_app(max_concurrent_requests=8)
+    upstream.default = either(delayed(1, text("Late.")), text("Yes."))
+    history = [f"{role}: {WORDS} {WORDS}" for _ in range(8) for role in ("user", "assistant")]
+    for number in range(4):
+        body = {"conversation_history": history, "max_context_tokens": LIMIT, "session": f"s-{number}"}
+        assert say(app.test_client(), "Go on.", **body).status_code == 200
+    summaries_of(app).flush(20)
+    assert {row["session_id"] for row in summary_rows(database_url)} == {"s-0", "s-1"}
+    assert say(app.test_client(), "Go on.", session="s-3", max_context_tokens=LIMIT).status_code == 200
+    summaries_of(app).flush(20)
+    assert {row["session_id"] for row in summary_rows(database_url)} == {"s-0", "s-1", "s-3"}
 
 
 def test_no_summary_is_begun_while_the_server_drains(app: Flask, upstream: Upstream) -> None:
