@@ -142,7 +142,7 @@ def forget_summary(session_id: str) -> Response:
 @blp.post("/<session_id>/interrupt")
 @blp.arguments(InterruptSchema, example={"heard_characters": 42})
 @blp.response(200, InterruptionSchema)
-@blp.problems(*PROBLEMS_OF_ONE, *PROBLEMS_OF_A_BODY, "session_busy")
+@blp.problems(*PROBLEMS_OF_ONE, *PROBLEMS_OF_A_BODY, "session_busy", "session_unreadable")
 def interrupt(body: dict[str, Any], session_id: str) -> Interruption:
     """Cut the answer that is being given, or trim the last one
 
