@@ -73,12 +73,21 @@ def test_turns_of_one_session_come_in_order(
 ) -> None:
     """A hundred at once over two workers: each is made of all that are stored before it; none is lost or doubled."""
     server = start_server(WEB_CONCURRENCY=WORKERS, MAX_QUEUE_SECONDS=60, DEFAULT_MAX_CONTEXT_TOKENS=100_000)
+    upstream.default = delayed(0.02, echo)
+
+    def say(number: int) -> Any:
+        return server.request("POST", "/api/v1/chat", body(f"word{number}", "s-1"))
+
     with ThreadPoolExecutor(TURNS) as threads:
-        answers = list(
-            threads.map(
-                lambda number: server.request("POST", "/api/v1/chat", body(f"word{number}", "s-1")), range(TURNS)
-            )
-        )
+        asked = []
+        for place, other in enumerate(reversed(server.worker_pids)):
+            # A worker that has just woken up may take all connections: half of them come while the other one sleeps.
+            os.kill(other, signal.SIGSTOP)
+            server.wait_ready("/livez")
+            asked += [threads.submit(say, number) for number in range(place, TURNS, WORKERS)]
+            time.sleep(0.5)
+            os.kill(other, signal.SIGCONT)
+        answers = [one.result() for one in asked]
     assert {answer.status for answer in answers} == {200}
     assert sorted(answer.json["turn"] for answer in answers) == list(range(1, TURNS + 1))
     stored = kept(database_url)["s-1"]
@@ -86,6 +95,7 @@ def test_turns_of_one_session_come_in_order(
     assert [turn["number"] for turn in stored] == list(range(1, TURNS + 1))
     assert sorted(said) == sorted(f"word{number}" for number in range(TURNS))
     assert all(stored[answer.json["turn"] - 1]["answer_text"] == answer.json["response_text"] for answer in answers)
+    assert len({row["owner"] for row in rows(database_url)}) == WORKERS
     assert len(upstream.received) == TURNS
     for place, received in enumerate(upstream.received):
         assert heard_by(received) == said[: place + 1]
