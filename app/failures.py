@@ -146,15 +146,6 @@ FAILURES: Mapping[str, Failure] = {
         "다른 세션은 정상 처리됨.",
         told="채팅 서비스 오류: 이 세션의 저장된 내용을 읽을 수 없습니다. 운영자에게 문의하거나 새 세션을 시작하세요.",
     ),
-    "session_unreadable": Failure(
-        500,
-        "server",
-        "What is stored of this session cannot be read: the key that sealed it is neither `SESSION_KEY` nor one of "
-        "`SESSION_KEY_OLD`, or it is damaged. Other sessions are served.",
-        "이 세션의 저장된 내용을 읽을 수 없음. 암호화한 키가 `SESSION_KEY`와 `SESSION_KEY_OLD`에 없거나 내용이 손상됨. "
-        "다른 세션은 정상 처리됨.",
-        told="대화 오류: 이 세션의 저장된 내용을 읽을 수 없습니다. 서버 운영자에게 문의하거나 새 세션을 시작하세요.",
-    ),
     "turn_interrupted": Failure(
         409,
         "client",
