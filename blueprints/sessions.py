@@ -74,7 +74,7 @@ def change(given: dict[str, Any], session_id: str) -> dict[str, Any]:
 
     What is not given stays.
     """
-    return service(SessionChanges).describe(_owner(), session_id, **given)
+    return service(SessionChanges).change(_owner(), session_id, **given)
 
 
 @blp.delete("/<session_id>")

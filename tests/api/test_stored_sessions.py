@@ -194,6 +194,7 @@ class TestOwners:
         for answer in asked:
             assert answer.status_code == 422
             assert "SESSIONS" in answer.get_json()["detail"]
+            assert "SESSIONS" in answer.get_json()["error_message"]
         assert client.get(f"{SESSIONS}/s-1").status_code == 200
 
 
