@@ -12,7 +12,7 @@ from flask import Flask
 from app.calls.call import Calls
 from app.calls.watchdog import Watchdog
 from app.characters.characters import Characters
-from app.config import Config
+from app.config import NO_SUMMARIES, Config
 from app.ledger.accounts import Accounts
 from app.ledger.ledger import Ledger
 from app.ledger.pricing import PricedUpstream, Prices
@@ -32,12 +32,16 @@ from app.process.upstream_commands import register_upstream_commands
 from app.services.cache import ResponseCache
 from app.services.chat import ChatService
 from app.services.exchange import Exchange
+from app.services.interrupting import Interrupting
 from app.services.memory_hook import MemoryHook
 from app.services.model_list import ModelList
 from app.services.notice import Notices
 from app.services.passthrough import Passthrough
 from app.services.remembering import Remembering
+from app.services.running import RunningTurns
+from app.services.summaries import Summaries
 from app.sessions.changes import SessionChanges
+from app.sessions.interruption import Interruptions
 from app.sessions.seal import Seal
 from app.sessions.sessions import Sessions
 from app.sessions.stored import StoredSessions
@@ -111,15 +115,22 @@ def make_app(config: Config) -> Flask:
     provide(
         app, config, database, accounts, ledger, counts, slots, fleet, exchange, passthrough, ModelList(exchange), calls
     )
-    seal = Seal()
+    readiness = Readiness(database.is_writable, *needed)
+    seal = Seal(config.session_key, config.session_key_old)
     changes = SessionChanges(database, seal)
     kept = Sessions(database, seal) if config.sessions else None
-    remembering = Remembering(kept, memory_hook, config.max_queue_seconds)
+    summaries = None
+    if kept is not None and config.summary_model != NO_SUMMARIES:
+        summaries = Summaries(kept, exchange, config, calls, counts, lambda: readiness.draining)
+    interruptions = Interruptions(database, kept) if kept else None
+    running = RunningTurns(interruptions.marked) if interruptions else RunningTurns()
+    remembering = Remembering(kept, memory_hook, config.max_queue_seconds, summaries, running)
     provide(app, remembering, StoredSessions(database, seal), changes)
+    provide(app, Interrupting(interruptions, running, memory_hook))
     characters = Characters(database, clock=database.clock)
     provide(app, ChatService(exchange, config, cache, remembering, characters), memory_hook, characters)
     provide(app, UsageReports(database), Notices(config))
-    provide(app, Readiness(database.is_writable, *needed), QuickStop(calls, ledger, database))
+    provide(app, readiness, QuickStop(calls, ledger, database))
     provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))
     provide(app, Housekeeping(ledger, config.ledger_retention_days, changes, config.session_retention_days))
     provide(app, SharedHealth(fleet.upstreams if catalog.is_listed else {}, database, ledger.fingerprint))

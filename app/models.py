@@ -127,6 +127,11 @@ class ChatRequest:
     character: str | None = ""
     user_name: str | None = ""
 
+    @property
+    def credentials(self) -> Credentials:
+        """Who is to pay."""
+        return Credentials(self.openai_api_key or "", bool(self.free_mode), upstream=self.upstream or "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:

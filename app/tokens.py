@@ -18,6 +18,17 @@ def estimate_tokens(text: str) -> int:
     return _tokens(ascii_characters, len(text) - ascii_characters)
 
 
+def beginning(text: str, max_tokens: int) -> str:
+    """As much of the beginning of a text as has at most `max_tokens`, estimated."""
+    text = text[: int(max_tokens * ASCII_CHARACTERS_PER_TOKEN)]
+    left = float(max_tokens)
+    for place, character in enumerate(text):
+        left -= 1 / (ASCII_CHARACTERS_PER_TOKEN if character.isascii() else OTHER_CHARACTERS_PER_TOKEN)
+        if left < 0:
+            return text[:place]
+    return text
+
+
 class TextCount:
     """Estimates a text that comes in pieces, without keeping it."""
 

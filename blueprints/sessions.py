@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.services.interrupting import Interrupting, Interruption
 from app.services.remembering import Remembering
 from app.sessions.changes import SessionChanges
 from app.sessions.lines import read_lines
@@ -14,6 +15,7 @@ from app.web.lines import DOCUMENTED, lines_answer, lines_body
 from app.web.problems import PROBLEM
 from app.web.services import service
 from app.web.strict import StrictBlueprint
+from schemas.interruption import InterruptionSchema, InterruptSchema
 from schemas.sessions import (
     SessionChangeSchema,
     SessionQuerySchema,
@@ -135,6 +137,18 @@ def forget_summary(session_id: str) -> Response:
     """
     service(SessionChanges).forget_summary(_owner(), session_id)
     return Response(status=204)
+
+
+@blp.post("/<session_id>/interrupt")
+@blp.arguments(InterruptSchema, example={"heard_characters": 42})
+@blp.response(200, InterruptionSchema)
+@blp.problems(*PROBLEMS_OF_ONE, *PROBLEMS_OF_A_BODY, "session_busy")
+def interrupt(body: dict[str, Any], session_id: str) -> Interruption:
+    """Cut the answer that is being given, or trim the last one
+
+    What was never heard is not remembered. A running call to the upstream is closed, and what it has used is billed.
+    """
+    return service(Interrupting).interrupt(principal(), session_id, body["heard_characters"])
 
 
 def _owner() -> int:

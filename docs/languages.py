@@ -52,6 +52,12 @@ ACCEPTED_KO = {
     r"`true` or `false`": "`true` 또는 `false`",
     r"one of (.+)": r"\1 중 하나",
     r"1 to 8000 printable ASCII characters without spaces": "공백이 없는 인쇄 가능한 ASCII 문자 1~8000자",
+    r"32 to 256 random printable ASCII characters without spaces and commas": (
+        "공백과 쉼표가 없는 임의의 인쇄 가능한 ASCII 문자 32~256자"
+    ),
+    r"keys separated by commas, each 32 to 256 random printable ASCII characters without spaces and commas": (
+        "쉼표로 구분한 키. 키마다 공백과 쉼표가 없는 임의의 인쇄 가능한 ASCII 문자 32~256자"
+    ),
     r"8 to 256 printable ASCII characters without spaces": "공백이 없는 인쇄 가능한 ASCII 문자 8~256자",
     r"printable ASCII characters without spaces": "공백이 없는 인쇄 가능한 ASCII 문자",
     r"an http\(s\) URL without credentials, query or fragment": "인증 정보, 쿼리, 프래그먼트가 없는 http(s) URL",
@@ -71,6 +77,7 @@ ACCEPTED_KO = {
 ROUTES_KO = {
     "chat.chat": "채팅 한 턴에 답변",
     "chat.preview": "채팅 한 턴이 업스트림에 보낼 내용을 미리 보기",
+    "sessions.interrupt": "진행 중인 응답을 끊거나 마지막 응답을 들은 데까지 줄이기",
     "notice.notice": "사람에게 보여 줄 AI 고지",
     "characters.page": "캐릭터 목록",
     "characters.show": "캐릭터 하나, 또는 그 버전 하나",

@@ -22,8 +22,12 @@ from app.store.tables import requests, spending, user_spending
 from app.units import MICROSECONDS, dollars
 
 RATE_WINDOW_SECONDS = 60
-LISTING_ROUTES: list[sa.ColumnElement[str]] = [
-    sa.literal_column(f"'{route}'") for route in ("/v1/models", "/v1/models/<model>")
+SUMMARY_ROUTE = "session-summary"
+"""Of the requests that the server makes itself to summarise a session. They count against no rate and take no place of
+a client's concurrency: else they would have its turns refused. Its budget pays for them."""
+IS_SUMMARY = requests.c.route == sa.literal_column(f"'{SUMMARY_ROUTE}'")
+UNCOUNTED_ROUTES: list[sa.ColumnElement[str]] = [
+    sa.literal_column(f"'{route}'") for route in ("/v1/models", "/v1/models/<model>", SUMMARY_ROUTE)
 ]
 """Their requests count against no rate."""
 LONGEST_RETRY_SECONDS = 86_400
@@ -91,7 +95,7 @@ def _recent(*whose: str) -> Statement:
             *(requests.c[name] == sa.bindparam(f"of_{name}") for name in whose),
             requests.c.created_at > sa.bindparam("since"),
             requests.c.created_at < sa.bindparam("until"),
-            requests.c.route.not_in(LISTING_ROUTES),
+            requests.c.route.not_in(UNCOUNTED_ROUTES),
         )
     )
 

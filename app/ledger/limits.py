@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from app.calls.call import Call
 from app.errors import ChatServiceException, ValidationException
 from app.ledger.accounts import Account, Principal
-from app.ledger.allowances import CLOCK_SECONDS, Allowance, of_client, of_user, refused
+from app.ledger.allowances import CLOCK_SECONDS, IS_SUMMARY, SUMMARY_ROUTE, Allowance, of_client, of_user, refused
 from app.ledger.beside import Beside
 from app.ledger.lease import LEASE_SECONDS
 from app.models import Usage
@@ -24,6 +24,7 @@ _LEASED = Statement(
         requests.c.status == sa.literal_column("'pending'"),
         requests.c.lease_until > sa.bindparam("now"),
         requests.c.lease_until < sa.bindparam("until"),
+        ~IS_SUMMARY,
     )
 )
 
@@ -56,6 +57,11 @@ class Ask:
     end_user: str | None = None
     user_member: str = "user"
     character: str = ""
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it counts against a rate and a concurrency: a summary does not."""
+        return self.route != SUMMARY_ROUTE
 
     def most_usage(self, limit: int) -> Usage:
         """The most that the request may use with `limit` output tokens per choice."""
@@ -149,6 +155,8 @@ class Standing:
             self._check_concurrency(account.concurrency)
             return Reservation()
         own, user = self._own, self._of_user(ask.end_user)
+        if not ask.is_counted:
+            return self._reserve(opening, own, user)
         rates = [one.rate for one in (own, user) if one is not None and one.rate is not None]
         for rate in rates:
             rate.check()

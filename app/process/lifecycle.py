@@ -35,6 +35,8 @@ INHERITED_SOCKET = {"LISTEN_FDS", "GUNICORN_FD"}
 """Set when the listening socket is inherited: from systemd, and from the old master when SIGUSR2 starts a new one."""
 OPEN_FILES = 65_536
 GC_THRESHOLDS = (10_000, 20, 50)
+SUMMARY_SECONDS = 1.0
+"""How long a worker's end waits until summaries that were given up are settled."""
 TELL_SECONDS = 2.0
 """How long a worker's end waits until MEMORY_URL has been told of the last turns."""
 
@@ -176,14 +178,18 @@ class Hooks:
         collect_less_often()
 
     def worker_exit(self, server: Arbiter, worker: Worker) -> None:
-        """In a worker, at its end: wait until what is settled is written and turns are told; tell what was counted."""
+        """In a worker, at its end: give up summaries, wait until what is settled is written and turns are told; tell
+        what was counted."""
         # A worker that could not load the application has none.
         if (application := getattr(worker, "wsgi", None)) is not None:
             from app.process.metrics import Metrics
             from app.services.memory_hook import MemoryHook
+            from app.services.remembering import Remembering
             from app.store.database import Database
             from app.web.services import service
 
+            if (summaries := service(Remembering, application).summaries) is not None:
+                summaries.stop(SUMMARY_SECONDS)
             service(Database, application).flush(self._settings.database_timeout)
             service(MemoryHook, application).flush(TELL_SECONDS)
             service(Metrics, application).refresh()

@@ -119,9 +119,12 @@ class Assembler:
         tokens |= {"history": prompt.tokens_of(past.messages), "user": estimate_tokens(past.user_message)}
         tokens |= {name: prompt.tokens_of(found) for name, found in before.items()}
         user = {"role": "user", "content": past.user_message}
+        model = request.model or self._config.default_model
+        if turn is not None:
+            turn.model = model
         generation = Generation(
             messages=[*system_messages(parts), *itertools.chain(*before.values()), *past.messages, user],
-            model=request.model or self._config.default_model,
+            model=model,
             instructions=request.instructions or "",
             max_tokens=self._config.default_max_tokens if request.max_tokens is None else request.max_tokens,
             temperature=self._config.default_temperature if request.temperature is None else request.temperature,
@@ -161,6 +164,7 @@ class Assembler:
         limit, user_message = self.max_context_tokens(request), request.user_message
         left = limit - used - estimate_tokens(user_message)
         if turn is not None:
+            turn.room = left
             turns = newest(turn.past, left)
             messages, user_message = joined_to_user(messages_of(turns), user_message)
             dropped = turn.uncovered - len(turns)

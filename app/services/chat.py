@@ -2,66 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
 
 from app.calls.call import Call
 from app.characters.characters import Characters
 from app.characters.speaking import Script
 from app.config import Config
-from app.errors import ServiceException, ValidationException
+from app.errors import ValidationException
 from app.json_bytes import dump_json
 from app.ledger.accounts import NOBODY, Principal
 from app.ledger.end_users import known_as
 from app.ledger.limits import Ask, check_permission
-from app.models import ApiKey, ChatPreview, ChatRequest, ChatResponse, Completion, Credentials, Generation, Message
+from app.models import ApiKey, ChatPreview, ChatRequest, ChatResponse, Completion, Generation, Message
 from app.services.assembly import Assembled, Assembler, system_message
 from app.services.cache import ResponseCache
-from app.services.exchange import Asked, Exchange, HeldResponse, Meant, OpenExchange
+from app.services.completing import Completing, Listener, ParsedCompletion, parsed
+from app.services.exchange import Exchange, OpenExchange
 from app.services.remembering import Remembering
 from app.services.rules import read_turns
 from app.sessions.turns import OpenTurn
 from app.tokens import estimate_tokens, image_tokens
 from app.units import dollars
-from app.upstreams.dialects import DIALECTS, Dialect
-from app.upstreams.errors import bad_response
 from app.upstreams.fleet import NATIVE
-from app.upstreams.json import TextJoiner, load_answered_json
-from app.upstreams.parameters import ADDED, AdaptedBody
-from app.upstreams.plan import Attempt
-from app.upstreams.sse import StreamEvent
 
 ROUTE = "/api/v1/chat"
-TEXT_MAX_LENGTH = 8 * 1024 * 1024
-"""Characters of a streamed answer, which is held whole until its end."""
-
-
-class Listener(Protocol):
-    """Is told of a streamed answer while it comes."""
-
-    def started(self, model: str, api_key_source: str, *, cached: bool) -> None:
-        """Upstream, or the cache, began to answer; `model` is the one that answers, else the one asked for."""
-
-    def text(self, piece: str) -> None:
-        """The next piece of text."""
-
-    def delivered(self) -> int:
-        """How many characters of the text the caller was sent."""
-
-
-@dataclass(frozen=True)
-class ParsedCompletion:
-    """What the model answered, and the JSON in it when the request gave a schema."""
-
-    completion: Completion
-    json: Any = None
-
-
 CompletionCache = ResponseCache[Completion]
 
 
@@ -78,6 +44,7 @@ class ChatService:
     ) -> None:
         self._config = config or Config.from_env()
         self._exchange = exchange or Exchange.in_process(self._config)
+        self._completing = Completing(self._exchange)
         self._cache = cache
         self._remembering = remembering or Remembering()
         self._assembler = Assembler(self._config, characters)
@@ -110,7 +77,7 @@ class ChatService:
             ask = _ask(request, assembled, streamed=listener is not None)
             with self._exchange.open(
                 ask,
-                _credentials(request),
+                request.credentials,
                 principal,
                 call,
                 dialect=NATIVE,
@@ -118,7 +85,7 @@ class ChatService:
                 beside=turn,
             ) as exchange:
                 if cache is None:
-                    answer = self._complete(exchange, assembled.generation, heard)
+                    answer = self._completing.complete(exchange, assembled.generation, heard)
                 else:
                     answer = self._cached(cache, exchange, assembled.generation, call, principal, listener)
                 if turn is not None:
@@ -139,13 +106,13 @@ class ChatService:
         turn = self._remembering.look(self._assembler.new_turn(checked), principal) if request.remember else None
         assembled = self._assembler.assemble(checked, turn)
         ask = _ask(request, assembled, streamed=bool(request.stream))
-        plan = self._exchange.plan(ask, _credentials(request), principal, NATIVE)
+        plan = self._exchange.plan(ask, request.credentials, principal, NATIVE)
         if principal.account is not None:
             check_permission(principal.account, ask, server_pays=plan.payer.may_be_server)
         first = plan.attempts[0]
-        body = self._body(assembled.generation, first, stream=bool(request.stream)).body
+        body = self._completing.body(assembled.generation, first, stream=bool(request.stream)).body
         return ChatPreview(
-            upstream_path=self._dialect(first).PATH,
+            upstream_path=self._completing.dialect(first).PATH,
             upstream_body=body.decode(),
             api_key_source=first.key.source,
             tokens=assembled.tokens,
@@ -168,7 +135,7 @@ class ChatService:
 
         Shared by all clients, it would tell each of them what another one has asked.
         """
-        shape, first = self._dialect(exchange.first).request_body(generation), exchange.payer.first
+        shape, first = self._completing.dialect(exchange.first).request_body(generation), exchange.payer.first
         owner = "" if principal.account is None else str(principal.account.id)
         new: list[ParsedCompletion] = []
 
@@ -178,7 +145,7 @@ class ChatService:
             return cache.key(owner.encode(), paid_by.secret.encode(), at.encode(), shape)
 
         def fetch() -> tuple[bytes, Completion]:
-            new.append(self._complete(exchange, generation, listener))
+            new.append(self._completing.complete(exchange, generation, listener))
             return place(exchange.paid_by), new[0].completion
 
         completion, hit = cache.get_or_fetch(place(first), call, fetch, found=exchange.note_cache)
@@ -188,73 +155,7 @@ class ChatService:
         if listener is not None:
             listener.started(generation.model, first.source, cached=True)
             listener.text(completion.output_text)
-        return ParsedCompletion(completion, _parsed(completion, generation))
-
-    def _complete(self, exchange: OpenExchange, generation: Generation, listener: Listener | None) -> ParsedCompletion:
-        """Have upstream answer; with a listener upstream is asked to stream."""
-        is_streamed = listener is not None
-
-        def ask(attempt: Attempt) -> Asked:
-            dialect = self._dialect(attempt)
-            return Asked(dialect.PATH, self._body(generation, attempt, stream=is_streamed), dialect.HEADERS)
-
-        if listener is None:
-            response, completion = exchange.send(ask, functools.partial(self._read, exchange))
-            response.close()
-        else:
-            response, events = exchange.send(ask, functools.partial(self._begun, exchange))
-            with response:
-                completion = self._follow(exchange, response, events, generation.model, listener)
-        exchange.note(completion.usage, completion.model)
-        # What does not parse is a failure, and failures are not kept.
-        return ParsedCompletion(completion, _parsed(completion, generation))
-
-    def _dialect(self, attempt: Attempt) -> Dialect:
-        return DIALECTS[self._exchange.fleet.native_dialect(attempt.upstream)]
-
-    def _body(self, generation: Generation, attempt: Attempt, *, stream: bool) -> AdaptedBody:
-        """The body that asks for `generation`, in the form that its model takes."""
-        if attempt.model != generation.model:
-            generation = dataclasses.replace(generation, model=attempt.model)
-        make = functools.partial(self._dialect(attempt).request_body, generation, stream=stream)
-        optional = ADDED | generation.defaults
-        return AdaptedBody(self._parameters, generation.model, lambda without: make(without=without), optional)
-
-    def _begun(self, exchange: OpenExchange, response: HeldResponse) -> Iterator[Meant]:
-        return exchange.begun(response, exchange.events(response, self._dialect(response.attempt).read_event))
-
-    def _read(self, exchange: OpenExchange, response: HeldResponse) -> Completion:
-        """The finished answer of a plain response. What one that is no use has cost is noted all the same."""
-        raw = response.read()
-        try:
-            return self._dialect(response.attempt).parse_completion(raw)
-        except ServiceException:
-            with contextlib.suppress(ServiceException):
-                told = self._dialect(response.attempt).read_event(raw)
-                exchange.note(told.usage, told.model)
-            raise
-
-    def _follow(
-        self,
-        exchange: OpenExchange,
-        response: HeldResponse,
-        events: Iterator[Meant],
-        model: str,
-        listener: Listener,
-    ) -> Completion:
-        """Tell the listener who answers and each piece of text of a stream; give the finished answer."""
-        reader, text, length = self._dialect(response.attempt).CompletionReader(), TextJoiner(), 0
-        for event in _announced(exchange, events, model, listener):
-            length += len(event.text)
-            if length > TEXT_MAX_LENGTH:
-                raise bad_response()
-            if piece := text.add(reader.add(event)):
-                listener.text(piece)
-            if event.is_end:
-                break
-        if rest := text.rest():
-            listener.text(rest)
-        return reader.completion()
+        return ParsedCompletion(completion, parsed(completion, generation))
 
     def _response(
         self, request: ChatRequest, assembled: Assembled, answer: ParsedCompletion, call: Call, exchange: OpenExchange
@@ -308,8 +209,8 @@ class _Heard:
 
     def text(self, piece: str) -> None:
         """See Listener."""
-        self._pieces.append(piece)
         self._listener.text(piece)
+        self._pieces.append(piece)
 
 
 def _numbered(response: ChatResponse, turn: OpenTurn, *, is_written: bool) -> ChatResponse:
@@ -317,41 +218,6 @@ def _numbered(response: ChatResponse, turn: OpenTurn, *, is_written: bool) -> Ch
     if not is_written or not turn.is_kept:
         return response
     return dataclasses.replace(response, turn=turn.number, summarised_turns=turn.conversation.summary_turns)
-
-
-def _announced(
-    exchange: OpenExchange, events: Iterator[Meant], model: str, listener: Listener
-) -> Iterator[StreamEvent]:
-    """The events of a stream. The first that says something starts the answer; it names the model that answers."""
-    source, is_started = exchange.paid_with.source, False
-    try:
-        for _, meaning in events:
-            if meaning.document and not is_started:
-                is_started = True
-                listener.started(meaning.model or model, source, cached=False)
-            yield meaning
-    finally:
-        if not is_started:
-            listener.started(model, source, cached=False)
-
-
-def _credentials(request: ChatRequest) -> Credentials:
-    return Credentials(request.openai_api_key or "", bool(request.free_mode), upstream=request.upstream or "")
-
-
-def _parsed(completion: Completion, generation: Generation) -> Any:
-    """The JSON of an answer that was asked for by schema; None where the answer was cut at its limit.
-
-    Raises `upstream_bad_response` when it is none.
-    """
-    if generation.response_schema is None:
-        return None
-    try:
-        return load_answered_json(completion.output_text)
-    except ServiceException:
-        if completion.finish_reason != "length":
-            raise
-        return None
 
 
 def _ask(request: ChatRequest, assembled: Assembled, *, streamed: bool) -> Ask:

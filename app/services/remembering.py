@@ -19,8 +19,11 @@ from app.calls.call import Call
 from app.calls.places import Places
 from app.errors import ChatServiceException, ValidationException
 from app.ledger.accounts import Principal
+from app.ledger.end_users import known_as
 from app.models import ChatRequest
 from app.services.memory_hook import MemoryHook, ToldTurn
+from app.services.running import RunningTurns
+from app.services.summaries import Due, Summaries
 from app.sessions.conversation import Conversation, Turn
 from app.sessions.sessions import Sessions
 from app.sessions.turns import OpenTurn, session_busy
@@ -61,8 +64,12 @@ class Remembering:
         sessions: Sessions | None = None,
         memory_hook: MemoryHook | None = None,
         max_queue_seconds: float = 5.0,
+        summaries: Summaries | None = None,
+        running: RunningTurns | None = None,
     ) -> None:
+        self.summaries = summaries
         self._sessions = sessions
+        self._running = running or RunningTurns()
         self._hook = memory_hook or MemoryHook()
         self._max_queue_seconds = max_queue_seconds
         self._queues: dict[tuple[int, str], _Queue] = {}
@@ -87,11 +94,14 @@ class Remembering:
                 turn = self._begun(session, new, call.request_id, memories)
                 sessions.recent.drop(key)
                 try:
-                    answered = answer(turn)
-                    sessions.recent.put(key, turn.after(new.max_tokens))
+                    with self._running.running((turn.key, turn.request_id), call):
+                        answered = answer(turn)
+                    sessions.recent.put(key, left := turn.after(new.max_tokens))
+                    self._summarise(turn, left, new, principal)
                     return answered
                 except ChatServiceException as exc:
-                    if exc.error_code != "session_busy" or time.monotonic() >= give_up:
+                    # What this worker knew of the session may have been out of date: that alone is no reason to wait.
+                    if exc.error_code != "session_busy" or (is_fresh and time.monotonic() >= give_up):
                         raise
                 finally:
                     self._tell(turn, new, principal)
@@ -128,13 +138,13 @@ class Remembering:
     def _recall(self, new: NewTurn, principal: Principal, call: Call) -> tuple[str, ...]:
         """What the memory server knows that belongs to the turn."""
         asked = new.request.user_message, new.session, new.user
-        return self._hook.recall(*asked, call, client=_client(principal))
+        return self._hook.recall(*asked, call, client=client_name(principal))
 
     def _tell(self, turn: OpenTurn, new: NewTurn, principal: Principal) -> None:
         """Tell the memory server a turn that is remembered."""
         if turn.kept is not None:
             told = ToldTurn(
-                client=_client(principal),
+                client=client_name(principal),
                 session=new.session,
                 user=new.user,
                 turn=turn.number,
@@ -143,6 +153,21 @@ class Remembering:
                 interrupted=turn.kept.interrupted,
             )
             self._hook.tell(told)
+
+    def _summarise(self, turn: OpenTurn, left: Conversation, new: NewTurn, principal: Principal) -> None:
+        """Have the oldest turns covered by a summary, in the background, if they outgrow the next prompt."""
+        if self.summaries is not None and turn.kept is not None:
+            due = Due(
+                owner=owner_of(principal),
+                name=new.session,
+                principal=principal,
+                credentials=new.request.credentials,
+                end_user=known_as(new.request.user),
+                model=turn.model,
+                max_context_tokens=new.max_tokens,
+                room=turn.room,
+            )
+            self.summaries.consider(due, left)
 
     def _open(self) -> Sessions:
         if self._sessions is None:
@@ -180,5 +205,6 @@ def owner_of(principal: Principal) -> int:
     return 0 if principal.account is None else principal.account.id
 
 
-def _client(principal: Principal) -> str:
+def client_name(principal: Principal) -> str:
+    """How the memory server is told whose session it is; empty in open mode."""
     return "" if principal.account is None else principal.account.name

@@ -21,9 +21,11 @@ class Turn:
     character: str | None = None
 
     def heard(self, characters: int | None) -> Turn:
-        """The turn of which only so many characters of the answer were heard; None: all that were delivered."""
+        """The turn of which only so many characters of the answer were heard; None: all that were delivered. It counts
+        as interrupted when something is cut off."""
         answer_text = self.answer_text and self.answer_text[:characters]
-        return dataclasses.replace(self, answer_text=answer_text or None, interrupted=True)
+        is_interrupted = self.interrupted or answer_text != self.answer_text
+        return dataclasses.replace(self, answer_text=answer_text or None, interrupted=is_interrupted)
 
     @property
     def tokens(self) -> int:

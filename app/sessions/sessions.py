@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from app.sessions.conversation import Conversation, Turn
 from app.sessions.recent import RecentConversations
 from app.sessions.seal import Seal
+from app.sessions.summary import OpenSummary
 from app.sessions.turns import OpenTurn
 from app.store.database import Database
 from app.store.statement import Statement
@@ -26,15 +27,15 @@ _BY_NAME = Statement(
     sessions.select().where(sessions.c.owner == sa.bindparam("of_owner"), sessions.c.name == sa.bindparam("named"))
 )
 _DIALECTS = {"sqlite": sqlite, "postgresql": postgresql}
-_NEWEST = Statement(
-    sa.select(turns.c.number, turns.c.user_text, turns.c.answer_text, turns.c.interrupted, turns.c.character)
-    .where(
-        turns.c.session == sa.bindparam("of_session"),
-        turns.c.number > sa.bindparam("after"),
-        turns.c.number < sa.bindparam("before"),
-    )
-    .order_by(turns.c.number.desc())
+_BETWEEN = sa.select(
+    turns.c.number, turns.c.user_text, turns.c.answer_text, turns.c.interrupted, turns.c.character
+).where(
+    turns.c.session == sa.bindparam("of_session"),
+    turns.c.number > sa.bindparam("after"),
+    turns.c.number < sa.bindparam("before"),
 )
+_NEWEST = Statement(_BETWEEN.order_by(turns.c.number.desc()))
+_OLDEST = Statement(_BETWEEN.order_by(turns.c.number))
 
 
 class Sessions:
@@ -67,6 +68,30 @@ class Sessions:
     def open_turn(self, conversation: Conversation, request_id: str, user_text: str, **known: Any) -> OpenTurn:
         """A turn of a session; see OpenTurn."""
         return OpenTurn(self.seal, request_id, conversation, user_text, clock=self._clock, **known)
+
+    def open_summary(self, conversation: Conversation, request_id: str, covers: int) -> OpenSummary:
+        """A summary of the first `covers` turns of a session; see OpenSummary."""
+        return OpenSummary(self.seal, request_id, conversation, covers, clock=self._clock)
+
+    def oldest(self, conversation: Conversation, last: int, max_tokens: int) -> list[Turn]:
+        """The first turns that no summary covers, up to number `last`: as many as have `max_tokens` (estimated)
+        together, but one at least.
+
+        Raises ChatServiceException `store_unavailable`.
+        """
+        return self._database.read(lambda connection: self._oldest(connection, conversation, last, max_tokens))
+
+    def _oldest(self, connection: sa.Connection, conversation: Conversation, last: int, max_tokens: int) -> list[Turn]:
+        found: list[Turn] = []
+        for after in range(conversation.summary_turns, last, PAGE):
+            before = min(after + PAGE, last) + 1
+            for row in _OLDEST.rows(connection, of_session=conversation.id, after=after, before=before):
+                turn = self.turn(row)
+                max_tokens -= turn.tokens
+                if found and max_tokens < 0:
+                    return found
+                found.append(turn)
+        return found
 
     def _read(self, connection: sa.Connection, owner: int, name: str, max_tokens: int) -> Conversation | None:
         found = _BY_NAME.rows(connection, of_owner=owner, named=name)

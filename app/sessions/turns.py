@@ -25,8 +25,8 @@ from app.store.statement import RowsStatement, Statement
 from app.store.tables import requests, sessions, turns
 from app.units import MICROSECONDS
 
-_PENDING = requests.c.status == sa.literal_column("'pending'")
-IS_FREE = ~sa.exists().where(requests.c.request_id == sessions.c.turn_request, _PENDING)
+PENDING = requests.c.status == sa.literal_column("'pending'")
+IS_FREE = ~sa.exists().where(requests.c.request_id == sessions.c.turn_request, PENDING)
 """No turn of the session goes on."""
 _HOLD = Statement(
     sa.select(sessions.c.id)
@@ -37,7 +37,7 @@ _HOLD = Statement(
 _CLAIM = Statement(
     sessions.update()
     .where(sessions.c.id == sa.bindparam("of_session"), sessions.c.revision == sa.bindparam("as_read"), IS_FREE)
-    .values(turn_request=sa.bindparam("request"))
+    .values(turn_request=sa.bindparam("request"), interrupted_request=sa.null(), heard_characters=sa.null())
     .returning(sessions.c.id)
 )
 _COUNT = Statement(
@@ -72,6 +72,7 @@ CUT = frozenset({"client_closed_request", "upstream_timeout", "server_shutting_d
 class OpenTurn:
     """A turn from its admission to its settlement. `before`: past turns that are taken in with it.
 
+    `model` is the one that is asked for it, and `room` how many (estimated) tokens past turns may have in its prompt.
     `memories` are what the memory server knows that belongs to it. `delivered` says what of an answer reached the
     caller when the turn is cut; `kept` is what was remembered of it, once it has ended.
     """
@@ -83,6 +84,8 @@ class OpenTurn:
     before: Sequence[Turn] = ()
     memories: Sequence[str] = ()
     character: str | None = None
+    model: str = ""
+    room: int = 0
     answer: str | None = None
     kept: Turn | None = None
     delivered: Callable[[], str] = lambda: ""

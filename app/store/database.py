@@ -63,7 +63,7 @@ class Database:
         self._erased, self._emptied = 1, 0
         """Deletions, and after how many of them SQLite's log was emptied. At its start a worker cannot know whether
         another has left something there."""
-        self._is_hanging = False
+        self._hanging: set[str] = set()
 
     @property
     def waiting(self) -> int:
@@ -156,21 +156,21 @@ class Database:
 
         return self._offloaded(lambda: self._run(self._reading, work))
 
-    def run_aside(self, work: Callable[[sa.Connection], Result], *, writes: bool) -> Result:
+    def run_aside(self, work: Callable[[sa.Connection], Result], *, writes: bool, about: str = "") -> Result:
         """Run `work` beside the requests' reads and writes, none of which fails or waits when it fails or hangs.
 
-        One at a time: while the last one hangs no other begins. What was given up may be committed all the same.
-        Raises as `read` does.
+        One at a time, `about` each thing: while the last one hangs no other begins. What was given up may be committed
+        all the same. Raises as `read` does.
         """
-        if self._is_hanging:
+        if about in self._hanging:
             raise unavailable()
 
         def run() -> Result:
-            self._is_hanging = True
+            self._hanging.add(about)
             try:
                 return self._run(self.engine if writes else self._reading, work)
             finally:
-                self._is_hanging = False
+                self._hanging.discard(about)
 
         return self._offloaded(run)
 

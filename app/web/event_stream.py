@@ -16,7 +16,7 @@ from app.config import Config
 from app.errors import ServiceException
 from app.json_bytes import dump_json
 from app.models import ChatRequest, ChatResponse
-from app.services.chat import Listener
+from app.services.completing import Listener
 from app.services.passthrough import PassedResponse
 from app.services.segments import Segment, Segmenter
 from app.services.turn_stream import Keepalive, Started, TurnEvent, TurnStream

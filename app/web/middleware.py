@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import re
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any, Protocol, cast
 
 from flask import Flask, Request, Response, g, request
 
-from app.calls.call import Call, Calls
+from app.calls.call import Call, Calls, new_request_id
 from app.calls.receipt import Receipt
 from app.calls.trace import Trace
 from app.config import Config
@@ -95,14 +94,6 @@ def this_request() -> Request:
 def kept() -> Any:
     """What is kept of this request, `flask.g` itself."""
     return g._get_current_object()
-
-
-def new_request_id() -> str:
-    """32 hexadecimal digits, of which the first 12 are the time (ms): ids sort as requests came, as in the ledger.
-
-    The module's generator is seeded anew after a fork; an id need not be hard to guess.
-    """
-    return f"{time.time_ns() // 1_000_000:012x}{random.getrandbits(80):020x}"
 
 
 def _front_seconds(environ: dict[str, Any], proxies: tuple[str, ...]) -> float:

@@ -55,7 +55,7 @@ for module in MODULES:
 PUBLIC, ADMIN = ({name for name, access in DECLARED.items() if access is of} for of in (Access.PUBLIC, Access.ADMIN))
 
 NOT_THERE = {"usage.one_request", "characters.show", "characters.card", "characters.delete"}
-NOT_THERE |= {"sessions.session", "sessions.change", "sessions.delete", "sessions.export"}
+NOT_THERE |= {"sessions.session", "sessions.change", "sessions.delete", "sessions.export", "sessions.interrupt"}
 NOT_THERE |= {"sessions.summarise", "sessions.forget_summary"}
 """Routes of something that is not there when they are walked."""
 MAKING = {"characters.put", "sessions.take_in"}

@@ -233,8 +233,9 @@ def test_a_turn_waits_so_long_and_no_longer(
     assert slow.result().get_json()["turn"] == 1
 
 
-def test_old_turns_are_left_out(client: FlaskClient, upstream: Upstream) -> None:
+def test_old_turns_are_left_out(make_app: Callable[..., Flask], upstream: Upstream) -> None:
     """As many of the newest whole turns are sent as `max_context_tokens` allows; 8,000 where nobody says."""
+    client = make_app(summary_model="none").test_client()
     long = "word " * 1200
     for number in range(12):
         answer = say(client, f"{number} {long}").get_json()

@@ -91,6 +91,7 @@ LIBRARIES = {
     "sqlalchemy": {"app.store", "app.ledger", "app.characters.characters", "app.sessions"},
     "alembic": {"app.store"},
     "genai_prices": {"app.ledger.pricing"},
+    "cryptography": {"app.sessions.seal"},
     "click": {"app.web.cli", *COMMANDS},
     "prometheus_client": {"app.process.metrics", "app.process.tally"},
 }

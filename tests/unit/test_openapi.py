@@ -43,7 +43,7 @@ def test_every_field_is_described(owner: str, name: str, body: dict[str, Any]) -
 def test_headers_are_described() -> None:
     """The headers that shape a chat turn, as well as the fields."""
     parameters = SPEC["paths"][CHAT]["post"]["parameters"]
-    assert {parameter["name"] for parameter in parameters} == {"X-OpenAI-Api-Key", "Cache-Control"}
+    assert {parameter["name"] for parameter in parameters} == {"X-OpenAI-Api-Key", "Cache-Control", "X-Upstream"}
     for parameter in parameters:
         assert parameter["description"]
         assert "example" in parameter["schema"]
@@ -105,7 +105,7 @@ def test_the_page_offers_what_can_be_sent() -> None:
         if (operation := item.get("post"))
         if "application/json" in (content := operation["requestBody"]["content"])
     }
-    assert len(bodies) == 12
+    assert len(bodies) == 13
     assert all(body["free_mode"] is True for path, body in bodies.items() if path.startswith(CHAT))
     assert all(body["model"] for path, body in bodies.items() if path.startswith("/v1/"))
     assert SPEC["components"]["securitySchemes"]["token"]["scheme"] == "bearer"

@@ -9,7 +9,7 @@ from app.calls.call import Call
 from app.errors import ServiceException
 from app.models import ChatResponse
 from app.process.readiness import Readiness
-from app.services.chat import Listener
+from app.services.completing import Listener
 from app.services.turn_stream import MAX_WAITING_EVENTS, Keepalive, Started, TurnStream
 
 
