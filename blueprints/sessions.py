@@ -37,7 +37,7 @@ blp = StrictBlueprint(
 )
 
 PROBLEMS = ("validation_error", "unauthorized", "store_unavailable", "internal_error")
-PROBLEMS_OF_ONE = (*PROBLEMS, "session_not_found")
+PROBLEMS_OF_ONE = (*PROBLEMS, "session_not_found", "session_unreadable")
 PROBLEMS_OF_A_BODY = ("invalid_json", "unsupported_media_type", "request_too_large", "server_busy")
 
 

@@ -88,5 +88,5 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
         "updated": found["updated_at"][:19],
         "cost_usd": found["cost_usd"],
         "character": found["character"] or "-",
-        "title": found["title"],
+        "title": "?" if found["title"] is None else found["title"],
     }

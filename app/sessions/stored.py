@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.errors import ChatServiceException
+from app.errors import ChatServiceException, ServiceException
 from app.json_bytes import dump_json
 from app.sessions.lines import FORMAT
 from app.sessions.rules import is_name
@@ -143,11 +143,12 @@ def find(connection: sa.Connection, owner: int, name: str) -> Any:
 
 
 def describe(row: Any, seal: Seal) -> Described:
-    """What is known of a session beside its texts."""
+    """What is known of a session beside its texts; title and metadata are None where their key is missing: one session
+    that cannot be read must not hide the others."""
     return {
         "session_id": row.name,
-        "title": seal.open(row.title) if row.title else "",
-        "metadata": {} if row.metadata == "{}" else json.loads(seal.open(row.metadata)),
+        "title": _opened(row.title, seal),
+        "metadata": None if (metadata := _opened(row.metadata, seal)) is None else json.loads(metadata),
         "character": row.character,
         "turn_count": row.turns,
         "created_at": iso(row.created_at),
@@ -170,6 +171,13 @@ def described_summary(row: Any, seal: Seal) -> Described | None:
         "model": row.summary_model,
         "created_at": None if row.summary_at is None else iso(row.summary_at),
     }
+
+
+def _opened(stored: str, seal: Seal) -> str | None:
+    try:
+        return seal.open(stored)
+    except ServiceException:
+        return None
 
 
 def session_not_found() -> ChatServiceException:
