@@ -37,7 +37,7 @@ blp = StrictBlueprint(
 )
 
 PROBLEMS = ("validation_error", "unauthorized", "store_unavailable", "internal_error")
-PROBLEMS_OF_ONE = (*PROBLEMS, "session_not_found")
+PROBLEMS_OF_ONE = (*PROBLEMS, "session_not_found", "session_unreadable")
 PROBLEMS_OF_A_BODY = ("invalid_json", "unsupported_media_type", "request_too_large", "server_busy")
 
 
@@ -76,7 +76,7 @@ def change(given: dict[str, Any], session_id: str) -> dict[str, Any]:
 
     What is not given stays.
     """
-    return service(SessionChanges).describe(_owner(), session_id, **given)
+    return service(SessionChanges).change(_owner(), session_id, **given)
 
 
 @blp.delete("/<session_id>")

@@ -239,6 +239,8 @@ def test_an_interruption_as_the_answer_ends(
     turns = kept(database_url)
     assert [turn["user_text"] for turn in turns] == [f"word{number}" for number in range(1, 25)]
     assert {turn["answer_text"] for turn in turns} <= {"Once", None}
+    sent = [message for received in upstream.received for message in received.json["input"]]
+    assert {message["content"] for message in sent if message["role"] == "assistant"} <= {"Once"}
 
 
 def test_an_earlier_mark_is_no_mark(app: Flask, upstream: Upstream, threads: ThreadPoolExecutor) -> None:
