@@ -62,9 +62,7 @@ def describe(server: Server) -> None:
         server.request("PATCH", session, GIVEN | {"title": f"{PROMPTS['role']}\n"}),
         server.request("PUT", f"{session}/summary", SUMMARY | {"covers": 99}),
         server.request("PATCH", f"{session}-never", GIVEN),
-        server.request(
-            "POST", f"{session}/import", json.dumps(GIVEN).encode(), {"Content-Type": "application/x-ndjson"}
-        ),
+        server.request("POST", f"{session}/import", json.dumps(GIVEN).encode(), lines),
     ]
     assert [answer.status for answer in refused] == [422, 422, 404, 422]
     assert [hits(answer.body.decode() + str(answer.headers)) for answer in refused] == [[]] * 4
@@ -130,8 +128,8 @@ def test_what_nobody_asked_to_remember(upstream: Upstream, start: Start, databas
 def test_what_is_remembered(
     upstream: Upstream, start: Start, database_url: str, tmp_path: Path, settings: dict[str, str]
 ) -> None:
-    """It is in the tables of sessions and nowhere else, and with SESSION_KEY not even there; the keys of sessions are in
-    no place at all. So it is while the server runs, after it has ended, and with another one after it."""
+    """It is in the tables of sessions and nowhere else, and with SESSION_KEY not even there; the keys of sessions are
+    in no place at all. So it is while the server runs, after it has ended, and with another one after it."""
     for server in (start(**settings), start(**settings)):
         assert {200, 502} <= sweep(server, upstream, remember=True)
         describe(server)
