@@ -95,7 +95,7 @@ def rekey() -> None:
         done = Rekeying(service(Database), Seal(config.session_key, config.session_key_old)).run()
     click.echo(f"stored anew: {done.renewed}")
     click.echo(f"were so already: {done.untouched}")
-    if not service(Database).is_erased:
+    if not done.is_erased:
         click.echo("SQLite's log is being read and still has texts as they were: run it again", err=True)
     if done.unreadable:
         raise click.ClickException(f"cannot be opened: {done.unreadable}; their key is missing, or they are damaged")

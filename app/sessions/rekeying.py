@@ -31,11 +31,15 @@ Row = sa.RowMapping
 
 @dataclass
 class Rekeyed:
-    """How many texts were stored anew, were so already, and cannot be opened with the keys that there are."""
+    """How many texts were stored anew, were so already, and cannot be opened with the keys that there are.
+
+    `is_erased`: what they were before is out of SQLite's log as well.
+    """
 
     renewed: int = 0
     untouched: int = 0
     unreadable: int = 0
+    is_erased: bool = False
 
 
 class Rekeying:
@@ -57,8 +61,8 @@ class Rekeying:
             for rows in self._batches(table):
                 changes = [change for row in rows for change in self._changes(table, row, columns, done)]
                 if changes:
-                    done.renewed += self._database.erase(functools.partial(_write, changes=changes), seconds=0)
-        self._database.erase(functools.partial(_write, changes=()), seconds=EMPTY_LOG_SECONDS)
+                    done.renewed += self._database.write(functools.partial(_write, changes=changes))
+        done.is_erased = self._database.empty_log(EMPTY_LOG_SECONDS)
         return done
 
     def _batches(self, table: sa.Table) -> Iterator[Sequence[Row]]:
