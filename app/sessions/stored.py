@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.errors import ChatServiceException, ServiceException
+from app.errors import ChatServiceException
 from app.json_bytes import dump_json
 from app.sessions.lines import FORMAT
 from app.sessions.rules import is_name
@@ -177,13 +177,6 @@ def described_summary(row: Any, seal: Seal) -> Described | None:
         "model": row.summary_model,
         "created_at": None if row.summary_at is None else iso(row.summary_at),
     }
-
-
-def _opened(stored: str, seal: Seal) -> str | None:
-    try:
-        return seal.open(stored)
-    except ServiceException:
-        return None
 
 
 def session_not_found() -> ChatServiceException:
