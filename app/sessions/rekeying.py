@@ -24,6 +24,7 @@ NOTHING = frozenset({None, "", "{}"})
 BATCH_ROWS = 200
 """Few, since SQLite lets nobody else write meanwhile."""
 EMPTY_LOG_SECONDS = 10.0
+"""How long to wait in the end until what the texts were before is out of SQLite's log as well."""
 
 Row = sa.RowMapping
 
@@ -56,12 +57,9 @@ class Rekeying:
             for rows in self._batches(table):
                 changes = [change for row in rows for change in self._changes(table, row, columns, done)]
                 if changes:
-                    done.renewed += self._database.write(functools.partial(_write, changes=changes))
+                    done.renewed += self._database.erase(functools.partial(_write, changes=changes), seconds=0)
+        self._database.erase(functools.partial(_write, changes=()), seconds=EMPTY_LOG_SECONDS)
         return done
-
-    def empty_log(self, seconds: float = EMPTY_LOG_SECONDS) -> bool:
-        """Take what the texts were before out of SQLite's log as well; False where others kept it busy all the time."""
-        return self._database.empty_log(seconds)
 
     def _batches(self, table: sa.Table) -> Iterator[Sequence[Row]]:
         key = sa.tuple_(*table.primary_key.columns)

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.errors import ChatServiceException, ServiceException
+from app.errors import ChatServiceException
 from app.json_bytes import dump_json
 from app.sessions.lines import FORMAT
 from app.sessions.rules import is_name
@@ -41,8 +41,15 @@ class StoredSessions:
         query = listing(owner, _parsed(cursor), limit + 1)
         found = self._database.read(lambda connection: connection.execute(query).all())
         last = found[limit - 1] if len(found) > limit else None
-        described = [describe(row, self._seal) for row in found[:limit]]
+        described = [self._listed(row) for row in found[:limit]]
         return described, None if last is None else f"{last.updated_at}-{last.id}"
+
+    def _listed(self, row: Any) -> Described:
+        """What is known of a session; of one whose texts cannot be read nothing is said."""
+        try:
+            return describe(row, self._seal)
+        except ChatServiceException:
+            return describe(row, None)
 
     def show(
         self, owner: int, name: str, *, cursor: int | None = None, limit: int = 100, newest_first: bool = False
@@ -142,13 +149,12 @@ def find(connection: sa.Connection, owner: int, name: str) -> Any:
     return row
 
 
-def describe(row: Any, seal: Seal) -> Described:
-    """What is known of a session beside its texts; title and metadata are None where their key is missing: one session
-    that cannot be read must not hide the others."""
+def describe(row: Any, seal: Seal | None) -> Described:
+    """What is known of a session beside its turns and summary; without a seal its title and metadata are None."""
     return {
         "session_id": row.name,
-        "title": _opened(row.title, seal),
-        "metadata": None if (metadata := _opened(row.metadata, seal)) is None else json.loads(metadata),
+        "title": seal and seal.open(row.title),
+        "metadata": seal and json.loads(seal.open(row.metadata)),
         "character": row.character,
         "turn_count": row.turns,
         "created_at": iso(row.created_at),
@@ -171,13 +177,6 @@ def described_summary(row: Any, seal: Seal) -> Described | None:
         "model": row.summary_model,
         "created_at": None if row.summary_at is None else iso(row.summary_at),
     }
-
-
-def _opened(stored: str, seal: Seal) -> str | None:
-    try:
-        return seal.open(stored)
-    except ServiceException:
-        return None
 
 
 def session_not_found() -> ChatServiceException:

@@ -80,6 +80,11 @@ class Database:
         """Transactions that PostgreSQL has ended because two waited for each other; they are tried again."""
         return self._writer.deadlocks
 
+    @property
+    def is_erased(self) -> bool:
+        """Whether what `erase` has deleted is gone from SQLite's log as well, as far as this process knows."""
+        return self._emptied >= self._erased
+
     def migrate(self) -> None:
         """Bring the tables up to date; workers that start together wait for each other.
 
