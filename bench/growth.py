@@ -76,7 +76,7 @@ def main() -> int:
 def _by_body(base_url: str, sizes: tuple[int, ...], body: Callable[[int], str]) -> list[Point]:
     """One server, bodies that grow."""
     _fresh_store()
-    with ours().start(base_url) as program:
+    with ours(SUMMARY_MODEL="none").start(base_url) as program:
         return [_measured(program, size, body(size)) for size in sizes]
 
 
@@ -91,21 +91,21 @@ def _by_store(
         fill(database, size - held)
         database.close()
         held = size
-        with ours().start(base_url) as program:
+        with ours(SUMMARY_MODEL="none").start(base_url) as program:
             points.append(_measured(program, size, body or wire.request_body(wire.NATIVE)))
     return points
 
 
 def _by_session(base_url: str) -> dict[str, list[Point]]:
     """A remembered turn beside one that brings its ten past turns itself; turns that are sent, turns that are not, and
-    other sessions."""
+    other sessions. Without summaries, which are requests of their own."""
     _fresh_store()
     database = Database(our_environment()["DATABASE_URL"])
     most = max(TURNS_SENT)
     _add_sessions(database, "own", 1, most)
     for kept in TURNS_KEPT:
         _add_sessions(database, f"kept-{kept}", 1, kept)
-    with ours().start(base_url) as program:
+    with ours(SUMMARY_MODEL="none").start(base_url) as program:
         found = {
             "10 past turns (0: the request brings them, 1: remembered)": [
                 _measured(program, 0, _brings(10)),

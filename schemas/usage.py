@@ -7,6 +7,7 @@ from marshmallow import Schema, fields, validate
 from app.models import SESSION_ID_MAX_LENGTH, USAGE_GROUPS, USAGE_PAGE_MAX
 from schemas.fields import Moment, writable
 
+WRITABLE = {"pattern": r"^[^\u0000]*$"}
 USER_QUERY_MAX_LENGTH = 1024
 """Longer names are written down shorter (app/ledger/end_users.py), and still found by what the request had."""
 
@@ -26,15 +27,16 @@ class UsageQuerySchema(Schema):
     )
     client = fields.String(
         validate=[validate.Length(max=64), writable],
-        metadata={"description": "Admin only: one client's rows. Default: everybody's.", "example": "web"},
+        metadata={"description": "Admin only: one client's rows. Default: everybody's.", "example": "web"} | WRITABLE,
     )
     user = fields.String(
         validate=[validate.Length(min=1, max=USER_QUERY_MAX_LENGTH), writable],
-        metadata={"description": "One end user's rows, by the name that the requests gave.", "example": "player-42"},
+        metadata={"description": "One end user's rows, by the name that the requests gave.", "example": "player-42"}
+        | WRITABLE,
     )
     session_id = fields.String(
         validate=[validate.Length(max=SESSION_ID_MAX_LENGTH), writable],
-        metadata={"description": "Only requests with this session id.", "example": "s-1"},
+        metadata={"description": "Only requests with this session id.", "example": "s-1"} | WRITABLE,
     )
     cursor = fields.Integer(
         validate=validate.Range(min=1, max=2**62),

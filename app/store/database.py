@@ -138,6 +138,12 @@ class Database:
         Waits for at most `seconds` until it is gone from SQLite's log as well, which takes a moment without readers.
         """
         result = self.write(work)
+        self.empty_log(seconds)
+        return result
+
+    def empty_log(self, seconds: float) -> bool:
+        """Take what was deleted and replaced until now out of SQLite's log; False where others have kept it busy for so
+        long: then the next checkpoints go on with it."""
         self._erased += 1
         erased, give_up = self._erased, time.monotonic() + seconds
         while self._emptied < erased and time.monotonic() < give_up:
@@ -145,7 +151,7 @@ class Database:
                 self.checkpoint()
             if self._emptied < erased:
                 time.sleep(0.01)
-        return result
+        return self._emptied >= erased
 
     def read(self, work: Callable[[sa.Connection], Result]) -> Result:
         """Run `work` on a connection of its own, beside the writer.

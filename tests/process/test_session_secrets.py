@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,16 @@ from app.store.tables import metadata
 from tests.conftest import EVERY_STORE
 from tests.records import connected, file_of, settled
 from tests.server import Server
-from tests.sweep import CALLER_KEY, CHAT, FAULTS, PROMPT, SERVER_KEY, forms, hits
+from tests.sweep import CALLER_KEY, CHAT, FAULTS, PROMPT, PROMPTS, SERVER_KEY, forms, hits
 from tests.upstream import Upstream
 
 SESSION_KEY, OLD_KEY = "GYdceDzzzwZjX7GLztvQb7xrsvR0VGqM8QRqHks6hLI=", "d4350d3a495e3c479890a0dec0d3ccff"
 REMEMBERED = {"user_message", "history", "answer"}
 """Canaries of what a remembered turn keeps: both texts, and the history that came with the first."""
+GIVEN = {"title": PROMPTS["role"], "metadata": {"key": PROMPTS["memory"]}}
+SUMMARY = {"text": PROMPTS["instructions"], "covers": 1}
+DESCRIBED = {"role", "memory", "instructions"}
+"""Canaries of what the owner of a session writes about it: a title, metadata and a summary."""
 Start = Callable[..., Server]
 pytestmark = EVERY_STORE
 
@@ -45,6 +50,22 @@ def sweep(server: Server, upstream: Upstream, **members: Any) -> set[int]:
         assert keys_in(told) == []
         seen.add(answer.status)
     return seen
+
+
+def describe(server: Server) -> None:
+    """Have the first session described by its owner, rightly and wrongly; no error shows what was given."""
+    session = "/api/v1/sessions/s-0"
+    assert server.request("PATCH", session, GIVEN).status == 200
+    assert server.request("PUT", f"{session}/summary", SUMMARY).status == 200
+    lines = {"Content-Type": "application/x-ndjson"}
+    refused = [
+        server.request("PATCH", session, GIVEN | {"title": f"{PROMPTS['role']}\n"}),
+        server.request("PUT", f"{session}/summary", SUMMARY | {"covers": 99}),
+        server.request("PATCH", f"{session}-never", GIVEN),
+        server.request("POST", f"{session}/import", json.dumps(GIVEN).encode(), lines),
+    ]
+    assert [answer.status for answer in refused] == [422, 422, 404, 422]
+    assert [hits(answer.body.decode() + str(answer.headers)) for answer in refused] == [[]] * 4
 
 
 def keys_in(text: str) -> list[str]:
@@ -107,10 +128,11 @@ def test_what_nobody_asked_to_remember(upstream: Upstream, start: Start, databas
 def test_what_is_remembered(
     upstream: Upstream, start: Start, database_url: str, tmp_path: Path, settings: dict[str, str]
 ) -> None:
-    """Its texts are in the table of turns and nowhere else, and with SESSION_KEY not even there; the keys of sessions
-    are in no place at all. So it is while the server runs, after it has ended, and with another one after it."""
+    """It is in the tables of sessions and nowhere else, and with SESSION_KEY not even there; the keys of sessions are
+    in no place at all. So it is while the server runs, after it has ended, and with another one after it."""
     for server in (start(**settings), start(**settings)):
         assert {200, 502} <= sweep(server, upstream, remember=True)
+        describe(server)
         settled(database_url)
         elsewhere = told(server, tmp_path / "tmp")
         check(database_url, is_sealed=bool(settings))
@@ -124,8 +146,8 @@ def check(url: str, *, is_sealed: bool) -> None:
     """What is remembered is where it belongs."""
     found = stored(url)
     in_the_clear = {place: set(hits(text)) for place, text in found.items() if hits(text)}
-    wanted = {} if is_sealed else dict.fromkeys({"turns", "file"} & found.keys(), REMEMBERED)
-    assert in_the_clear == wanted
+    everywhere = {"turns": REMEMBERED, "sessions": DESCRIBED, "file": REMEMBERED | DESCRIBED}
+    assert in_the_clear == ({} if is_sealed else {place: everywhere[place] for place in found.keys() & everywhere})
     assert {place: keys_in(text) for place, text in found.items() if keys_in(text)} == {}
     assert ("llms1:" in found["turns"]) == is_sealed
     assert len(found["turns"]) > 1000
