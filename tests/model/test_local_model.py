@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import http.server
 import importlib.util
+import json
 import os
 import shlex
 import shutil
@@ -115,8 +116,9 @@ def test_a_long_conversation_is_summarised(demo: Server) -> None:
     assert answer["summarised_turns"] > 0
     body = fields | {"user_message": "Who am I?", "free_mode": True}
     shown = demo.request("POST", "/api/v1/chat/preview", body).json
-    assert "#지난 대화 요약\n" in shown["upstream_body"]
-    assert "I have 1 red" not in shown["upstream_body"].partition('"role":"user"')[2]
+    system, *said = [message["content"] for message in json.loads(shown["upstream_body"])["messages"]]
+    assert "#지난 대화 요약\n" in system
+    assert not any("I have 1 red" in one for one in said)
     assert 0 < shown["tokens"]["summary"] <= 400 // 4 + 20
     assert "route=session-summary code=- " in demo.stdout()
 
