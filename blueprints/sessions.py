@@ -37,7 +37,7 @@ blp = StrictBlueprint(
 )
 
 PROBLEMS = ("validation_error", "unauthorized", "store_unavailable", "internal_error")
-PROBLEMS_OF_ONE = (*PROBLEMS, "session_not_found")
+PROBLEMS_OF_ONE = (*PROBLEMS, "session_not_found", "session_unreadable")
 PROBLEMS_OF_A_BODY = ("invalid_json", "unsupported_media_type", "request_too_large", "server_busy")
 
 
@@ -57,7 +57,7 @@ def sessions(query: dict[str, Any]) -> dict[str, Any]:
 @blp.get("/<session_id>")
 @blp.arguments(SessionQuerySchema, location="query")
 @blp.response(200, SessionWithTurnsSchema)
-@blp.problems(*PROBLEMS_OF_ONE)
+@blp.problems(*PROBLEMS_OF_ONE, "session_unreadable")
 def session(query: dict[str, Any], session_id: str) -> dict[str, Any]:
     """Show a session with its turns
 
@@ -70,13 +70,13 @@ def session(query: dict[str, Any], session_id: str) -> dict[str, Any]:
 @blp.patch("/<session_id>")
 @blp.arguments(SessionChangeSchema, example={"title": "About Seoul", "metadata": {"place": "Seoul"}})
 @blp.response(200, SessionSchema)
-@blp.problems(*PROBLEMS_OF_ONE, *PROBLEMS_OF_A_BODY)
+@blp.problems(*PROBLEMS_OF_ONE, "session_unreadable", *PROBLEMS_OF_A_BODY)
 def change(given: dict[str, Any], session_id: str) -> dict[str, Any]:
     """Change a session's title and metadata
 
     What is not given stays.
     """
-    return service(SessionChanges).describe(_owner(), session_id, **given)
+    return service(SessionChanges).change(_owner(), session_id, **given)
 
 
 @blp.delete("/<session_id>")
@@ -93,7 +93,7 @@ def delete(session_id: str) -> Response:
 
 @blp.get("/<session_id>/export")
 @blp.doc(responses={"200": {"description": "A header, then a line for each turn", "content": DOCUMENTED}})
-@blp.problems(*PROBLEMS_OF_ONE)
+@blp.problems(*PROBLEMS_OF_ONE, "session_unreadable")
 def export(session_id: str) -> Response:
     """Export a session as JSON Lines
 
@@ -142,7 +142,7 @@ def forget_summary(session_id: str) -> Response:
 @blp.post("/<session_id>/interrupt")
 @blp.arguments(InterruptSchema, example={"heard_characters": 42})
 @blp.response(200, InterruptionSchema)
-@blp.problems(*PROBLEMS_OF_ONE, *PROBLEMS_OF_A_BODY, "session_busy")
+@blp.problems(*PROBLEMS_OF_ONE, "session_unreadable", *PROBLEMS_OF_A_BODY, "session_busy")
 def interrupt(body: dict[str, Any], session_id: str) -> Interruption:
     """Cut the answer that is being given, or trim the last one
 

@@ -143,6 +143,9 @@ class SessionTurnSchema(Schema):
     )
 
 
+OWNERS = "As its owner wrote it; `null` in a list where it cannot be read."
+
+
 class SessionSchema(Schema):
     """A session without its texts."""
 
@@ -150,8 +153,8 @@ class SessionSchema(Schema):
         title = "Session"
 
     session_id = fields.String(metadata={"description": "Its name.", "example": "s-1"})
-    title = fields.String(metadata={"description": "As its owner wrote it.", "example": "About Seoul"})
-    metadata = fields.Dict(metadata={"description": "As its owner wrote it.", "example": {"place": "Seoul"}})
+    title = fields.String(allow_none=True, metadata={"description": OWNERS, "example": "About Seoul"})
+    metadata = fields.Dict(allow_none=True, metadata={"description": OWNERS, "example": {"place": "Seoul"}})
     character = fields.String(allow_none=True, metadata=SPEAKER)
     turn_count = fields.Integer(metadata={"description": "How many turns it has.", "example": 12, "minimum": 1})
     created_at = fields.String(metadata={"description": "When it began, ISO 8601, UTC.", **MOMENT})

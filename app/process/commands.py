@@ -1,4 +1,4 @@
-"""The operator's commands for the database: `flask db copy SOURCE TARGET` and `flask db rekey-sessions`."""
+"""The operator's commands for the database: `flask db copy SOURCE TARGET`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import click
 from flask import Flask
 from flask.cli import AppGroup
 
-from app.config import Config
 from app.errors import ServiceException
 from app.parsers import database_url
-from app.sessions.rekeying import Rekeying
-from app.sessions.seal import Seal
 from app.store.copying import copy_database
 from app.store.database import Database
-from app.web.services import service
 
 db = AppGroup("db", help="Manage the database.")
 
@@ -57,26 +53,3 @@ def copy(source: str, target: str) -> None:
         click.echo(f"{table}: {number}")
     if source.startswith("sqlite"):
         click.echo(SQLITE_KEY, err=True)
-
-
-@db.command("rekey-sessions")
-def rekey_sessions() -> None:
-    """Store all texts of sessions anew with SESSION_KEY; without it, as they are. The server may run.
-
-    Status 1 where some cannot be opened with SESSION_KEY and SESSION_KEY_OLD: they stay as they are.
-    """
-    config = service(Config)
-    if not config.session_key and not config.session_key_old:
-        raise click.ClickException("set SESSION_KEY, or SESSION_KEY_OLD to store the texts unencrypted again")
-    rekeying = Rekeying(service(Database), Seal(config.session_key, config.session_key_old))
-    try:
-        done = rekeying.run()
-        click.echo(f"stored anew: {done.renewed}")
-        click.echo(f"were so already: {done.untouched}")
-        is_empty = rekeying.empty_log()
-    except ServiceException as exc:
-        raise click.ClickException(f"{exc.message}; run it again, and it goes on") from None
-    if not is_empty:
-        click.echo("SQLite's log still has texts as they were: run it again when the server has less to do", err=True)
-    if done.unreadable:
-        raise click.ClickException(f"cannot be opened: {done.unreadable}; their key is missing, or they are damaged")

@@ -1,4 +1,4 @@
-"""The operator's commands for sessions: `flask sessions list|show|export|delete`, whatever SESSIONS says."""
+"""The operator's commands for sessions: `flask sessions list|show|export|delete|rekey`, whatever SESSIONS says."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ import click
 from flask import Flask
 from flask.cli import AppGroup
 
+from app.config import Config
 from app.ledger.accounts import Accounts
 from app.sessions.changes import SessionChanges
+from app.sessions.rekeying import Rekeying
+from app.sessions.seal import Seal
 from app.sessions.stored import StoredSessions
+from app.store.database import Database
 from app.web.cli import printable, table, told
 from app.web.services import service
 
 sessions = AppGroup("sessions", help="Look at the conversations that are kept, and delete them.")
 PAGE = 500
+UNREADABLE = "(session_unreadable)"
 
 
 def register_session_commands(app: Flask) -> None:
@@ -77,6 +82,25 @@ def delete(session_id: str, client: str | None) -> None:
         click.echo(f"{session_id}: deleted")
 
 
+@sessions.command("rekey")
+def rekey() -> None:
+    """Store all texts anew with SESSION_KEY; without it, as they are. The server may run, and a second run goes on.
+
+    Status 1 where some cannot be opened with SESSION_KEY and SESSION_KEY_OLD: they stay as they are.
+    """
+    config = service(Config)
+    if not config.session_key and not config.session_key_old:
+        raise click.ClickException("set SESSION_KEY, or SESSION_KEY_OLD to store the texts unencrypted again")
+    with told():
+        done = Rekeying(service(Database), Seal(config.session_key, config.session_key_old)).run()
+    click.echo(f"stored anew: {done.renewed}")
+    click.echo(f"were so already: {done.untouched}")
+    if not service(Database).is_erased:
+        click.echo("SQLite's log is being read and still has texts as they were: run it again", err=True)
+    if done.unreadable:
+        raise click.ClickException(f"cannot be opened: {done.unreadable}; their key is missing, or they are damaged")
+
+
 def _owner(client: str | None) -> int:
     return 0 if client is None else service(Accounts).show(client).id
 
@@ -88,5 +112,5 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
         "updated": found["updated_at"][:19],
         "cost_usd": found["cost_usd"],
         "character": found["character"] or "-",
-        "title": found["title"],
+        "title": UNREADABLE if found["title"] is None else found["title"],
     }

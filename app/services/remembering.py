@@ -112,7 +112,10 @@ class Remembering:
 
     def owner(self, principal: Principal) -> int:
         """Whose sessions a caller may look at and change; raises ValidationException where sessions are off."""
-        self._open()
+        if self._sessions is None:
+            error = ValidationException("Nothing is kept here")
+            error.explain("Sessions are off (setting SESSIONS)", "세션 기능이 꺼져 있습니다(설정 SESSIONS).")
+            raise error
         return owner_of(principal)
 
     def look(self, new: NewTurn, principal: Principal) -> OpenTurn:

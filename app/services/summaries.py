@@ -103,19 +103,19 @@ class Summaries:
         self._counter = counter
         self._is_stopping = is_stopping
         self._at_once = max(1, min(AT_ONCE, exchange.slots.size // 4))
-        self._going: dict[tuple[int, str], Call | None] = {}
-        self._has_stopped = False
+        self._going: set[tuple[int, str]] = set()
+        self._running = Calls()
         self._lock = threading.Lock()
 
     def consider(self, due: Due, session: Conversation) -> None:
         """Begin a summary in the background if this session needs one; neither waits nor raises."""
-        if due.max_context_tokens < MIN_CONTEXT_TOKENS or not due.is_for(session.recent) or self._is_stopping():
+        if due.max_context_tokens < MIN_CONTEXT_TOKENS or not due.is_for(session.recent):
             return
         key = due.owner, due.name
         with self._lock:
-            if self._has_stopped or key in self._going or len(self._going) >= self._at_once:
+            if key in self._going or len(self._going) >= self._at_once:
                 return
-            self._going[key] = None
+            self._going.add(key)
         threading.Thread(target=self._work, args=(due,), name="summary", daemon=True).start()
 
     def flush(self, seconds: float) -> None:
@@ -125,26 +125,23 @@ class Summaries:
             time.sleep(0.01)
 
     def stop(self, seconds: float) -> None:
-        """Give up what is being made, and begin no more; wait until it is settled, for at most so many seconds."""
-        self._has_stopped = True
-        for call in tuple(self._going.values()):
-            if call is not None:
-                call.end("shutting_down")
+        """Give up what is being made, and all that comes; wait until it is settled, for at most so many seconds."""
+        self._running.end("shutting_down")
         self.flush(seconds)
 
     def _work(self, due: Due) -> None:
         key = due.owner, due.name
         try:
             for _ in range(PARTS):
-                if self._has_stopped or self._is_stopping() or not self._next(due):
+                if self._is_stopping() or not self._next(due):
                     break
         except ServiceException:
-            # The database is away; or what `_made` has told already.
+            # Its code is in the request's line, or the database is away.
             pass
         except Exception:
             logger.exception("a summary failed by a fault of ours")
         finally:
-            del self._going[key]
+            self._going.discard(key)
 
     def _next(self, due: Due) -> bool:
         """Cover the oldest turns once; tell whether that was done. Raises ServiceException."""
@@ -156,8 +153,8 @@ class Summaries:
             return False
         turns = self._sessions.oldest(session, last, due.max_context_tokens // 2)
         call = Call(min(self._config.request_timeout, SECONDS), request_id=new_request_id())
-        self._going[due.owner, due.name] = call
-        self._calls.add(call)
+        for calls in (self._calls, self._running):
+            calls.add(call)
         self._counter.opened()
         failure: ServiceException | None = None
         try:
@@ -166,7 +163,8 @@ class Summaries:
             failure = exc
             raise
         finally:
-            self._calls.discard(call)
+            for calls in (self._calls, self._running):
+                calls.discard(call)
             self._tell(call, len(turns), failure)
 
     def _made(self, due: Due, session: Conversation, turns: Sequence[Turn], call: Call) -> bool:

@@ -40,7 +40,7 @@ class SessionChanges:
         self._seal = seal or Seal()
         self._clock = clock or database.clock
 
-    def describe(self, owner: int, name: str, *, title: str | None = None, metadata: Any = None) -> Described:
+    def change(self, owner: int, name: str, *, title: str | None = None, metadata: Any = None) -> Described:
         """Give a session a title, or other metadata in the place of those that it has; gives what is known of it.
 
         Raises ValidationException.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,9 +28,9 @@ class Turn:
         is_interrupted = self.interrupted or answer_text != self.answer_text
         return dataclasses.replace(self, answer_text=answer_text or None, interrupted=is_interrupted)
 
-    @property
+    @functools.cached_property
     def tokens(self) -> int:
-        """Of both texts, estimated."""
+        """Of both texts, estimated; counted once, as a turn is sent again and again."""
         return estimate_tokens(self.user_text or "") + estimate_tokens(self.answer_text or "")
 
 

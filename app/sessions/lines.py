@@ -69,9 +69,11 @@ def read_lines(body: bytes) -> Imported:
 
 def wrong_line(number: int, message: str) -> ValidationException:
     """The answer to a line that cannot be taken in."""
-    return ValidationException(
-        f"Line {number} {message}", errors={str(number): [message]}, location="lines", field=str(number)
+    error = ValidationException(
+        f"Line {number} {message}", str(number), errors={str(number): [message]}, location="lines"
     )
+    error.told += f" {number}번째 줄을 확인하세요."
+    return error
 
 
 def _turn(line: bytes, number: int) -> ImportedTurn:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,8 @@ NOTHING = frozenset({None, "", "{}"})
 """What no text, title or metadata is stored as, with a key and without."""
 BATCH_ROWS = 200
 """Few, since SQLite lets nobody else write meanwhile."""
-EMPTY_LOG_SECONDS, EMPTY_LOG_WAIT_MS = 10.0, 20
+EMPTY_LOG_SECONDS = 10.0
+"""How long to wait in the end until what the texts were before is out of SQLite's log as well."""
 
 Row = sa.RowMapping
 
@@ -57,17 +57,9 @@ class Rekeying:
             for rows in self._batches(table):
                 changes = [change for row in rows for change in self._changes(table, row, columns, done)]
                 if changes:
-                    done.renewed += self._database.write(functools.partial(_write, changes=changes))
+                    done.renewed += self._database.erase(functools.partial(_write, changes=changes), seconds=0)
+        self._database.erase(functools.partial(_write, changes=()), seconds=EMPTY_LOG_SECONDS)
         return done
-
-    def empty_log(self, seconds: float = EMPTY_LOG_SECONDS) -> bool:
-        """Take what the texts were before out of SQLite's log as well; False where others kept it busy all the time."""
-        give_up = time.monotonic() + seconds
-        while not self._database.read(_empty_log):
-            if time.monotonic() > give_up:
-                return False
-            time.sleep(0.05)
-        return True
 
     def _batches(self, table: sa.Table) -> Iterator[Sequence[Row]]:
         key = sa.tuple_(*table.primary_key.columns)
@@ -102,16 +94,4 @@ def _read(connection: sa.Connection, query: sa.Select[Any]) -> Sequence[Row]:
 
 def _write(connection: sa.Connection, changes: Sequence[sa.Update]) -> int:
     """Run the statements; give how many texts were changed."""
-    if connection.dialect.name == "sqlite":
-        # What was there before is overwritten; else it would lie in the file until its place is used again.
-        connection.exec_driver_sql("PRAGMA secure_delete=ON")
     return sum(connection.execute(change).rowcount for change in changes)
-
-
-def _empty_log(connection: sa.Connection) -> bool:
-    if connection.dialect.name != "sqlite":
-        return True
-    # Nobody writes while SQLite waits for readers here.
-    connection.exec_driver_sql(f"PRAGMA busy_timeout={EMPTY_LOG_WAIT_MS}")
-    (is_busy, *_) = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
-    return not is_busy

@@ -41,8 +41,15 @@ class StoredSessions:
         query = listing(owner, _parsed(cursor), limit + 1)
         found = self._database.read(lambda connection: connection.execute(query).all())
         last = found[limit - 1] if len(found) > limit else None
-        described = [describe(row, self._seal) for row in found[:limit]]
+        described = [self._listed(row) for row in found[:limit]]
         return described, None if last is None else f"{last.updated_at}-{last.id}"
+
+    def _listed(self, row: Any) -> Described:
+        """What is known of a session; of one whose texts cannot be read nothing is said."""
+        try:
+            return describe(row, self._seal)
+        except ChatServiceException:
+            return describe(row, None)
 
     def show(
         self, owner: int, name: str, *, cursor: int | None = None, limit: int = 100, newest_first: bool = False
@@ -142,12 +149,12 @@ def find(connection: sa.Connection, owner: int, name: str) -> Any:
     return row
 
 
-def describe(row: Any, seal: Seal) -> Described:
-    """What is known of a session beside its texts."""
+def describe(row: Any, seal: Seal | None) -> Described:
+    """What is known of a session beside its turns and summary; without a seal its title and metadata are None."""
     return {
         "session_id": row.name,
-        "title": seal.open(row.title) if row.title else "",
-        "metadata": {} if row.metadata == "{}" else json.loads(seal.open(row.metadata)),
+        "title": seal and seal.open(row.title),
+        "metadata": seal and json.loads(seal.open(row.metadata)),
         "character": row.character,
         "turn_count": row.turns,
         "created_at": iso(row.created_at),

@@ -96,18 +96,19 @@ class OpenSummary:
             "cost": ending.cost_nano or 0,
             "unknown": int(ending.cost_nano is None),
         }
+        text = _fit_text(self.text) if _fit_text and ending.code is None else ""
         kept = {
             "of_session": self.key,
             "request": self.request_id,
             "covers": self.covers,
-            "text": self.seal.close(_fit_text(self.text) if _fit_text else self.text),
+            "text": text and self.seal.close(text),
             "model": ending.model and (_fit_model(ending.model) if _fit_model else ending.model),
             "at": int(self.clock() * MICROSECONDS),
         }
 
         def write(connection: sa.Connection) -> None:
             _COUNT.run(connection, **counted)
-            if ending.code is None and self.text:
+            if text:
                 self.is_kept = bool(_KEEP.rows(connection, **kept))
 
         return write

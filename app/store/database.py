@@ -80,6 +80,11 @@ class Database:
         """Transactions that PostgreSQL has ended because two waited for each other; they are tried again."""
         return self._writer.deadlocks
 
+    @property
+    def is_erased(self) -> bool:
+        """Whether what `erase` has deleted is gone from SQLite's log as well, as far as this process knows."""
+        return self._emptied >= self._erased
+
     def migrate(self) -> None:
         """Bring the tables up to date; workers that start together wait for each other.
 
@@ -138,6 +143,12 @@ class Database:
         Waits for at most `seconds` until it is gone from SQLite's log as well, which takes a moment without readers.
         """
         result = self.write(work)
+        self.empty_log(seconds)
+        return result
+
+    def empty_log(self, seconds: float) -> bool:
+        """Take what was deleted and replaced until now out of SQLite's log; False where others have kept it busy for so
+        long: then the next checkpoints go on with it."""
         self._erased += 1
         erased, give_up = self._erased, time.monotonic() + seconds
         while self._emptied < erased and time.monotonic() < give_up:
@@ -145,7 +156,7 @@ class Database:
                 self.checkpoint()
             if self._emptied < erased:
                 time.sleep(0.01)
-        return result
+        return self._emptied >= erased
 
     def read(self, work: Callable[[sa.Connection], Result]) -> Result:
         """Run `work` on a connection of its own, beside the writer.

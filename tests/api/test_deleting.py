@@ -144,6 +144,7 @@ class TestHousekeeping:
         """Some time after they began, as their first turn may still go on; those with turns stay."""
         say(client, "x")
         settled(database_url)
+        aged(database_url, 2 * EMPTY_SECONDS)
         row = {"owner": 0, "created_at": 0}
         now = int(time.time() * 1_000_000)
         old = [row | {"name": f"e-{number}", "updated_at": number} for number in range(FORGET_MAX + 3)]

@@ -134,6 +134,17 @@ def test_the_last_answer_is_trimmed(client: FlaskClient, upstream: Upstream, dat
     assert heard(upstream)[-2:] == [("assistant", "Once"), ("user", "Go on.")]
 
 
+def test_what_is_left_is_sealed(make_app: Callable[..., Flask], upstream: Upstream, database_url: str) -> None:
+    """With SESSION_KEY a trimmed answer is stored as every other one."""
+    client = make_app(session_key="d4350d3a495e3c479890a0dec0d3ccff").test_client()
+    upstream.script(text(STORY))
+    say(client, "Tell me.")
+    assert interrupt(client, 9).get_json()["answer_text"] == "Once upon"
+    assert "Once" not in kept(database_url)[0]["answer_text"]
+    say(client, "Go on.")
+    assert heard(upstream)[-2] == ("assistant", "Once upon")
+
+
 def test_nothing_was_heard(client: FlaskClient, upstream: Upstream, database_url: str) -> None:
     """Then nothing of the answer is kept, and the question is."""
     say(client, "Tell me.")
@@ -239,6 +250,8 @@ def test_an_interruption_as_the_answer_ends(
     turns = kept(database_url)
     assert [turn["user_text"] for turn in turns] == [f"word{number}" for number in range(1, 25)]
     assert {turn["answer_text"] for turn in turns} <= {"Once", None}
+    sent = [message for received in upstream.received for message in received.json["input"]]
+    assert {message["content"] for message in sent if message["role"] == "assistant"} <= {"Once"}
 
 
 def test_an_earlier_mark_is_no_mark(app: Flask, upstream: Upstream, threads: ThreadPoolExecutor) -> None:

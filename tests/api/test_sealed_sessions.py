@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from flask.testing import FlaskClient
 
 from app.errors import ChatServiceException
 from app.sessions.rekeying import Rekeying
@@ -33,7 +35,7 @@ def texts(url: str) -> list[str]:
 
 
 def rekey(make_app: MakeApp, **settings: Any) -> Any:
-    return make_app(**settings).test_cli_runner().invoke(args=["db", "rekey-sessions"])
+    return make_app(**settings).test_cli_runner().invoke(args=["sessions", "rekey"])
 
 
 def describe(url: str, seal: Seal) -> None:
@@ -262,10 +264,7 @@ def test_nothing_plain_is_left_in_the_file(make_app: MakeApp, upstream: Upstream
     for number in range(30):
         say(client, f"canary {number}" * 40, session=f"s-{number % 4}")
     assert "canary" in raw(database_url)
-    app = make_app(session_key=FIRST)
-    # Some builds of SQLite overwrite what is deleted without being asked.
-    sa.event.listen(service(Database, app).engine, "connect", lambda one, _: one.execute("PRAGMA secure_delete=OFF"))
-    assert app.test_cli_runner().invoke(args=["db", "rekey-sessions"]).exit_code == 0
+    assert rekey(make_app, session_key=FIRST).exit_code == 0
     assert "canary" not in raw(database_url)
 
 
@@ -274,12 +273,52 @@ def raw(url: str) -> str:
 
 
 def test_rekeying_without_a_database(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line, and that it can be run again."""
+    """One line."""
 
     def fail(self: Rekeying) -> None:
         raise ChatServiceException("The database does not answer", "store_unavailable")
 
     monkeypatch.setattr(Rekeying, "run", fail)
     done = rekey(make_app, session_key=FIRST)
-    assert done.exit_code == 1
-    assert done.output == "Error: The database does not answer; run it again, and it goes on\n"
+    assert (done.exit_code, done.output) == (1, "Error: The database does not answer\n")
+
+
+def test_titles_that_cannot_be_read(make_app: MakeApp, upstream: Upstream, database_url: str) -> None:
+    """The list has every session, that one without its title and metadata; it can be deleted, others be read."""
+    sealed, plain = make_app(session_key=FIRST).test_client(), make_app().test_client()
+    say(sealed, "I am Mina.", session="s-1")
+    say(plain, "I am Jun.", session="s-2")
+    for client, session in ((sealed, "s-1"), (plain, "s-2")):
+        changed = client.patch(f"/api/v1/sessions/{session}", json={"title": "Tea", "metadata": {"a": "b"}})
+        assert changed.get_json()["title"] == "Tea"
+    assert described(database_url)[0].startswith("llms1:")
+
+    def listed(client: FlaskClient) -> dict[str, Any]:
+        found = client.get("/api/v1/sessions").get_json()["sessions"]
+        return {one["session_id"]: (one["title"], one["metadata"]) for one in found}
+
+    assert listed(sealed) == {"s-1": ("Tea", {"a": "b"}), "s-2": ("Tea", {"a": "b"})}
+    assert listed(plain) == {"s-1": (None, None), "s-2": ("Tea", {"a": "b"})}
+    assert "(session_unreadable)" in make_app().test_cli_runner().invoke(args=["sessions", "list"]).output
+    for path in ("", "/export"):
+        refused = plain.get(f"/api/v1/sessions/s-1{path}")
+        assert (refused.status_code, refused.get_json()["code"]) == (500, "session_unreadable")
+        assert plain.get(f"/api/v1/sessions/s-2{path}").status_code == 200
+    assert plain.delete("/api/v1/sessions/s-1").status_code == 204
+    assert listed(sealed).keys() == {"s-2"}
+
+
+def test_what_is_taken_in_is_sealed(make_app: MakeApp, upstream: Upstream, database_url: str) -> None:
+    """An export is plain; of an import, a summary and a title nothing lies in the clear."""
+    plain, sealed = make_app().test_client(), make_app(session_key=FIRST).test_client()
+    say(plain, "I am Mina.")
+    plain.patch("/api/v1/sessions/s-1", json={"title": "Tea", "metadata": {"a": "b"}})
+    plain.put("/api/v1/sessions/s-1/summary", json={"text": "She is Mina.", "covers": 1})
+    lines = plain.get("/api/v1/sessions/s-1/export").data
+    assert plain.delete("/api/v1/sessions/s-1").status_code == 204
+    sent = {"data": lines, "content_type": "application/x-ndjson"}
+    assert sealed.post("/api/v1/sessions/s-2/import", **sent).status_code == 201
+    assert all(one.startswith("llms1:") for one in every_text(database_url))
+    again = sealed.get("/api/v1/sessions/s-2/export").data
+    assert [json.loads(line)["response_text"] for line in again.splitlines()[1:]] == ["I am Mina."]
+    assert json.loads(again.splitlines()[0])["summary"]["text"] == "She is Mina."

@@ -194,6 +194,7 @@ class TestOwners:
         for answer in asked:
             assert answer.status_code == 422
             assert "SESSIONS" in answer.get_json()["detail"]
+            assert "SESSIONS" in answer.get_json()["error_message"]
         assert client.get(f"{SESSIONS}/s-1").status_code == 200
 
 
@@ -503,3 +504,37 @@ def test_ids_are_not_used_again(client: FlaskClient, database_url: str) -> None:
     with connected(database_url) as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(turns)).scalar() == 0
         assert connection.execute(sa.select(sa.func.count()).select_from(requests)).scalar() == 2
+
+
+def test_with_a_key_all_texts_are_sealed(make_app: Callable[..., Flask], database_url: str) -> None:
+    """What is written by these routes as well, and who calls reads it as before. Where the key is missing the session
+    is listed without its title, is not exported, and can be deleted."""
+    client = make_app(session_key="k" * 40).test_client()
+    header = {"format": "llm-server-session", "version": 1, "title": "SECRET t", "metadata": {"a": "SECRET m"}}
+    header |= {"summary": {"text": "SECRET s", "covers": 1}}
+    lines = [header, {"user_message": "SECRET q", "response_text": "SECRET a"}]
+    assert imported(client, lines, "in").get_json()["title"] == "SECRET t"
+    talk(client, 1)
+    client.patch(f"{SESSIONS}/s-1", json={"title": "SECRET t", "metadata": {"a": "SECRET m"}})
+    assert (
+        client.put(f"{SESSIONS}/s-1/summary", json={"text": "SECRET s", "covers": 1}).get_json()["text"] == "SECRET s"
+    )
+    with connected(database_url) as connection:
+        for table in (sessions, turns):
+            assert "SECRET" not in str(connection.execute(table.select()).all())
+    assert (exported(client, "in")[0]["summary"]["text"], exported(client, "in")[1]["user_message"]) == (
+        "SECRET s",
+        "SECRET q",
+    )
+    keyless = make_app().test_client()
+    talk(keyless, 1, "plain")
+    listed = keyless.get(SESSIONS).get_json()["sessions"]
+    assert [(found["session_id"], found["title"], found["metadata"]) for found in listed] == [
+        ("plain", "", {}),
+        ("s-1", None, None),
+        ("in", None, None),
+    ]
+    for path in ("", "/export"):
+        answer = keyless.get(f"{SESSIONS}/in{path}")
+        assert (answer.status_code, answer.get_json()["code"]) == (500, "session_unreadable")
+    assert keyless.delete(f"{SESSIONS}/in").status_code == 204

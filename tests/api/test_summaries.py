@@ -13,12 +13,15 @@ import pytest
 from flask import Flask
 
 from app.calls.call import Calls
+from app.errors import ChatServiceException
 from app.ledger.accounts import NOBODY, Limits
 from app.models import Credentials
 from app.process.readiness import Readiness
 from app.services.remembering import Remembering
 from app.services.summaries import Due, Summaries
 from app.sessions.conversation import Conversation, Turn
+from app.sessions.sessions import Sessions
+from app.store.database import Database
 from app.store.tables import sessions, turns
 from app.web.services import service
 from tests.api.test_sessions import kept, say
@@ -330,6 +333,20 @@ def test_workers_pay_for_each_summary_once(
         summaries_of(app).flush(20)
     assert len(asked_for_summaries(upstream)) == len(summary_rows(database_url)) == 1
     assert session(database_url)["revision"] == revision + 1
+
+
+def test_a_summary_is_made_of_what_the_session_is(app: Flask, database_url: str) -> None:
+    """Where another worker has made one since it was read, the same turns would be paid for twice."""
+    say(app.test_client(), "Hello.")
+    database = service(Database, app)
+    found = Sessions(database).conversation(0, "s-1", LIMIT)
+    assert found is not None
+    summary = Sessions(database).open_summary(found, "r-1", covers=1)
+    database.write(summary.claim)
+    with connected(database_url) as connection:
+        connection.execute(sessions.update().values(summary_turns=1, revision=sessions.c.revision + 1))
+    with pytest.raises(ChatServiceException):
+        database.write(summary.claim)
 
 
 def test_a_callers_summary_is_not_overwritten(app: Flask, upstream: Upstream, database_url: str) -> None:

@@ -103,6 +103,24 @@ def test_a_korean_answer_in_segments(demo: Server) -> None:
     assert (len(told) > 1, positions[0] < len(events) - 3) == (True, True)
 
 
+def test_a_long_conversation_is_summarised(demo: Server) -> None:
+    """The model writes the summary itself; it is sent in place of the turns that it covers, and none is left out."""
+    fields = {"session_id": "long", "remember": True, "max_context_tokens": 400, "max_tokens": 20, "temperature": 0}
+    for number in range(1, 41):
+        answer = demo.chat(f"My name is Mina, and I have {number} red apples in my garden.", **fields).json
+        assert answer["turn"] == number
+        time.sleep(0.1)
+        if answer["summarised_turns"]:
+            break
+    assert answer["summarised_turns"] > 0
+    body = fields | {"user_message": "Who am I?", "free_mode": True}
+    shown = demo.request("POST", "/api/v1/chat/preview", body).json
+    assert "#지난 대화 요약\n" in shown["upstream_body"]
+    assert "I have 1 red" not in shown["upstream_body"].partition('"role":"user"')[2]
+    assert 0 < shown["tokens"]["summary"] <= 400 // 4 + 20
+    assert "route=session-summary code=- " in demo.stdout()
+
+
 def test_the_model_is_a_process_of_its_own_on_loopback(demo: Server) -> None:
     """It is the supervisor's child, not a worker's, and listens on 127.0.0.1 only."""
     model = model_process(demo)

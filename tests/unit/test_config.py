@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from app.config import Config, is_public, misspelled, usable_cores
+from app.config import SUMMARY_PROMPT, Config, is_public, misspelled, usable_cores
 from app.errors import ConfigurationException
 from tests.server import ROOT
 
@@ -96,6 +96,9 @@ GOOD = [
     ("SESSION_KEY", f" {SESSION_KEYS[0]}\n", SESSION_KEYS[0]),
     ("SESSION_KEY_OLD", f"{SESSION_KEYS[0]}, {SESSION_KEYS[1]},", SESSION_KEYS),
     ("PROMPT_HEADING_SUMMARY", "## Summary", "## Summary"),
+    *[("SUMMARY_MODEL", raw, raw) for raw in ("gpt-4o-mini", "none")],
+    ("SUMMARY_PROMPT", "Summarise.", "Summarise."),
+    *[("SUMMARY_MAX_TOKENS", raw, int(raw)) for raw in ("1", "2000")],
     ("TOKEN_DIGEST_KEY_OLD", "hex:0123", "hex:0123"),
     *[("HTTP_KEEPALIVE_SECONDS", raw, int(raw)) for raw in ("1", "620")],
     *[("DATABASE_PREPARED_STATEMENTS", raw, raw == "on") for raw in ("on", "off")],
@@ -187,6 +190,7 @@ BAD = [
     ("SESSION_KEY_OLD", f"{SESSION_KEYS[0]},short"),
     *[("LEDGER_RETENTION_DAYS", raw) for raw in (*NOT_WHOLE, "36501")],
     *[("SESSION_RETENTION_DAYS", raw) for raw in (*NOT_WHOLE, "36501")],
+    *[("SUMMARY_MAX_TOKENS", raw) for raw in (*NOT_WHOLE, "0")],
     *[
         (name, raw)
         for name in (
@@ -326,6 +330,9 @@ def test_defaults() -> None:
         "SESSION_KEY": "",
         "SESSION_KEY_OLD": (),
         "PROMPT_HEADING_SUMMARY": "#지난 대화 요약",
+        "SUMMARY_MODEL": "",
+        "SUMMARY_PROMPT": SUMMARY_PROMPT,
+        "SUMMARY_MAX_TOKENS": 500,
         "PRICES_FILE": "prices.toml",
         "SYSTEM_API_PUBLIC": False,
         "CORS_ORIGINS": (),
