@@ -212,10 +212,12 @@ def test_a_turn_goes_on_while_its_summary_is_written(app: Flask, upstream: Upstr
         number += 1
     upstream.default = delayed(1, text("Slow."))
     assert say(app.test_client(), "slow", max_context_tokens=LIMIT).get_json()["turn"] == number
-    assert session(database_url)["summary"] == "Meanwhile."
+    before = session(database_url)
+    assert before["summary"] == "Meanwhile."
     answer = say(app.test_client(), "next", max_context_tokens=LIMIT).get_json()
     assert answer["turn"] == number + 1
-    assert answer["summarised_turns"] == session(database_url)["summary_turns"] > 0
+    # One more summary may have been written behind the slow turn.
+    assert 0 < before["summary_turns"] <= answer["summarised_turns"] <= session(database_url)["summary_turns"]
 
 
 def test_a_new_summary_is_no_reason_to_refuse_a_turn(
