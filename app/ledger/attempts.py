@@ -14,7 +14,7 @@ from app.store.statement import RowsStatement
 from app.store.tables import attempts
 from app.units import milliseconds
 
-_COLUMNS = {column.name: column.type for column in attempts.columns if column.name != "id"}
+_COLUMNS = {column.name: column.type for column in attempts.columns}
 _INSERT = RowsStatement(
     lambda given: attempts.insert().from_select(
         [*_COLUMNS], sa.select(*(given.c[name] for name in _COLUMNS)), include_defaults=False

@@ -135,7 +135,7 @@ def _totals(by: str, row: Any) -> dict[str, Any]:
 
 
 def _attempt(row: Any) -> dict[str, Any]:
-    hidden = {"id", "request", "number", "cost_nano"}
+    hidden = {"request", "number", "cost_nano"}
     return {name: value for name, value in row.items() if name not in hidden} | {"cost_usd": dollars(row["cost_nano"])}
 
 

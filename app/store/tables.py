@@ -142,9 +142,8 @@ requests = Table(
 attempts = Table(
     "attempts",
     metadata,
-    Column("id", BigKey, primary_key=True),
-    Column("request", BigKey, ForeignKey("requests.id", ondelete="CASCADE"), nullable=False, index=True),
-    Column("number", Integer, nullable=False),
+    Column("request", BigKey, ForeignKey("requests.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
     Column("upstream", String(64), nullable=False),
     Column("model", String(256), nullable=False),
     Column("model_answered", String(256)),
@@ -156,6 +155,8 @@ attempts = Table(
     Column("output_tokens", BigInteger, nullable=False),
     Column("cost_nano", BigInteger),
     Column("estimated", Boolean, nullable=False),
+    # One tree in SQLite, not one of rows and one of keys: a row is written for every request.
+    sqlite_with_rowid=False,
 )
 
 sessions = Table(

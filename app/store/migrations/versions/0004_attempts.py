@@ -15,9 +15,8 @@ def upgrade() -> None:
     """Make the table."""
     op.create_table(
         "attempts",
-        sa.Column("id", BigKey, primary_key=True),
-        sa.Column("request", BigKey, sa.ForeignKey("requests.id", ondelete="CASCADE"), nullable=False, index=True),
-        sa.Column("number", sa.Integer, nullable=False),
+        sa.Column("request", BigKey, sa.ForeignKey("requests.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True),
         sa.Column("upstream", sa.String(64), nullable=False),
         sa.Column("model", sa.String(256), nullable=False),
         sa.Column("model_answered", sa.String(256)),
@@ -29,6 +28,7 @@ def upgrade() -> None:
         sa.Column("output_tokens", sa.BigInteger, nullable=False),
         sa.Column("cost_nano", sa.BigInteger),
         sa.Column("estimated", sa.Boolean, nullable=False),
+        sqlite_with_rowid=False,
     )
 
 
