@@ -37,7 +37,7 @@ $(VENV)/bin/python $(CLIENTS)/bin/python $(BENCH)/litellm/bin/python $(BENCH)/no
 	@$(PYTHON) -m venv $(@:/bin/python=)
 
 $(VENV)/.installed: locks/server.txt | $(VENV)/bin/python
-	@echo "Installing the server's packages (20 MB, once) …"
+	@echo "Installing the server's packages (25 MB, once) …"
 	@$(PIP_INSTALL) -r locks/server.txt
 	@touch $@
 

@@ -33,6 +33,8 @@ from app.parsers import (
     origins,
     pem_file,
     proxy_url,
+    sealing_key,
+    sealing_keys,
     text,
     text_or_none,
 )
@@ -529,6 +531,24 @@ class Config:
         integer(1, 10**9),
         "`max_tokens` of a summary; never more than a quarter of `max_context_tokens`.",
         ko="요약의 `max_tokens`. `max_context_tokens`의 4분의 1을 넘지 않습니다.",
+    )
+    session_key: str = setting(
+        "",
+        sealing_key,
+        "With it the texts of sessions are encrypted in the database. `openssl rand -base64 32` makes one. Keep it: "
+        "without it they cannot be read.",
+        ko=(
+            "지정하면 세션의 텍스트를 데이터베이스에 암호화해 저장합니다. `openssl rand -base64 32`로 만들고 잘 "
+            "보관하세요. 이 키가 없으면 텍스트를 읽을 수 없습니다."
+        ),
+        secret=True,
+    )
+    session_key_old: tuple[str, ...] = setting(
+        (),
+        sealing_keys,
+        "Other keys that texts of sessions may be encrypted with, separated by commas. They are read and not written.",
+        ko="세션의 텍스트가 암호화되어 있을 수 있는 다른 키. 쉼표로 구분하며 읽을 때만 씁니다.",
+        secret=True,
     )
     prices_file: str = setting(
         "prices.toml",

@@ -26,18 +26,25 @@ from app.process.housekeeping import Housekeeping
 from app.process.metrics import Metrics
 from app.process.quick_stop import QuickStop
 from app.process.readiness import Readiness
+from app.process.session_commands import register_session_commands
 from app.process.shared_health import SharedHealth
 from app.process.upstream_commands import register_upstream_commands
 from app.services.cache import ResponseCache
 from app.services.chat import ChatService
 from app.services.exchange import Exchange
+from app.services.interrupting import Interrupting
 from app.services.memory_hook import MemoryHook
 from app.services.model_list import ModelList
 from app.services.notice import Notices
 from app.services.passthrough import Passthrough
 from app.services.remembering import Remembering
+from app.services.running import RunningTurns
 from app.services.summaries import Summaries
+from app.sessions.changes import SessionChanges
+from app.sessions.interruption import Interruptions
+from app.sessions.seal import Seal
 from app.sessions.sessions import Sessions
+from app.sessions.stored import StoredSessions
 from app.store.database import Database
 from app.upstreams.catalog import Catalog
 from app.upstreams.keys import KeySelector
@@ -55,7 +62,7 @@ from app.web.middleware import register_middleware
 from app.web.problems import register_error_handlers
 from app.web.services import provide
 from blueprints import characters as character_routes
-from blueprints import chat, docs, health, messages, metrics, notice, openai, others, system, upstreams, usage
+from blueprints import chat, docs, health, messages, metrics, notice, openai, others, sessions, system, upstreams, usage
 
 
 def make_app(config: Config) -> Flask:
@@ -109,17 +116,23 @@ def make_app(config: Config) -> Flask:
         app, config, database, accounts, ledger, counts, slots, fleet, exchange, passthrough, ModelList(exchange), calls
     )
     readiness = Readiness(database.is_writable, *needed)
-    sessions = Sessions(database) if config.sessions else None
+    seal = Seal(config.session_key, config.session_key_old)
+    changes = SessionChanges(database, seal)
+    kept = Sessions(database, seal) if config.sessions else None
     summaries = None
-    if sessions is not None and config.summary_model != NO_SUMMARIES:
-        summaries = Summaries(sessions, exchange, config, calls, counts, lambda: readiness.draining)
-    remembering = Remembering(sessions, memory_hook, config.max_queue_seconds, summaries)
+    if kept is not None and config.summary_model != NO_SUMMARIES:
+        summaries = Summaries(kept, exchange, config, calls, counts, lambda: readiness.draining)
+    interruptions = Interruptions(database, kept) if kept else None
+    running = RunningTurns(interruptions.marked) if interruptions else RunningTurns()
+    remembering = Remembering(kept, memory_hook, config.max_queue_seconds, summaries, running)
+    provide(app, remembering, StoredSessions(database, seal), changes)
+    provide(app, Interrupting(interruptions, running, memory_hook))
     characters = Characters(database, clock=database.clock)
-    provide(app, ChatService(exchange, config, cache, remembering, characters), memory_hook, remembering, characters)
+    provide(app, ChatService(exchange, config, cache, remembering, characters), memory_hook, characters)
     provide(app, UsageReports(database), Notices(config))
     provide(app, readiness, QuickStop(calls, ledger, database))
     provide(app, BodyRoom(config.max_held_bytes, config.max_request_bytes))
-    provide(app, Housekeeping(ledger, config.ledger_retention_days))
+    provide(app, Housekeeping(ledger, config.ledger_retention_days, changes, config.session_retention_days))
     provide(app, SharedHealth(fleet.upstreams if catalog.is_listed else {}, database, ledger.fingerprint))
 
     _join_web(app, config, counts, calls)
@@ -135,9 +148,11 @@ def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None
     if config.cors_origins:
         allow_origins(app, config.cors_origins)
     passing = (openai.blp, others.blp, messages.blp)
+    talking = (chat.blp, sessions.blp, character_routes.blp, notice.blp)
     operating = (usage.blp, upstreams.blp, system.blp, metrics.blp, health.blp)
-    api.register(chat.blp, character_routes.blp, notice.blp, *passing, *operating, docs.blp)
+    api.register(*talking, *passing, *operating, docs.blp)
     register_commands(app)
     register_character_commands(app)
     register_database_commands(app)
     register_upstream_commands(app)
+    register_session_commands(app)

@@ -121,14 +121,37 @@ FAILURES: Mapping[str, Failure] = {
         "이 세션의 다른 턴이 진행 중이며 `MAX_QUEUE_SECONDS` 안에 끝나지 않음.",
         retryable=True,
         retry_after=1,
-        told="대화 오류: 이 세션의 다른 턴이 진행 중입니다. 잠시 후 다시 시도하세요.",
+        told="채팅 서비스 오류: 이 세션의 다른 턴이 진행 중입니다. 잠시 후 다시 시도하세요.",
+    ),
+    "session_not_found": Failure(
+        404,
+        "client",
+        "The caller has no session of this name. Another client's session is the same.",
+        "이 이름의 세션이 호출자에게 없음. 다른 클라이언트의 세션도 마찬가지.",
+        told="요청 경로 오류: 없는 세션입니다.",
+    ),
+    "session_exists": Failure(
+        409,
+        "client",
+        "An import names a session that is there already.",
+        "이미 있는 세션의 이름으로 가져오기를 요청함.",
+        told="채팅 서비스 오류: 같은 이름의 세션이 이미 있습니다.",
+    ),
+    "session_unreadable": Failure(
+        500,
+        "server",
+        "What is stored of this session cannot be read: the key that sealed it is neither `SESSION_KEY` nor one of "
+        "`SESSION_KEY_OLD`, or it is damaged. Other sessions are served.",
+        "이 세션의 저장된 내용을 읽을 수 없음. 암호화한 키가 `SESSION_KEY`와 `SESSION_KEY_OLD`에 없거나 내용이 손상됨. "
+        "다른 세션은 정상 처리됨.",
+        told="채팅 서비스 오류: 이 세션의 저장된 내용을 읽을 수 없습니다. 운영자에게 문의하거나 새 세션을 시작하세요.",
     ),
     "turn_interrupted": Failure(
         409,
         "client",
         "The answer was cut, as its session was interrupted.",
         "세션을 중단하는 요청으로 응답이 끊김.",
-        told="대화 오류: 응답이 중단되었습니다.",
+        told="채팅 서비스 오류: 응답이 중단되었습니다.",
     ),
     "rate_limited": Failure(
         429,

@@ -134,7 +134,7 @@ class ProbesAreQuiet(logging.Filter):
 def log_config(config: Config, *secrets: str) -> dict[str, Any]:
     """The dictConfig for `config`: standard output, and the log file unless it is off or cannot be opened.
 
-    `secrets` are in no line, as OPENAI_API_KEY and MEMORY_TOKEN are not.
+    `secrets` are in no line, as OPENAI_API_KEY, MEMORY_TOKEN and the keys of sessions are not.
     """
     # When a handler fails, the standard library prints the record, unredacted, to standard error.
     logging.raiseExceptions = False
@@ -142,7 +142,8 @@ def log_config(config: Config, *secrets: str) -> dict[str, Any]:
     # "Optimization").
     logging._srcfile = None
     logging.logThreads = logging.logMultiprocessing = False
-    redact = Redaction(config.openai_api_key, config.memory_token, *secrets)
+    ours = (config.openai_api_key, config.memory_token, config.session_key, *config.session_key_old)
+    redact = Redaction(*ours, *secrets)
     formatter = RedactedJsonFormatter if config.log_format == "json" else TextFormatter
     handlers: dict[str, Any] = {"stdout": {"()": StandardOutput, "formatter": "line"}}
     if config.log_file and is_writable(config.log_file):

@@ -28,6 +28,8 @@ TOKEN_PREFIX = "llms_"
 """What the tokens of this server's clients begin with, and no key of OpenAI's does."""
 
 SESSION_ID_MAX_LENGTH = 128
+SESSION_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]+")
+"""A session id under which something is kept: it can stand in a path."""
 END_USER_MAX_LENGTH = 128
 CHARACTER_MAX_LENGTH = 80
 """Of a character's name with a version behind it."""
@@ -44,9 +46,18 @@ SCHEMA_DEPTH_MAX = 100
 SCHEMA_VALUES_MAX = 20_000
 IMAGE_URL_MAX_LENGTH = 2048
 IMAGE_DATA_MAX_LENGTH = 700_000
+TITLE_MAX_LENGTH = 256
+METADATA_MAX = 16
+METADATA_KEY_MAX_LENGTH = 64
+METADATA_VALUE_MAX_LENGTH = 512
+SUMMARY_MAX_LENGTH = 32_000
+"""Characters: as many tokens in Korean, and far more than a prompt spares for it."""
+UNWRITABLE = "must not contain NUL or lone surrogates"
 
-USAGE_GROUPS = ("day", "model", "client", "user", "api_key_source", "upstream")
+USAGE_GROUPS = ("day", "model", "client", "user", "session", "api_key_source", "upstream")
 USAGE_PAGE_MAX = 500
+SESSION_PAGE_MAX = 500
+"""Of sessions, and of turns of one."""
 
 KeySource = Literal["user_provided", "default"]
 Message = dict[str, str]

@@ -18,6 +18,9 @@ Parse = Callable[[str], Any]
 PRICE_MAX = 1_000_000
 
 PRINTABLE = r"[\x21-\x7e]+"
+SEALING_KEY = r"[\x21-\x2b\x2d-\x7e]{32,256}"
+SEALING_KEY_CHARACTERS = 8
+SEALING_KEY_WORDS = "32 to 256 random printable ASCII characters without spaces and commas"
 ORIGIN = r"(?i:[a-z][a-z0-9+.-]*)://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?"
 HOST = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|[0-9a-f.]*:[0-9a-f:.]*"
 
@@ -105,6 +108,22 @@ def digest_key(raw: str) -> str:
     if not re.fullmatch(r"[\x21-\x7e]{8,256}", raw.strip()):
         raise ValueError("must be 8 to 256 printable ASCII characters without spaces")
     return raw.strip()
+
+
+def sealing_key(raw: str) -> str:
+    """Accept a random key, as text. What is plainly not random, as one letter over and over, is refused."""
+    key = raw.strip()
+    if not re.fullmatch(SEALING_KEY, key) or len(set(key)) < SEALING_KEY_CHARACTERS:
+        raise ValueError(f"must be {SEALING_KEY_WORDS}")
+    return key
+
+
+def sealing_keys(raw: str) -> tuple[str, ...]:
+    """Accept a comma-separated list of such keys."""
+    try:
+        return tuple(sealing_key(key) for key in raw.split(",") if key.strip())
+    except ValueError:
+        raise ValueError(f"must be keys separated by commas, each {SEALING_KEY_WORDS}") from None
 
 
 def header(raw: str) -> str:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from app.ledger.accounts import Accounts, Limits
 from app.ledger.tokens import digest_key
 from app.store.database import Database
-from app.store.tables import clients, requests, sessions, turns
+from app.store.tables import character_versions, characters, clients, requests, sessions, turns
 from app.tokens import estimate_tokens
 from bench import load, report, upstream, wire
 from bench.gateways import JSON, our_environment, ours
@@ -36,6 +36,7 @@ LEDGER_ROWS = (0, 100_000, 1_000_000, 5_000_000)
 TURNS_SENT = (1, 10, 50, 100, 250)
 TURNS_KEPT = (10, 1_000, 100_000)
 SESSIONS = (1, 1_000, 100_000)
+CHARACTERS = (1, 1_000, 10_000)
 SAID = "x" * 100
 """Each text of a stored turn."""
 NINETY_DAYS = 90 * 86_400 * 1_000_000
@@ -75,11 +76,13 @@ def main() -> int:
 def _by_body(base_url: str, sizes: tuple[int, ...], body: Callable[[int], str]) -> list[Point]:
     """One server, bodies that grow."""
     _fresh_store()
-    with ours().start(base_url) as program:
+    with ours(SUMMARY_MODEL="none").start(base_url) as program:
         return [_measured(program, size, body(size)) for size in sizes]
 
 
-def _by_store(base_url: str, sizes: tuple[int, ...], fill: Callable[[Database, int], None]) -> list[Point]:
+def _by_store(
+    base_url: str, sizes: tuple[int, ...], fill: Callable[[Database, int], None], body: str | None = None
+) -> list[Point]:
     """A store that grows; one server after the other."""
     _fresh_store()
     points, held = [], 0
@@ -88,21 +91,21 @@ def _by_store(base_url: str, sizes: tuple[int, ...], fill: Callable[[Database, i
         fill(database, size - held)
         database.close()
         held = size
-        with ours().start(base_url) as program:
-            points.append(_measured(program, size, wire.request_body(wire.NATIVE)))
+        with ours(SUMMARY_MODEL="none").start(base_url) as program:
+            points.append(_measured(program, size, body or wire.request_body(wire.NATIVE)))
     return points
 
 
 def _by_session(base_url: str) -> dict[str, list[Point]]:
     """A remembered turn beside one that brings its ten past turns itself; turns that are sent, turns that are not, and
-    other sessions."""
+    other sessions. Without summaries, which are requests of their own."""
     _fresh_store()
     database = Database(our_environment()["DATABASE_URL"])
     most = max(TURNS_SENT)
     _add_sessions(database, "own", 1, most)
     for kept in TURNS_KEPT:
         _add_sessions(database, f"kept-{kept}", 1, kept)
-    with ours().start(base_url) as program:
+    with ours(SUMMARY_MODEL="none").start(base_url) as program:
         found = {
             "10 past turns (0: the request brings them, 1: remembered)": [
                 _measured(program, 0, _brings(10)),
@@ -113,14 +116,12 @@ def _by_session(base_url: str) -> dict[str, list[Point]]:
                 _measured(program, kept, _remembers(f"kept-{kept}-1", 10)) for kept in TURNS_KEPT
             ],
         }
-    points, held = [], 0
-    for size in SESSIONS:
-        _add_sessions(database, f"other-{size}", size - held, 3)
-        held = size
-        with ours().start(base_url) as program:
-            points.append(_measured(program, size, _remembers("own-1", 10)))
     database.close()
-    return found | {"other sessions": points}
+    speaks = json.dumps(json.loads(wire.request_body(wire.NATIVE)) | {"character": "other-0"})
+    return found | {
+        "other sessions": _by_store(base_url, SESSIONS, _add_others, _remembers("own-1", 10)),
+        "characters": _by_store(base_url, CHARACTERS, _add_characters, speaks),
+    }
 
 
 def _measured(program: Program, size: int, body: str) -> Point:
@@ -199,6 +200,27 @@ def _add_sessions(database: Database, name: str, count: int, length: int) -> Non
             assert made is not None
             said = {"session": made[0], "created_at": now, "user_text": SAID, "answer_text": SAID, "interrupted": False}
             connection.execute(turns.insert(), [said | {"number": place} for place in range(1, length + 1)])
+
+
+def _add_others(database: Database, count: int) -> None:
+    """Sessions of three turns beside one that is asked."""
+    with database.engine.begin() as connection:
+        have = connection.execute(sa.select(sa.func.count()).select_from(sessions)).scalar_one()
+    if not have:
+        _add_sessions(database, "own", 1, 10)
+    _add_sessions(database, f"after-{have}", count, 3)
+
+
+def _add_characters(database: Database, count: int) -> None:
+    """Characters of our client, of which the first is asked."""
+    with database.engine.begin() as connection:
+        have = connection.execute(sa.select(sa.func.count()).select_from(characters)).scalar_one()
+        for number in range(have, have + count):
+            row = {"client_id": 1, "name": f"other-{number}", "version": 1}
+            made = connection.execute(characters.insert().values(row)).inserted_primary_key
+            assert made is not None
+            version = {"character": made[0], "version": 1, "created_at": 0, "body": json.dumps({"role": SAID})}
+            connection.execute(character_versions.insert().values(version))
 
 
 def _add_clients(database: Database, count: int) -> None:

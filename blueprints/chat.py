@@ -70,6 +70,7 @@ def chat(headers: dict[str, str], request: ChatRequest) -> Response | tuple[Chat
     "unauthorized",
     "model_not_allowed",
     "free_mode_not_allowed",
+    "session_unreadable",
     "internal_error",
 )
 def preview(headers: dict[str, str], request: ChatRequest) -> ChatPreview:

@@ -32,11 +32,18 @@ def report(query: dict[str, Any]) -> dict[str, Any]:
     A client sees its own; an admin, or anybody in open mode, everybody's or one client's.
     """
     reports, client_id = service(UsageReports), _visible_client(query.get("client"))
-    period = Period(since=_moment(query.get("since")), until=_moment(query.get("until")), user=query.get("user"))
-    if "by" in query:
-        return {"totals": reports.totals(query["by"], period, client_id, users_max=query["limit"])}
-    rows, cursor = reports.rows(period, client_id, cursor=query.get("cursor"), limit=query["limit"])
-    return {"rows": rows, "next_cursor": cursor}
+    period = Period(
+        since=_moment(query.get("since")),
+        until=_moment(query.get("until")),
+        user=query.get("user"),
+        session=query.get("session_id"),
+    )
+    by, page = query.get("by"), {"cursor": query.get("cursor"), "limit": query["limit"]}
+    if by == "session":
+        return _paged("totals", reports.sessions(period, client_id, **page))
+    if by is not None:
+        return {"totals": reports.totals(by, period, client_id, users_max=query["limit"])}
+    return _paged("rows", reports.rows(period, client_id, **page))
 
 
 @blp.get("/requests/<request_id>")
@@ -51,6 +58,10 @@ def one_request(request_id: str) -> dict[str, Any]:
     if row is None:
         raise ChatServiceException("There is no such request", "not_found")
     return row
+
+
+def _paged(name: str, page: tuple[list[dict[str, Any]], int | None]) -> dict[str, Any]:
+    return {name: page[0], "next_cursor": page[1]}
 
 
 def _visible_client(name: str | None) -> int | None:

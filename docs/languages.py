@@ -52,6 +52,12 @@ ACCEPTED_KO = {
     r"`true` or `false`": "`true` 또는 `false`",
     r"one of (.+)": r"\1 중 하나",
     r"1 to 8000 printable ASCII characters without spaces": "공백이 없는 인쇄 가능한 ASCII 문자 1~8000자",
+    r"32 to 256 random printable ASCII characters without spaces and commas": (
+        "공백과 쉼표가 없는 임의의 인쇄 가능한 ASCII 문자 32~256자"
+    ),
+    r"keys separated by commas, each 32 to 256 random printable ASCII characters without spaces and commas": (
+        "쉼표로 구분한 키. 키마다 공백과 쉼표가 없는 임의의 인쇄 가능한 ASCII 문자 32~256자"
+    ),
     r"8 to 256 printable ASCII characters without spaces": "공백이 없는 인쇄 가능한 ASCII 문자 8~256자",
     r"printable ASCII characters without spaces": "공백이 없는 인쇄 가능한 ASCII 문자",
     r"an http\(s\) URL without credentials, query or fragment": "인증 정보, 쿼리, 프래그먼트가 없는 http(s) URL",
@@ -71,6 +77,7 @@ ACCEPTED_KO = {
 ROUTES_KO = {
     "chat.chat": "채팅 한 턴에 답변",
     "chat.preview": "채팅 한 턴이 업스트림에 보낼 내용을 미리 보기",
+    "sessions.interrupt": "진행 중인 응답을 끊거나 마지막 응답을 들은 데까지 줄이기",
     "notice.notice": "사람에게 보여 줄 AI 고지",
     "characters.page": "캐릭터 목록",
     "characters.show": "캐릭터 하나, 또는 그 버전 하나",
@@ -91,7 +98,15 @@ ROUTES_KO = {
     "others.rerank": "문서 순위 매기기(rerank) 요청을 업스트림에 그대로 전달",
     "messages.messages": "Anthropic Messages API 요청을 업스트림에 그대로 전달",
     "messages.count_tokens": "Anthropic 토큰 수 계산 요청을 업스트림에 그대로 전달",
-    "usage.report": "사용량: 날짜·모델·클라이언트·키 종류별 합계 또는 사용 기록",
+    "sessions.sessions": "호출자의 세션 목록(마지막 턴이 최근인 순서)",
+    "sessions.session": "세션 하나: 턴, 요약, 토큰과 비용",
+    "sessions.change": "세션의 제목과 메타데이터 변경",
+    "sessions.delete": "세션과 모든 턴 삭제",
+    "sessions.export": "세션을 JSON Lines로 내보내기",
+    "sessions.take_in": "내보낸 세션을 새 이름으로 가져오기",
+    "sessions.summarise": "세션의 요약 교체",
+    "sessions.forget_summary": "세션의 요약 삭제",
+    "usage.report": "사용량: 날짜·모델·클라이언트·키 종류·세션별 합계 또는 사용 기록",
     "usage.one_request": "요청 하나의 사용 기록",
     "system.info": "호스트, CPU, 메모리, 디스크, 네트워크, 프로세스, 컨테이너",
     "system.status": "부하, 남은 메모리, 가동 시간",

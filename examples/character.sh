@@ -1,7 +1,7 @@
 #!/bin/sh
 # A character that the server keeps: put it, see what the model would receive, let it speak, change it, give it as a
-# card, delete it. `character.sh chat` keeps it and asks it three things in Korean, which the model has to know (the demo
-# model does not). Where tokens are required, LLM_SERVER_TOKEN is a client's.
+# card, delete it. `character.sh chat` talks with it in Korean in a session that begins with its first message; the model
+# has to know Korean (the demo model does not). Where tokens are required, LLM_SERVER_TOKEN is a client's.
 set -eu
 server=${LLM_SERVER_URL:-http://127.0.0.1:5601}
 name=example-mina
@@ -38,9 +38,20 @@ grep -q '"version":' "$answer"
 
 if [ "${1:-preview}" = chat ]; then
     for said in '오늘 손님 많았어?' '등대에 불이 켜져 있던데?' '그럼 누가 켰을까?'; do
-        call POST /api/v1/chat -d '{"character": "'"$name"'", "user_name": "도윤", "user_message": "'"$said"'", "free_mode": true}'
+        call POST /api/v1/chat -d '{
+            "character": "'"$name"'",
+            "session_id": "'"$name"'",
+            "remember": true,
+            "user_name": "도윤",
+            "user_message": "'"$said"'",
+            "free_mode": true
+        }'
         grep -q '"character":"'"$name"'@' "$answer"
     done
+    call GET "/api/v1/sessions/$name"
+    grep -qF '도윤 왔어요?' "$answer"
+    call DELETE "/api/v1/sessions/$name"
+    call DELETE "/api/v1/characters/$name"
     exit
 fi
 

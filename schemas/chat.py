@@ -59,10 +59,11 @@ def upstream_header() -> fields.String:
     """The header that says which upstream the caller's own key belongs to."""
     return fields.String(
         data_key="X-Upstream",
-        validate=validate.Length(min=1, max=64),
+        validate=validate.Length(max=64),
         metadata={
+            "example": "",
             "description": "With several upstreams: where the caller's own key belongs. Default: the first that speaks "
-            "the API of this route."
+            "the API of this route.",
         },
     )
 

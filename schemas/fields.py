@@ -9,6 +9,8 @@ from typing import Any
 from marshmallow import ValidationError, fields, missing
 
 from app.errors import ERRORS_MAX
+from app.json_bytes import is_writable
+from app.models import UNWRITABLE
 
 
 class StrictBoolean(fields.Boolean):
@@ -36,6 +38,12 @@ class StrictInteger(fields.Integer):
         if isinstance(value, str) or (isinstance(value, float) and not value.is_integer()):
             raise self.make_error("invalid", input=value)
         return super()._deserialize(value, attr, data, **kwargs)
+
+
+def writable(text: str) -> None:
+    """Refuse what no database can hold, and so cannot be looked for."""
+    if not is_writable(text):
+        raise ValidationError(UNWRITABLE)
 
 
 class LeftOut(fields.Field[Any]):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from marshmallow import Schema, fields, validate
 
-from app.models import USAGE_GROUPS, USAGE_PAGE_MAX
-from schemas.fields import Moment
+from app.models import SESSION_ID_MAX_LENGTH, USAGE_GROUPS, USAGE_PAGE_MAX
+from schemas.fields import Moment, writable
 
+WRITABLE = {"pattern": r"^[^\u0000]*$"}
 USER_QUERY_MAX_LENGTH = 1024
 """Longer names are written down shorter (app/ledger/end_users.py), and still found by what the request had."""
 
@@ -25,12 +26,17 @@ class UsageQuerySchema(Schema):
         metadata={"description": "Sums by this; without it the rows themselves, newest first.", "example": "day"},
     )
     client = fields.String(
-        validate=validate.Length(max=64),
-        metadata={"description": "Admin only: one client's rows. Default: everybody's.", "example": "web"},
+        validate=[validate.Length(max=64), writable],
+        metadata={"description": "Admin only: one client's rows. Default: everybody's.", "example": "web"} | WRITABLE,
     )
     user = fields.String(
-        validate=validate.Length(min=1, max=USER_QUERY_MAX_LENGTH),
-        metadata={"description": "One end user's rows, by the name that the requests gave.", "example": "player-42"},
+        validate=[validate.Length(min=1, max=USER_QUERY_MAX_LENGTH), writable],
+        metadata={"description": "One end user's rows, by the name that the requests gave.", "example": "player-42"}
+        | WRITABLE,
+    )
+    session_id = fields.String(
+        validate=[validate.Length(max=SESSION_ID_MAX_LENGTH), writable],
+        metadata={"description": "Only requests with this session id.", "example": "s-1"} | WRITABLE,
     )
     cursor = fields.Integer(
         validate=validate.Range(min=1, max=2**62),
@@ -39,7 +45,7 @@ class UsageQuerySchema(Schema):
     limit = fields.Integer(
         load_default=100,
         validate=validate.Range(min=1, max=USAGE_PAGE_MAX),
-        metadata={"description": "Rows per page; by user, how many users.", "example": 100},
+        metadata={"description": "Rows, or sums by session, per page; by user, how many users.", "example": 100},
     )
 
 
@@ -47,7 +53,7 @@ class UsageTotalSchema(Schema):
     """The sums of one group."""
 
     key = fields.String(
-        metadata={"description": "Day, model, client, user, key source, upstream.", "example": "2026-01-31"}
+        metadata={"description": "Day, model, client, user, session, key source, upstream.", "example": "2026-01-31"}
     )
     requests = fields.Integer(metadata={"description": "Accepted requests.", "example": 12, "minimum": 0})
     ok = fields.Integer(metadata={"description": "Those that were answered.", "example": 11, "minimum": 0})

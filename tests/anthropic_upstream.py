@@ -24,27 +24,35 @@ TOO_LONG_ERROR = {
 
 
 class AnthropicUpstream(Upstream):
-    """Refuses a request with the words `TOO_LONG`, and cuts a stream with `BREAK_OFF`."""
+    """Refuses a request with the words `TOO_LONG`, and cuts a stream with `BREAK_OFF`. Keeps threads."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.default = _answer
+        self._threads: dict[str, list[Any]] = {}
+        self.default = self._answered
+
+    async def _answered(self, received: Received, writer: asyncio.StreamWriter) -> None:
+        name = f"msg_{len(self.received)}"
+        await _chosen(received, self._continued(received.json, name), name)(received, writer)
+
+    def _continued(self, asked: dict[str, Any], name: str) -> dict[str, Any]:
+        """The request with what was said before in its thread, which goes on under `name`."""
+        if thread := asked.get("thread"):
+            turns = [*self._threads.get(thread.get("previous_message_id", ""), []), *asked["messages"]]
+            asked = asked | {"messages": turns}
+            self._threads[name] = [*turns, {"role": "assistant", "content": [_block(asked)]}]
+        return asked
 
 
-async def _answer(received: Received, writer: asyncio.StreamWriter) -> None:
-    await _chosen(received)(received, writer)
-
-
-def _chosen(received: Received) -> Answer:
+def _chosen(received: Received, asked: dict[str, Any], name: str) -> Answer:
     if TOO_LONG.encode() in received.body:
         return reply(400, TOO_LONG_ERROR)
     if received.path.partition("?")[0] == "/v1/messages/count_tokens":
         return reply(200, {"input_tokens": USAGE["input_tokens"]})
-    asked = received.json
     block = _block(asked)
     if not asked.get("stream"):
-        return reply(200, _message(block) | {"content": [block]})
-    events = list(_events(block))
+        return reply(200, _message(block, name) | {"content": [block]})
+    events = list(_events(block, name))
     return stream(events[:-3] if BREAK_OFF in json.dumps(asked) else events)
 
 
@@ -59,14 +67,14 @@ def _block(asked: dict[str, Any]) -> dict[str, Any]:
     return {"type": "tool_use", "id": "toolu_1", "name": waiting[0]["name"], "input": given}
 
 
-def _message(block: dict[str, Any]) -> dict[str, Any]:
+def _message(block: dict[str, Any], name: str) -> dict[str, Any]:
     reason = "tool_use" if block["type"] == "tool_use" else "end_turn"
-    told = {"id": "msg_1", "type": "message", "role": "assistant", "model": MODEL, "content": []}
+    told = {"id": name, "type": "message", "role": "assistant", "model": MODEL, "content": []}
     return told | {"stop_reason": reason, "stop_sequence": None, "usage": USAGE}
 
 
-def _events(block: dict[str, Any]) -> Iterator[bytes]:
-    whole = _message(block)
+def _events(block: dict[str, Any], name: str) -> Iterator[bytes]:
+    whole = _message(block, name)
     begun = whole | {"stop_reason": None, "usage": USAGE | {"output_tokens": 1}}
     empty = {"input": {}} if block["type"] == "tool_use" else {"text": ""}
     yield _event("message_start", message=begun)

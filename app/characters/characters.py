@@ -26,10 +26,12 @@ EVERYBODYS = 0
 """The owner of what everybody sees. In open mode there is no other."""
 CHARACTERS_MAX = 10_000
 """Of one owner."""
+VERSIONS_MAX = 1_000
+"""Of one character; a program that puts one each time it starts must not fill the database."""
 KNOWN_SECONDS = 0.5
 """How long a worker remembers a character that was found; as long it may speak on where another has replaced it."""
-KNOWN_MAX = 1000
-PARSED_MAX = 256
+KNOWN_MAX = 100
+"""How many a worker remembers: each may be a quarter of a megabyte."""
 
 _OF_NAME = (owner_of_character == sa.bindparam("of_owner")) & (characters.c.name == sa.bindparam("of_name"))
 _SEEN = sa.or_(owner_of_character == sa.bindparam("of_owner"), owner_of_character == sa.literal_column("0"))
@@ -107,19 +109,7 @@ class Characters:
     ) -> tuple[list[dict[str, Any]], str | None]:
         """Name, version, `shared` and `created_at` of what an owner sees, by name, and the last name of a page that is
         not the last one."""
-        own = characters.alias()
-        hidden = (
-            sa.exists()
-            .select_from(own)
-            .where(own.c.client_id == owner, own.c.name == characters.c.name, owner_of_character == 0, *_alive(own))
-        )
-        query = (
-            sa.select(*_FOUND[1:-1])
-            .join(character_versions, _newest_of(characters))
-            .where(owner_of_character.in_({owner, EVERYBODYS}), ~hidden)
-            .order_by(characters.c.name)
-            .limit(limit + 1)
-        )
+        query = _seen_by(owner).limit(limit + 1)
         if after is not None:
             query = query.where(characters.c.name > after)
         rows = self._database.read(lambda connection: connection.execute(query).all())
@@ -142,25 +132,13 @@ class Characters:
         body = written(character).decode()
 
         def work(connection: sa.Connection) -> Character:
-            kept_row = _hold(connection, owner, character.name) or _add(connection, owner, character.name)
-            newest = connection.execute(
-                sa.select(character_versions).where(
-                    character_versions.c.character == kept_row.id, character_versions.c.version == kept_row.version
-                )
-            ).first()
-            version, made = kept_row.version, self._now()
-            if newest is not None and newest.body == body:
-                made = newest.created_at
-            else:
-                version += 1
-                row = {"character": kept_row.id, "version": version, "created_at": made, "body": body}
-                connection.execute(character_versions.insert().values(row))
-                connection.execute(characters.update().where(characters.c.id == kept_row.id).values(version=version))
-            return _character(character.name, version, owner == EVERYBODYS, int(made), body)
+            row = _hold(connection, owner, character.name) or _add(connection, owner, character.name)
+            version, made = _keep(connection, row, body, self._now())
+            return _character(character.name, version, owner == EVERYBODYS, made, body)
 
-        written_one = self._database.write(work)
+        newest = self._database.write(work)
         self._forget()
-        return written_one
+        return newest
 
     def delete(self, name: str, owner: int) -> None:
         """Remove all versions; a new one of the name goes on counting. Raises as `show` does."""
@@ -188,7 +166,7 @@ def not_found() -> ChatServiceException:
     return ChatServiceException("There is no such character", "character_not_found")
 
 
-@functools.lru_cache(PARSED_MAX)
+@functools.lru_cache(KNOWN_MAX)
 def _character(name: str, version: int, shared: bool, created_at: int, body: str) -> Character:
     """A version never changes, and is mostly looked up again."""
     return kept(glance_json(body.encode()), name=name, version=version, shared=shared, created_at=created_at)
@@ -212,11 +190,42 @@ def _add(connection: sa.Connection, owner: int, name: str) -> Any:
     return _hold(connection, owner, name)
 
 
+def _keep(connection: sa.Connection, row: Any, body: str, now: int) -> tuple[int, int]:
+    """Write the next version of a character whose row is held, unless the newest is the same; give the number of that
+    and when it was made."""
+    versions = character_versions.c
+    newest = connection.execute(
+        sa.select(versions.body, versions.created_at).where(
+            versions.character == row.id, versions.version == row.version
+        )
+    ).first()
+    if newest is not None and newest.body == body:
+        return row.version, int(newest.created_at)
+    version = row.version + 1
+    made = {"character": row.id, "version": version, "created_at": now, "body": body}
+    connection.execute(character_versions.insert().values(made))
+    connection.execute(characters.update().where(characters.c.id == row.id).values(version=version))
+    old = (versions.character == row.id) & (versions.version <= version - VERSIONS_MAX)
+    connection.execute(character_versions.delete().where(old))
+    return version, now
+
+
+def _seen_by(owner: int) -> sa.Select[Any]:
+    """The newest versions of an owner's characters and of everybody's whose names it has not itself, by name."""
+    own = characters.alias()
+    own_newest = sa.exists().where(
+        own.c.client_id == owner,
+        own.c.name == characters.c.name,
+        owner_of_character == 0,
+        sa.exists().where(character_versions.c.character == own.c.id).correlate(own),
+    )
+    return (
+        sa.select(*_FOUND[1:-1])
+        .join(character_versions, _newest_of(characters))
+        .where(owner_of_character.in_({owner, EVERYBODYS}), ~own_newest)
+        .order_by(characters.c.name)
+    )
+
+
 def _newest_of(table: Any) -> Any:
     return (character_versions.c.character == table.c.id) & (character_versions.c.version == table.c.version)
-
-
-def _alive(table: Any) -> list[sa.ColumnElement[bool]]:
-    """Whether there is a version of it still."""
-    versions = character_versions.alias()
-    return [sa.exists().select_from(versions).where(versions.c.character == table.c.id)]

@@ -22,7 +22,7 @@ from app.ledger.client_rows import by_digest
 from app.ledger.tokens import is_token, new_token
 from app.models import TOKEN_PREFIX
 from app.store.database import Database
-from app.store.tables import MODELS_LENGTH, clients, spending
+from app.store.tables import MODELS_LENGTH, clients, sessions, spending
 from app.store.together import Together
 from app.units import MICROSECONDS
 
@@ -181,9 +181,14 @@ class Accounts:
         self._update(name, revoked_at=self._now())
 
     def delete(self, name: str) -> None:
-        """Remove the client; its ledger rows keep its name."""
-        self.show(name)
-        self._database.write(lambda connection: connection.execute(clients.delete().where(clients.c.name == name)))
+        """Remove the client and its sessions; its ledger rows keep its name."""
+        found = self.show(name)
+
+        def work(connection: sa.Connection) -> None:
+            connection.execute(clients.delete().where(clients.c.id == found.id))
+            connection.execute(sessions.delete().where(sessions.c.owner == found.id))
+
+        self._database.erase(work)
         self._forget()
 
     def principal(self, token: str, *, remembered: bool = False) -> Principal:

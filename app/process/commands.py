@@ -39,7 +39,7 @@ class DatabaseUrl(click.ParamType[str]):
 @click.argument("source", type=DatabaseUrl())
 @click.argument("target", type=DatabaseUrl())
 def copy(source: str, target: str) -> None:
-    """Copy clients, spending and ledger from SOURCE into TARGET, which has to be empty. Stop the server before."""
+    """Copy all that is in SOURCE into TARGET, which has to be empty. Stop the server before."""
     databases = Database(source), Database(target)
     try:
         copied = copy_database(*databases)

@@ -1,4 +1,4 @@
-"""Housekeeping: settles the ledger rows of workers that died and deletes old rows, in a thread beside the requests."""
+"""Housekeeping: settles the ledger rows of workers that died, deletes old rows and sessions, beside the requests."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 from app.errors import ServiceException
 from app.ledger.ledger import Ledger
+from app.sessions.changes import SessionChanges
+from app.sessions.sessions import EMPTY_SECONDS
 from app.units import MICROSECONDS, MICROSECONDS_PER_DAY
 
 logger = logging.getLogger(__name__)
@@ -26,12 +28,16 @@ class Housekeeping:
         self,
         ledger: Ledger,
         retention_days: int,
+        sessions: SessionChanges | None = None,
+        session_retention_days: int = 0,
         *,
         interval_seconds: float = SWEEP_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
         self._retention_days = retention_days
+        self._sessions = sessions
+        self._session_retention_days = session_retention_days
         self._interval_seconds = interval_seconds
         self._clock = clock
 
@@ -45,11 +51,19 @@ class Housekeeping:
             if swept := self._ledger.sweep():
                 logger.warning("settled as abandoned: %d requests of workers that are gone", swept)
             if self._retention_days:
-                before = int(self._clock() * MICROSECONDS) - self._retention_days * MICROSECONDS_PER_DAY
-                while self._ledger.forget(before):
-                    time.sleep(0.01)
+                self._forget(self._ledger.forget, self._retention_days * MICROSECONDS_PER_DAY)
+            if self._sessions is not None:
+                self._forget(self._sessions.forget_empty, EMPTY_SECONDS * MICROSECONDS)
+                if self._session_retention_days:
+                    self._forget(self._sessions.forget, self._session_retention_days * MICROSECONDS_PER_DAY)
         except ServiceException as exc:
             logger.warning("housekeeping put off: %s", exc.error_code)
+
+    def _forget(self, batch: Callable[[int], int], age: int) -> None:
+        """Delete what is older than `age` (microseconds), batch by batch."""
+        before = int(self._clock() * MICROSECONDS) - age
+        while batch(before):
+            time.sleep(0.01)
 
     def checkpoint(self) -> None:
         """Have SQLite move its log into its file."""

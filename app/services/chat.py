@@ -209,13 +209,13 @@ class _Heard:
 
     def text(self, piece: str) -> None:
         """See Listener."""
-        self._pieces.append(piece)
         self._listener.text(piece)
+        self._pieces.append(piece)
 
 
 def _numbered(response: ChatResponse, turn: OpenTurn, *, is_written: bool) -> ChatResponse:
     """The answer with its place in the session, once that is sure."""
-    if not is_written:
+    if not is_written or not turn.is_kept:
         return response
     return dataclasses.replace(response, turn=turn.number, summarised_turns=turn.conversation.summary_turns)
 

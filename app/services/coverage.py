@@ -56,6 +56,18 @@ def is_count(value: Any) -> bool:
     return type(value) is int and value >= 1
 
 
+def begins_thread(thread: Any) -> bool:
+    """Whether a member `thread` asks Anthropic to keep a conversation that begins here, and says nothing else."""
+    return bool(thread == {"type": "create"})
+
+
+def continued_message(thread: Any) -> str | None:
+    """The message whose conversation a member `thread` goes on with; None where it says anything else."""
+    if not isinstance(thread, dict) or thread.keys() != {"type", "previous_message_id"} or thread["type"] != "continue":
+        return None
+    return string_or_none(thread["previous_message_id"])
+
+
 def _uncovered(path: str, document: Mapping[str, Any]) -> Iterator[str]:
     yield from (name for name in OTHER_MODELS if document.get(name))
     counts = {name: document.get(name) for name in (*LIMITS[path], *CHOICES)}
@@ -87,7 +99,10 @@ def _is_own(tool: Mapping[str, Any], is_messages: bool) -> bool:
 
 
 def _is_plain(name: str, value: Any) -> bool:
-    """Whether a member of OF_MESSAGES changes no cost. What is cleared of a context only makes it smaller."""
+    """Whether a member of OF_MESSAGES changes no cost. What is cleared of a context only makes it smaller, and how long
+    the conversation of a thread is the ledger knows."""
+    if name == "thread" and (begins_thread(value) or continued_message(value)):
+        return True
     if name == "context_management" and isinstance(value, dict):
         edits = value.get("edits")
         return isinstance(edits, list) and all(

@@ -13,7 +13,15 @@ from app.json_bytes import dump_json
 from app.ledger.end_users import known_as
 from app.ledger.limits import Ask
 from app.models import MODEL_MAX_LENGTH
-from app.services.coverage import CHOICES, LIMITS, deciding, first_uncovered, is_count
+from app.services.coverage import (
+    CHOICES,
+    LIMITS,
+    begins_thread,
+    continued_message,
+    deciding,
+    first_uncovered,
+    is_count,
+)
 from app.services.prompt_size import cache_write, prompt_tokens, prompts
 from app.upstreams import chat_completions, completions, media, messages
 from app.upstreams.json import string_or_none
@@ -23,6 +31,7 @@ CONTINUES = ("previous_response_id", "conversation")
 
 
 OF_ANTHROPIC = (messages.PATH, messages.COUNT_PATH)
+MESSAGES = (f"/v1{messages.PATH}", f"/v1{messages.COUNT_PATH}")
 CHUNKED = (f"/v1{chat_completions.PATH}", f"/v1{completions.PATH}")
 """The routes whose streams tell usage only to those who ask for it."""
 
@@ -58,12 +67,24 @@ class PassedRequest:
     @property
     def continues(self) -> str | None:
         """The member by which it goes on with what the upstream has stored, if there is one."""
-        names = ("thread",) if self.ask.route == f"/v1{messages.PATH}" else CONTINUES
-        return next((name for name in names if self.document.get(name)), None)
+        if self.ask.route in MESSAGES:
+            thread = self.document.get("thread")
+            return None if not thread or begins_thread(thread) else "thread"
+        return next((name for name in CONTINUES if self.document.get(name)), None)
+
+    @property
+    def continued_id(self) -> str | None:
+        """The id of the answer that it goes on with, where it names one."""
+        member = self.continues
+        if member == "thread":
+            return continued_message(self.document["thread"])
+        return str(self.document[member]) if member == "previous_response_id" else None
 
     def with_context(self, tokens: int) -> PassedRequest:
-        """The same with so many more tokens before its prompt."""
-        ask = dataclasses.replace(self.ask, prompt_tokens=self.ask.prompt_tokens + tokens)
+        """The same with so many more tokens before its prompt. What is kept of a thread may be written to a cache anew,
+        which costs most for an hour."""
+        cache_write = "1h" if self.continues == "thread" else self.ask.cache_write
+        ask = dataclasses.replace(self.ask, prompt_tokens=self.ask.prompt_tokens + tokens, cache_write=cache_write)
         return dataclasses.replace(self, ask=ask)
 
     @property
@@ -112,7 +133,7 @@ def read_form(path: str, body: bytes, fields: Mapping[str, FormField]) -> Passed
         streamed=told.get("stream", "").lower() in {"true", "1"},
         model=told.get("model", "")[:MODEL_MAX_LENGTH],
         is_unbounded=True,
-        end_user=known_as(fields.get("user")),
+        end_user=known_as(fields["user"].value) if "user" in fields else None,
     )
     return PassedRequest(body, {}, ask, fields["model"].place if "model" in fields else None)
 

@@ -212,11 +212,13 @@ class Passthrough:
         is_asked = account is not None and not (credentials.api_key and not credentials.free_mode)
         if member is None or not (is_asked or self._exchange.fleet.catalog.is_listed):
             return request, None
-        found = None
-        if member == "previous_response_id":
-            response_id = str(request.document[member])[:MODEL_MAX_LENGTH]
-            found = self._stored.find(response_id, None if account is None else account.id)
+        found, continued_id = None, request.continued_id
+        if continued_id is not None:
+            found = self._stored.find(continued_id[:MODEL_MAX_LENGTH], None if account is None else account.id)
         if found is not None:
+            if member == "thread" and is_asked:
+                # Written anew: of an id that is there twice another parser might take the other one.
+                request = request.with_members(thread=request.document[member])
             return request.with_context(found.tokens), found
         if is_asked:
             message = "There is no such response or conversation of this client"
@@ -375,8 +377,9 @@ def whole(
 
 
 def _response_id(document: Mapping[str, Any]) -> str | None:
-    """The id of a response that the upstream may have stored, in an answer or an event of the Responses API."""
-    inner = document.get("response")
+    """The id of what the upstream may have stored, in an answer or an event of the Responses or the Messages API."""
+    inner = document.get("response") or document.get("message")
     answer = inner if isinstance(inner, dict) else document
     found = answer.get("id")
-    return found if answer.get("object") == "response" and isinstance(found, str) else None
+    is_stored = answer.get("object") == "response" or answer.get("type") == "message"
+    return found if is_stored and isinstance(found, str) else None

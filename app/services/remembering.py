@@ -22,6 +22,7 @@ from app.ledger.accounts import Principal
 from app.ledger.end_users import known_as
 from app.models import ChatRequest
 from app.services.memory_hook import MemoryHook, ToldTurn
+from app.services.running import RunningTurns
 from app.services.summaries import Due, Summaries
 from app.sessions.conversation import Conversation, Turn
 from app.sessions.sessions import Sessions
@@ -64,9 +65,11 @@ class Remembering:
         memory_hook: MemoryHook | None = None,
         max_queue_seconds: float = 5.0,
         summaries: Summaries | None = None,
+        running: RunningTurns | None = None,
     ) -> None:
         self.summaries = summaries
         self._sessions = sessions
+        self._running = running or RunningTurns()
         self._hook = memory_hook or MemoryHook()
         self._max_queue_seconds = max_queue_seconds
         self._queues: dict[tuple[int, str], _Queue] = {}
@@ -91,7 +94,8 @@ class Remembering:
                 turn = self._begun(session, new, call.request_id, memories)
                 sessions.recent.drop(key)
                 try:
-                    answered = answer(turn)
+                    with self._running.running((turn.key, turn.request_id), call):
+                        answered = answer(turn)
                     sessions.recent.put(key, left := turn.after(new.max_tokens))
                     self._summarise(turn, left, new, principal)
                     return answered
@@ -105,6 +109,14 @@ class Remembering:
                     call.wait(random.uniform(0.5, 1.5) * ASK_SECONDS)
                     call.remaining_seconds()
                 is_fresh = True
+
+    def owner(self, principal: Principal) -> int:
+        """Whose sessions a caller may look at and change; raises ValidationException where sessions are off."""
+        if self._sessions is None:
+            error = ValidationException("Nothing is kept here")
+            error.explain("Sessions are off (setting SESSIONS)", "세션 기능이 꺼져 있습니다(설정 SESSIONS).")
+            raise error
+        return owner_of(principal)
 
     def look(self, new: NewTurn, principal: Principal) -> OpenTurn:
         """The turn as it would begin now, for a look at what would be sent; nothing is written."""
@@ -126,13 +138,13 @@ class Remembering:
     def _recall(self, new: NewTurn, principal: Principal, call: Call) -> tuple[str, ...]:
         """What the memory server knows that belongs to the turn."""
         asked = new.request.user_message, new.session, new.user
-        return self._hook.recall(*asked, call, client=_client(principal))
+        return self._hook.recall(*asked, call, client=client_name(principal))
 
     def _tell(self, turn: OpenTurn, new: NewTurn, principal: Principal) -> None:
         """Tell the memory server a turn that is remembered."""
         if turn.kept is not None:
             told = ToldTurn(
-                client=_client(principal),
+                client=client_name(principal),
                 session=new.session,
                 user=new.user,
                 turn=turn.number,
@@ -193,5 +205,6 @@ def owner_of(principal: Principal) -> int:
     return 0 if principal.account is None else principal.account.id
 
 
-def _client(principal: Principal) -> str:
+def client_name(principal: Principal) -> str:
+    """How the memory server is told whose session it is; empty in open mode."""
     return "" if principal.account is None else principal.account.name

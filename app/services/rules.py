@@ -25,7 +25,9 @@ from app.models import (
     SEGMENT_TAG_MAX_LENGTH,
     SEGMENT_TAGS_MAX,
     SESSION_ID_MAX_LENGTH,
+    SESSION_NAME,
     TEMPERATURE_MAX,
+    UNWRITABLE,
     USER_NAME_MAX_LENGTH,
     ChatRequest,
     Message,
@@ -55,13 +57,10 @@ RANGES = {
     "max_context_tokens": (1, MAX_TOKENS_LIMIT),
     "temperature": (0, TEMPERATURE_MAX),
 }
-SESSION_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]+")
 SESSION_NAME_FORM = "must be the name of a session where something is remembered, without / or \\ or control characters"
 SEGMENT_TAG = re.compile(rf"[^\[\]]{{1,{SEGMENT_TAG_MAX_LENGTH}}}")
 SEGMENT_TAG_FORM = f"must have 1 to {SEGMENT_TAG_MAX_LENGTH} characters and no square brackets"
 Errors = dict[str, list[str]]
-
-UNWRITABLE = "must not contain NUL or lone surrogates"
 
 
 def read_turns(history: Sequence[str | Message]) -> tuple[list[Message], Errors]:

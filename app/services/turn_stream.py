@@ -117,9 +117,11 @@ class TurnStream:
             self._put(ChatServiceException("The server failed to handle the request", "internal_error"))
 
     def _put(self, event: TurnEvent) -> None:
-        """Hand over an event; wait while the caller reads slowly, but not once it has gone."""
+        """Hand over an event; wait while the caller reads slowly, but not once it has gone, and with more of the answer
+        not once the call has ended: raises what ended it."""
         while not self._closed:
             try:
                 return self._events.put(event, timeout=PUT_SECONDS)
             except queue.Full:
-                continue
+                if not isinstance(event, LAST):
+                    self._call.check()

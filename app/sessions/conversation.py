@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,13 +22,15 @@ class Turn:
     character: str | None = None
 
     def heard(self, characters: int | None) -> Turn:
-        """The turn of which only so many characters of the answer were heard; None: all that were delivered."""
+        """The turn of which only so many characters of the answer were heard; None: all that were delivered. It counts
+        as interrupted when something is cut off."""
         answer_text = self.answer_text and self.answer_text[:characters]
-        return dataclasses.replace(self, answer_text=answer_text or None, interrupted=True)
+        is_interrupted = self.interrupted or answer_text != self.answer_text
+        return dataclasses.replace(self, answer_text=answer_text or None, interrupted=is_interrupted)
 
-    @property
+    @functools.cached_property
     def tokens(self) -> int:
-        """Of both texts, estimated."""
+        """Of both texts, estimated; counted once, as a turn is sent again and again."""
         return estimate_tokens(self.user_text or "") + estimate_tokens(self.answer_text or "")
 
 

@@ -1,8 +1,8 @@
-"""The sessions in the database: found by owner and name, read for a turn, listed, changed, deleted."""
+"""The sessions in the database as a turn finds them: by owner and name, with their newest turns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -63,11 +63,7 @@ class Sessions:
         # A session that was deleted and begun again is never taken for the one before.
         values = {"owner": owner, "name": name, "created_at": now, "updated_at": now, "revision": now}
 
-        def work(connection: sa.Connection) -> None:
-            make: Any = _DIALECTS[connection.dialect.name].insert(sessions).values(values)
-            connection.execute(make.on_conflict_do_nothing())
-
-        self._database.write(work)
+        self._database.write(lambda connection: insert_new(connection, values))
 
     def open_turn(self, conversation: Conversation, request_id: str, user_text: str, **known: Any) -> OpenTurn:
         """A turn of a session; see OpenTurn."""
@@ -134,3 +130,10 @@ class Sessions:
         """A turn from its row."""
         user_text, answer_text = self.seal.open_all(row["user_text"], row["answer_text"])
         return Turn(user_text, answer_text, bool(row["interrupted"]), row["character"])
+
+
+def insert_new(connection: sa.Connection, values: Mapping[str, Any]) -> int | None:
+    """Make the row of a session; gives its id, or None where there is one of this owner and name."""
+    make: Any = _DIALECTS[connection.dialect.name].insert(sessions).values(values)
+    made: int | None = connection.execute(make.on_conflict_do_nothing().returning(sessions.c.id)).scalar()
+    return made

@@ -26,7 +26,8 @@ from app.store.tables import requests, sessions, turns
 from app.units import MICROSECONDS
 
 PENDING = requests.c.status == sa.literal_column("'pending'")
-_IS_FREE = ~sa.exists().where(requests.c.request_id == sessions.c.turn_request, PENDING)
+IS_FREE = ~sa.exists().where(requests.c.request_id == sessions.c.turn_request, PENDING)
+"""No turn of the session goes on."""
 _HOLD = Statement(
     sa.select(sessions.c.id)
     .where(sessions.c.id == sa.func.any(sa.bindparam("ids", type_=sa.ARRAY(sa.BigInteger))))
@@ -35,8 +36,8 @@ _HOLD = Statement(
 )
 _CLAIM = Statement(
     sessions.update()
-    .where(sessions.c.id == sa.bindparam("of_session"), sessions.c.revision == sa.bindparam("as_read"), _IS_FREE)
-    .values(turn_request=sa.bindparam("request"))
+    .where(sessions.c.id == sa.bindparam("of_session"), sessions.c.revision == sa.bindparam("as_read"), IS_FREE)
+    .values(turn_request=sa.bindparam("request"), interrupted_request=sa.null(), heard_characters=sa.null())
     .returning(sessions.c.id)
 )
 _COUNT = Statement(
@@ -89,6 +90,8 @@ class OpenTurn:
     kept: Turn | None = None
     delivered: Callable[[], str] = lambda: ""
     clock: Callable[[], float] = field(default=time.time)
+    is_kept: bool = False
+    """Whether it was written; it is not where its session was deleted meanwhile."""
 
     @property
     def key(self) -> int:
@@ -169,6 +172,9 @@ class OpenTurn:
                 rows = [self._row(turn, now) for turn in self.before]
                 rows.append(self._row(self.kept, now) | {"request_id": self.request_id, "model": ending.model})
                 write_turns(connection, self.key, session["turns"] - len(rows) + 1, rows)
+                self.is_kept = True
+            else:
+                self.kept = None
 
         return write
 

@@ -19,6 +19,10 @@ from app.store.threads import offload
 from app.store.writer import LOCK_SECONDS, Batch, Writer, each, unavailable
 
 Result = TypeVar("Result")
+ERASE_SECONDS = 2.0
+"""How long a deletion waits until what is deleted is gone from SQLite's log as well; housekeeping goes on with it."""
+TRUNCATE_WAIT_MS = 20
+"""Meanwhile nobody writes: SQLite waits for readers with its lock held."""
 GONE = "the database file is gone; put it back, or restart to begin a new one"
 
 
@@ -56,7 +60,10 @@ class Database:
         """Whether the tables are there; all workers of a server share one. A worker that takes another's place must
         not begin an empty database where theirs was taken away: it would know no client."""
         self._clock_offset: float | None = None
-        self._is_hanging = False
+        self._erased, self._emptied = 1, 0
+        """Deletions, and after how many of them SQLite's log was emptied. At its start a worker cannot know whether
+        another has left something there."""
+        self._hanging: set[str] = set()
 
     @property
     def waiting(self) -> int:
@@ -125,6 +132,27 @@ class Database:
         """The same; gives what waits, for at most so many seconds, and tells whether it is durable."""
         return self._writer.write_and_tell(batch, item)
 
+    def erase(self, work: Callable[[sa.Connection], Result], *, seconds: float = ERASE_SECONDS) -> Result:
+        """As `write`, for work that deletes what must not be found on the disk any more.
+
+        Waits for at most `seconds` until it is gone from SQLite's log as well, which takes a moment without readers.
+        """
+        result = self.write(work)
+        self.empty_log(seconds)
+        return result
+
+    def empty_log(self, seconds: float) -> bool:
+        """Take what was deleted and replaced until now out of SQLite's log; False where others have kept it busy for so
+        long: then the next checkpoints go on with it."""
+        self._erased += 1
+        erased, give_up = self._erased, time.monotonic() + seconds
+        while self._emptied < erased and time.monotonic() < give_up:
+            with contextlib.suppress(ServiceException):
+                self.checkpoint()
+            if self._emptied < erased:
+                time.sleep(0.01)
+        return self._emptied >= erased
+
     def read(self, work: Callable[[sa.Connection], Result]) -> Result:
         """Run `work` on a connection of its own, beside the writer.
 
@@ -134,21 +162,21 @@ class Database:
 
         return self._offloaded(lambda: self._run(self._reading, work))
 
-    def run_aside(self, work: Callable[[sa.Connection], Result], *, writes: bool) -> Result:
+    def run_aside(self, work: Callable[[sa.Connection], Result], *, writes: bool, about: str = "") -> Result:
         """Run `work` beside the requests' reads and writes, none of which fails or waits when it fails or hangs.
 
-        One at a time: while the last one hangs no other begins. What was given up may be committed all the same.
-        Raises as `read` does.
+        One at a time, `about` each thing: while the last one hangs no other begins. What was given up may be committed
+        all the same. Raises as `read` does.
         """
-        if self._is_hanging:
+        if about in self._hanging:
             raise unavailable()
 
         def run() -> Result:
-            self._is_hanging = True
+            self._hanging.add(about)
             try:
                 return self._run(self.engine if writes else self._reading, work)
             finally:
-                self._is_hanging = False
+                self._hanging.discard(about)
 
         return self._offloaded(run)
 
@@ -182,9 +210,18 @@ class Database:
         return not self._writer.is_corrupt
 
     def checkpoint(self) -> None:
-        """Move what SQLite has committed from its log into the file, beside the writer; PostgreSQL does it itself."""
-        if self._url.get_backend_name() == "sqlite" and self._migrated:
+        """Move what SQLite has committed from its log into the file, beside the writer; PostgreSQL does it itself.
+
+        The log is emptied where it may have what was deleted. While others read or write that fails, and is tried again
+        with the next checkpoint.
+        """
+        erased = self._erased
+        if self._url.get_backend_name() != "sqlite":
+            self._emptied = erased
+        elif self._migrated and self._emptied == erased:
             self.read(lambda connection: connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").all())
+        elif self._migrated and self.read(_empty_log):
+            self._emptied = erased
 
     def clock(self) -> float:
         """Seconds since 1970, by PostgreSQL's clock where machines share one, else by this machine's.
@@ -253,6 +290,13 @@ class Database:
         except OSError:
             return None
         return found.st_dev, found.st_ino
+
+
+def _empty_log(connection: sa.Connection) -> bool:
+    """Empty SQLite's log; False while others read or write."""
+    connection.exec_driver_sql(f"PRAGMA busy_timeout={TRUNCATE_WAIT_MS}")
+    (is_busy, *_) = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+    return not is_busy
 
 
 def _make_private(file: Path) -> None:

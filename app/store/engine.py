@@ -17,6 +17,8 @@ CHECKPOINT_PAGES = 20_000
 """SQLite's own checkpoint would stop a request's commit for it; housekeeping does it beside them. This is for when
 nobody does."""
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"wal_autocheckpoint={CHECKPOINT_PAGES}")
+WRITING_PRAGMAS = ("busy_timeout=1", "secure_delete=ON")
+"""What is deleted is overwritten: else it would lie in the file until its place is used again (`test_deleting.py`)."""
 
 
 def make_engine(url: sa.URL, timeout_seconds: float, *, reading: bool = False, prepared: bool = True) -> sa.Engine:
@@ -46,7 +48,7 @@ def make_engine(url: sa.URL, timeout_seconds: float, *, reading: bool = False, p
         # The driver's own transaction handling begins too late for us; see "begin" below.
         connection.isolation_level = None
         try:
-            for pragma in (*PRAGMAS, *(() if reading else ("busy_timeout=1",))):
+            for pragma in (*PRAGMAS, *(() if reading else WRITING_PRAGMAS)):
                 connection.execute(f"PRAGMA {pragma}")
         except Exception:
             # The exception would keep the connection alive, and its locks would hold up every later one.

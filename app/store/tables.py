@@ -166,7 +166,7 @@ sessions = Table(
     Column("name", String(128), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
-    Column("title", String(256), nullable=False, server_default=""),
+    Column("title", Text, nullable=False, server_default=""),
     Column("metadata", Text, nullable=False, server_default="{}"),
     Column("character", String(160)),
     Column("revision", BigInteger, nullable=False, server_default="0"),
@@ -187,10 +187,13 @@ sessions = Table(
     UniqueConstraint("owner", "name", name="sessions_by_name"),
     Index("sessions_by_age", "owner", "updated_at", "id"),
     Index("sessions_by_update", "updated_at"),
+    Index("sessions_empty", "updated_at", sqlite_where=text("turns = 0"), postgresql_where=text("turns = 0")),
+    sqlite_autoincrement=True,
 )
 """`owner`: a client's id; 0 where nobody needs a token. `revision` changes with everything that a turn is made of.
 `turn_request` and `summary_request` are the ids of the requests that worked on it last: while such a row of the ledger
-is pending, it is the lock. `summary` covers the first `summary_turns` turns. A session without turns is none yet."""
+is pending, it is the lock. `summary` covers the first `summary_turns` turns. A session without turns is none yet. Ids
+are not used again: a turn that goes on must not end in another session than the one that was deleted meanwhile."""
 
 turns = Table(
     "turns",

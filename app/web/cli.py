@@ -104,7 +104,7 @@ def limit_options(command: Callable[..., None]) -> Callable[..., None]:
 @limit_options
 def add(name: str, **options: Any) -> None:
     """Create a client and print its token, once."""
-    with _told():
+    with told():
         _print_token(service(Accounts).add(name, Limits(**_limits(options))))
 
 
@@ -113,7 +113,7 @@ def add(name: str, **options: Any) -> None:
 @limit_options
 def set_limits(name: str, **options: Any) -> None:
     """Change a client's limits; what is not named stays, and `none` takes a limit away."""
-    with _told():
+    with told():
         if changes := _limits(options):
             service(Accounts).change(name, **changes)
         _show(name)
@@ -122,9 +122,9 @@ def set_limits(name: str, **options: Any) -> None:
 @clients.command("list")
 def list_clients() -> None:
     """List the clients."""
-    with _told():
+    with told():
         rows = [_described(account) for account in service(Accounts).all()]
-        _table(rows)
+        table(rows)
         if any(row["state"] == KEY_CHANGED for row in rows):
             click.echo(KEY_HINT, err=True)
 
@@ -133,7 +133,7 @@ def list_clients() -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Show one client, and what its budget has spent in the present period."""
-    with _told():
+    with told():
         _show(name)
 
 
@@ -141,7 +141,7 @@ def show(name: str) -> None:
 @click.argument("name")
 def rotate(name: str) -> None:
     """Give a client a new token; the old one ends now."""
-    with _told():
+    with told():
         _print_token(service(Accounts).rotate(name))
 
 
@@ -149,7 +149,7 @@ def rotate(name: str) -> None:
 @click.argument("name")
 def revoke(name: str) -> None:
     """End a client's token; its ledger stays."""
-    with _told():
+    with told():
         service(Accounts).revoke(name)
         click.echo(f"{name}: token revoked")
 
@@ -158,7 +158,7 @@ def revoke(name: str) -> None:
 @click.argument("name")
 def delete(name: str) -> None:
     """Remove a client; its ledger rows keep its name."""
-    with _told():
+    with told():
         service(Accounts).delete(name)
         click.echo(f"{name}: deleted")
 
@@ -169,7 +169,7 @@ def delete(name: str) -> None:
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values instead of a table.")
 def report(since: int, by: str, as_csv: bool) -> None:
     """Sum up requests, tokens and cost."""
-    with _told():
+    with told():
         totals = service(UsageReports).totals(by, Period(since=int((time.time() - since) * MICROSECONDS)))
         rows = [{by: row.pop("key") or "-", **row, "cost_usd": row["cost_usd"] or "unknown"} for row in totals]
         if as_csv:
@@ -177,10 +177,10 @@ def report(since: int, by: str, as_csv: bool) -> None:
             writer.writeheader()
             writer.writerows(rows)
         else:
-            _table(rows)
+            table(rows)
 
 
-class _told:
+class told:
     """Turns our exceptions into one line on standard error and exit status 1."""
 
     def __enter__(self) -> None:
@@ -249,10 +249,17 @@ def _state(account: Account) -> str:
     return "active" if service(Accounts).knows_key_of(account) else KEY_CHANGED
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> None:
+def table(rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows under their names."""
     if not rows:
         click.echo("nothing yet")
         return
-    widths = {name: max(len(name), *(len(str(row[name])) for row in rows)) for name in rows[0]}
-    for row in [{name: name for name in widths}, *rows]:
-        click.echo("  ".join(str(row[name]).ljust(width) for name, width in widths.items()).rstrip())
+    texts = [{name: printable(row[name]) for name in rows[0]} for row in [{name: name for name in rows[0]}, *rows]]
+    widths = {name: max(len(row[name]) for row in texts) for name in rows[0]}
+    for row in texts:
+        click.echo("  ".join(row[name].ljust(width) for name, width in widths.items()).rstrip())
+
+
+def printable(value: object) -> str:
+    """A value without what would command a terminal: callers choose the names of models and sessions."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(value))

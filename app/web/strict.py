@@ -46,6 +46,7 @@ CHAT_PROBLEMS = (
     "server_busy",
     "session_busy",
     "turn_interrupted",
+    "session_unreadable",
     "server_shutting_down",
     "no_api_key_available",
     "server_credentials_rejected",

@@ -26,6 +26,7 @@ from blueprints import (
     notice,
     openai,
     others,
+    sessions,
     system,
     upstreams,
     usage,
@@ -34,18 +35,43 @@ from tests.records import connected, settled
 from tests.upstream import Upstream
 
 DECLARED = dict(FLASK_SMOREST)
-MODULES = (characters, chat, docs, health, messages, metrics, notice, openai, others, system, upstreams, usage)
+MODULES = (
+    characters,
+    chat,
+    docs,
+    health,
+    messages,
+    metrics,
+    notice,
+    openai,
+    others,
+    sessions,
+    system,
+    upstreams,
+    usage,
+)
 for module in MODULES:
     DECLARED.update(module.blp.access)
 PUBLIC, ADMIN = ({name for name, access in DECLARED.items() if access is of} for of in (Access.PUBLIC, Access.ADMIN))
 
 NOT_THERE = {"usage.one_request", "characters.show", "characters.card", "characters.delete"}
+NOT_THERE |= {"sessions.session", "sessions.change", "sessions.delete", "sessions.export", "sessions.interrupt"}
+NOT_THERE |= {"sessions.summarise", "sessions.forget_summary"}
 """Routes of something that is not there when they are walked."""
+MAKING = {"characters.put", "sessions.take_in"}
 LOCAL, ELSEWHERE = "127.0.0.1", "203.0.113.9"
 BODIES: dict[str, dict[str, Any]] = {
     "chat.chat": {"user_message": "x", "free_mode": True},
     "chat.preview": {"user_message": "x", "free_mode": True},
     "openai.responses": {"input": [{"content": "x"}]},
+    "sessions.summarise": {"text": "x", "covers": 1},
+}
+OTHER_BODIES: dict[str, dict[str, Any]] = {
+    "others.transcriptions": {"data": {"model": "m"}, "content_type": "multipart/form-data"},
+    "sessions.take_in": {
+        "data": b'{"format": "llm-server-session", "version": 1}\n{"user_message": "x"}\n',
+        "content_type": "application/x-ndjson",
+    },
 }
 VALUES = {
     "name": "swagger-ui.css",
@@ -53,6 +79,7 @@ VALUES = {
     "path": "swagger-ui.css",
     "model": "m",
     "request_id": "r-1",
+    "session_id": "s-1",
 }
 
 
@@ -66,12 +93,11 @@ def walk(app: Flask, token: str = "", peer: str = LOCAL) -> dict[str, set[int]]:
     client, statuses = app.test_client(), dict[str, set[int]]()
     headers = {"X-Free-Mode": "true"} | ({"Authorization": f"Bearer {token}"} if token else {})
     # What makes something is walked last.
-    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.endpoint == "characters.put"):
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.endpoint in MAKING):
         path = app.url_map.bind("localhost").build(rule.endpoint, {name: VALUES[name] for name in rule.arguments})
         for method in sorted(rule.methods - {"OPTIONS"}):
-            sent = {"json": BODIES.get(rule.endpoint, {}) if method in {"POST", "PUT"} else None}
-            if rule.endpoint == "others.transcriptions":
-                sent = {"data": {"model": "m"}, "content_type": "multipart/form-data"}
+            sent = {"json": BODIES.get(rule.endpoint, {}) if method in {"POST", "PUT", "PATCH"} else None}
+            sent = OTHER_BODIES.get(rule.endpoint, sent)
             answer = client.open(path, method=method, headers=headers, environ_overrides={"REMOTE_ADDR": peer}, **sent)
             statuses.setdefault(rule.endpoint, set()).add(answer.status_code)
             answer.close()
@@ -102,14 +128,14 @@ def test_with_a_clients_token(app: Flask) -> None:
         elif endpoint in NOT_THERE:
             assert statuses == {404}
         else:
-            assert statuses <= {200, 302, 308}, endpoint
+            assert statuses <= {200, 201, 302, 308}, endpoint
 
 
 def test_with_an_admins_token(app: Flask) -> None:
     """Everything, from everywhere."""
     token = service(Accounts, app).add("root", Limits(admin=True))
     for endpoint, statuses in walk(app, token, ELSEWHERE).items():
-        assert statuses <= ({404} if endpoint in NOT_THERE else {200, 302, 308}), endpoint
+        assert statuses <= ({404} if endpoint in NOT_THERE else {200, 201, 302, 308}), endpoint
 
 
 def test_in_open_mode(make_app: Callable[..., Flask]) -> None:
@@ -120,7 +146,7 @@ def test_in_open_mode(make_app: Callable[..., Flask]) -> None:
             if endpoint in ADMIN and peer == ELSEWHERE:
                 assert statuses == {403}, endpoint
             else:
-                assert statuses <= {200, 204, 302, 308, 404}, endpoint
+                assert statuses <= {200, 201, 204, 302, 308, 404, 409}, endpoint
 
 
 def test_a_route_that_declares_nothing_is_closed(app: Flask) -> None:
@@ -364,8 +390,8 @@ def test_usage_is_asked_for_by_names_it_knows(app: Flask) -> None:
     """Another name would be ignored, and the report would hold everything; a raw `+` in a time is understood."""
     token = service(Accounts, app).add("web", Limits())
     client, headers = app.test_client(), {"Authorization": f"Bearer {token}"}
-    answer = client.get("/api/v1/usage?session_id=x", headers=headers)
-    assert (answer.status_code, list(answer.get_json()["errors"]["query"])) == (422, ["session_id"])
+    answer = client.get("/api/v1/usage?session=x", headers=headers)
+    assert (answer.status_code, list(answer.get_json()["errors"]["query"])) == (422, ["session"])
     for since, status in (
         ("2026-01-01T00:00:00+09:00", 200),
         ("2026-01-01T00:00:00%2B09:00", 200),

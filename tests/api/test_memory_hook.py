@@ -289,7 +289,7 @@ def test_the_app_has_one_hook(make_app: Callable[..., Flask], memory: Upstream) 
     """The settings join it, and its failures are in the metrics; a series is there before its first failure."""
     app = make_app(memory_url=f"http://127.0.0.1:{memory.port}/?a=b", memory_token="t-1", memory_max_tokens=3)
     hook = service(MemoryHook, app)
-    assert service(ChatService, app)._memory_hook is hook
+    assert service(ChatService, app)._remembering._hook is hook
 
     def failures(**labels: str) -> float:
         with app.test_client().get("/metrics") as answer:

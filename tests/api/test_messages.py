@@ -426,9 +426,50 @@ def test_a_budget_that_is_used_up(post: Post) -> None:
 
 
 def test_a_thread_of_somebody_else(post: Post, upstream: Upstream) -> None:
-    """What upstream has stored for the server's key may be another client's."""
-    assert post(thread={"id": "thread_1"}).status_code == 404
+    """What upstream has stored for the server's key may be another client's; so may what is said in other words."""
+    for thread in (
+        {"type": "continue", "previous_message_id": "msg_of_another"},
+        {"type": "continue", "previous_message_id": "msg_of_another", "x": 1},
+        {"type": "create", "previous_message_id": "msg_of_another"},
+        {"type": "continue", "Previous_Message_Id": "msg_of_another"},
+        {"id": "thread_1"},
+        "thread_1",
+    ):
+        assert post(thread=thread).status_code == 404
+        assert post(COUNT, thread=thread).status_code == 404
     assert upstream.received == []
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_thread_is_continued_by_its_client(
+    make_app: Callable[..., Flask], upstream: Upstream, database_url: str, streamed: bool
+) -> None:
+    """The client that began it, plain or streamed; what was said before is reserved for, as dear as it may be."""
+    app = make_app(auth_mode="token")
+    budget = Limits(budget_nano=10**9, budget_period="day")
+    ours, theirs = (service(Accounts, app).add(name, budget) for name in ("ours", "theirs"))
+
+    def post(token: str, thread: Any) -> int:
+        body = HI | {"thread": thread, "stream": streamed}
+        answer = app.test_client().post(MESSAGES, json=body, headers={"x-api-key": token})
+        answer.get_data()
+        return answer.status_code
+
+    upstream.default = stream(message_events("Hello.")) if streamed else reply(200, ANSWER)
+    assert post(ours, {"type": "create"}) == 200
+    made = {"type": "continue", "previous_message_id": "msg_1"}
+    assert post(theirs, made) == 404
+    assert post(ours, made) == 200
+    assert [received.json["thread"] for received in upstream.received] == [{"type": "create"}, made]
+    # An id that is there twice reaches upstream once.
+    other = '{"previous_message_id": "msg_of_another", "type": "continue"'
+    twice = json.dumps(HI | {"thread": made}).replace('{"type": "continue"', other)
+    headers = {"x-api-key": ours, "Content-Type": "application/json"}
+    app.test_client().post(MESSAGES, data=twice, headers=headers)
+    assert (upstream.received[-1].json["thread"], upstream.received[-1].body.count(b"previous_message_id")) == (made, 1)
+    first, second, _ = settled(database_url)
+    sent = (first["reserved_nano"] - 100 * 5_000) / 1_000
+    assert second["reserved_nano"] >= 100 * 5_000 + (sent + first["input_tokens"] + first["output_tokens"]) * 2_000
 
 
 NATIVE = "/api/v1/chat"

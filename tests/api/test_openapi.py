@@ -118,3 +118,16 @@ def test_the_page_keeps_its_policy(client: FlaskClient) -> None:
         urls = re.findall(r"url\(\s*[\"']?([^\"')]{0,40})", style.get_data(as_text=True))
     assert all(url.startswith(("data:", "#")) for url in urls)
     assert "http" not in client.get("/docs/start.js").get_data(as_text=True)
+
+
+def test_every_query_is_read_strictly(client: FlaskClient) -> None:
+    """A parameter that a route does not know is refused on each route that has some: else it would be ignored."""
+    queried = [
+        path
+        for path, item in SPEC["paths"].items()
+        if any(parameter["in"] == "query" for parameter in item.get("get", {}).get("parameters", ()))
+    ]
+    assert len(queried) >= 3
+    for path in queried:
+        answer = client.get(re.sub(r"\{.*?\}", "x", path), query_string={"unknown": "1"})
+        assert (answer.status_code, list(answer.get_json()["errors"]["query"])) == (422, ["unknown"]), path

@@ -38,7 +38,7 @@ def with_tool(ask: Callable[..., Any]) -> list[str]:
 
 
 def by_a_runner(client: anthropic.Anthropic) -> list[str]:
-    """The same, by the SDK's own loop."""
+    """The same, by the SDK's own loop, which has the server keep the conversation."""
     called: list[str] = []
 
     @beta_tool
@@ -47,7 +47,7 @@ def by_a_runner(client: anthropic.Anthropic) -> list[str]:
         called.append(city)
         return "sunny"
 
-    runner = client.beta.messages.tool_runner(**ASKED, tools=[weather], messages=user("The weather?"), thread=False)
+    runner = client.beta.messages.tool_runner(**ASKED, tools=[weather], messages=user("The weather?"))
     answer = runner.until_done()
     return [answer.content[0].text, *called]
 

@@ -165,5 +165,7 @@ def test_anthropic(tmp_path: Path) -> None:
         "too_long": ["BadRequestError", 400, "invalid_request_error"],
         "too_long, streamed": ["BadRequestError", 400, "invalid_request_error"],
     }
+    threads = [received.json["thread"]["type"] for received in upstream.received if received.json.get("thread")]
+    assert threads == ["create", "continue"]
     assert {received.headers["x-api-key"] for received in upstream.received} == {"sk-server-0123456789"}
     assert len(settled(database)) == len(upstream.received)

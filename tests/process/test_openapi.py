@@ -22,7 +22,9 @@ from tests.upstream import Received, Upstream, text
 
 FORMS = {"/v1/audio/transcriptions"}
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES")
-schema = schemathesis.openapi.from_path(COMMITTED)
+LINES = "/api/v1/sessions/{session_id}/import"
+"""Lines of JSON are no media type of which the specification could say what is in them."""
+schema = schemathesis.openapi.from_path(COMMITTED).exclude(path=LINES)
 
 
 async def anything(received: Received, writer: asyncio.StreamWriter) -> None:
@@ -69,4 +71,7 @@ def test_schemathesis(case: schemathesis.Case, api: Flask) -> None:
     # The values of a form have no types that could be wrong; a picture has more to it than its bytes.
     unchecked = [negative_data_rejection] if case.operation.path in FORMS else []
     unchecked += [positive_data_acceptance] if case.media_type == "image/png" else []
+    # Of what is remembered more is demanded: a name that can stand in a path, and a history with the first turn only.
+    if isinstance(case.body, dict) and case.body.get("remember"):
+        unchecked.append(positive_data_acceptance)
     case.call_and_validate(app=api, excluded_checks=unchecked)

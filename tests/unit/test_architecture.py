@@ -62,7 +62,7 @@ ROOMS: dict[str, set[str]] = {
     "app.web": FOUNDATION | {"app.config", "app.web", "app.services", "app.ledger", "app.calls", "schemas"},
     "blueprints": FOUNDATION
     | {"blueprints", "schemas", "app.web", "app.services", "app.ledger.accounts", "app.ledger.reports"}
-    | {"app.upstreams.fleet", "app.characters"}
+    | {"app.upstreams.fleet", "app.characters", "app.sessions.changes", "app.sessions.lines", "app.sessions.stored"}
     | {"app.process.metrics", "app.process.readiness", "app.process.system"},
     "app.process": BELOW_THE_WEB | {"app.process", "app.logging", "app.web"},
     "app.factory": BELOW_THE_WEB | {"app.process", "app.web", "blueprints"},
@@ -71,7 +71,8 @@ ROOMS: dict[str, set[str]] = {
 }
 """What each room may import of ours. A name stands for a module and all under it, "app" for app/__init__.py alone."""
 
-COMMANDS = {"app.process.character_commands", "app.process.commands", "app.process.upstream_commands"}
+COMMANDS = {"app.process.commands", "app.process.session_commands"}
+COMMANDS |= {"app.process.character_commands", "app.process.upstream_commands"}
 WEB = {"app", "app.factory", "app.web", "blueprints", *COMMANDS}
 LIBRARIES = {
     "openai": {"app.models", "app.process.terminal"},
@@ -90,6 +91,7 @@ LIBRARIES = {
     "sqlalchemy": {"app.store", "app.ledger", "app.characters.characters", "app.sessions"},
     "alembic": {"app.store"},
     "genai_prices": {"app.ledger.pricing"},
+    "cryptography": {"app.sessions.seal"},
     "click": {"app.web.cli", *COMMANDS},
     "prometheus_client": {"app.process.metrics", "app.process.tally"},
 }

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from app.config import Config, is_public, misspelled, usable_cores
+from app.config import SUMMARY_PROMPT, Config, is_public, misspelled, usable_cores
 from app.errors import ConfigurationException
 from tests.server import ROOT
 
+SESSION_KEYS = ("GYdceDzzzwZjX7GLztvQb7xrsvR0VGqM8QRqHks6hLI=", "d4350d3a495e3c479890a0dec0d3ccff")
 GOOD = [
     ("SERVER_HOST", "0.0.0.0", "0.0.0.0"),
     ("SERVER_HOST", "::1", "::1"),
@@ -92,7 +93,12 @@ GOOD = [
     *[("LEDGER_RETENTION_DAYS", raw, int(raw)) for raw in ("0", "400")],
     *[("SESSION_RETENTION_DAYS", raw, int(raw)) for raw in ("0", "400")],
     ("SESSIONS", "false", False),
+    ("SESSION_KEY", f" {SESSION_KEYS[0]}\n", SESSION_KEYS[0]),
+    ("SESSION_KEY_OLD", f"{SESSION_KEYS[0]}, {SESSION_KEYS[1]},", SESSION_KEYS),
     ("PROMPT_HEADING_SUMMARY", "## Summary", "## Summary"),
+    *[("SUMMARY_MODEL", raw, raw) for raw in ("gpt-4o-mini", "none")],
+    ("SUMMARY_PROMPT", "Summarise.", "Summarise."),
+    *[("SUMMARY_MAX_TOKENS", raw, int(raw)) for raw in ("1", "2000")],
     ("TOKEN_DIGEST_KEY_OLD", "hex:0123", "hex:0123"),
     *[("HTTP_KEEPALIVE_SECONDS", raw, int(raw)) for raw in ("1", "620")],
     *[("DATABASE_PREPARED_STATEMENTS", raw, raw == "on") for raw in ("on", "off")],
@@ -113,6 +119,9 @@ GOOD = [
 
 NOT_WHOLE = ["x", "1.5", "1e3", "0x10", "1 2", "NaN", "-1", "9" * 20, "１２3x"]
 NOT_NUMBERS = ["x", "NaN", "inf", "-inf", "1e999", "-1", "1,5", "9" * 20]
+BAD_SESSION_KEYS = [
+    *("r9Qx" * 7, "a" * 64, "0101" * 16, "r9Qx/ 1+" * 8, "R7마w" * 16, SESSION_KEYS[0] * 8),
+]
 BAD = [
     *[("SERVER_PORT", raw) for raw in (*NOT_WHOLE, "0", "65536")],
     *[("WEB_CONCURRENCY", raw) for raw in (*NOT_WHOLE, "0", "513")],
@@ -176,8 +185,12 @@ BAD = [
     *[("DATABASE_URL", raw) for raw in ("mysql://x/y", "instance/x.db", "postgresqlx://x/y", "postgres:/x")],
     *[("DATABASE_TIMEOUT", raw) for raw in (*NOT_NUMBERS, "0", "61")],
     *[(name, raw) for name in ("TOKEN_DIGEST_KEY", "TOKEN_DIGEST_KEY_OLD") for raw in ("short-7", "with space")],
+    *[(name, raw) for name in ("SESSION_KEY", "SESSION_KEY_OLD") for raw in BAD_SESSION_KEYS],
+    ("SESSION_KEY", ",".join(SESSION_KEYS)),
+    ("SESSION_KEY_OLD", f"{SESSION_KEYS[0]},short"),
     *[("LEDGER_RETENTION_DAYS", raw) for raw in (*NOT_WHOLE, "36501")],
     *[("SESSION_RETENTION_DAYS", raw) for raw in (*NOT_WHOLE, "36501")],
+    *[("SUMMARY_MAX_TOKENS", raw) for raw in (*NOT_WHOLE, "0")],
     *[
         (name, raw)
         for name in (
@@ -314,7 +327,12 @@ def test_defaults() -> None:
         "LEDGER_RETENTION_DAYS": 0,
         "SESSIONS": True,
         "SESSION_RETENTION_DAYS": 0,
+        "SESSION_KEY": "",
+        "SESSION_KEY_OLD": (),
         "PROMPT_HEADING_SUMMARY": "#지난 대화 요약",
+        "SUMMARY_MODEL": "",
+        "SUMMARY_PROMPT": SUMMARY_PROMPT,
+        "SUMMARY_MAX_TOKENS": 500,
         "PRICES_FILE": "prices.toml",
         "SYSTEM_API_PUBLIC": False,
         "CORS_ORIGINS": (),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from app.process.housekeeping import Housekeeping
+from app.sessions.sessions import EMPTY_SECONDS
 from app.store.database import unavailable
 
 DAY = 86_400
@@ -36,6 +37,24 @@ class FakeLedger:
         self.checkpoints += 1
 
 
+class FakeSessions:
+    """Remembers what it was asked; has `old` batches of sessions whose last turn is long ago."""
+
+    def __init__(self, old: int = 0) -> None:
+        self.old = old
+        self.before: list[int] = []
+        self.empty_before: list[int] = []
+
+    def forget(self, before: int) -> int:
+        self.before.append(before)
+        self.old -= 1
+        return max(0, self.old)
+
+    def forget_empty(self, before: int) -> int:
+        self.empty_before.append(before)
+        return 0
+
+
 def tidied(ledger: Any, retention_days: int) -> Any:
     Housekeeping(ledger, retention_days, clock=lambda: 100.0 * DAY).tidy()
     return ledger
@@ -45,6 +64,16 @@ def test_old_rows_go_in_batches() -> None:
     """Until none is left, all by the same moment; without a retention nothing is deleted."""
     assert tidied(FakeLedger(old=3), 30).before == [70 * DAY * 1_000_000] * 3
     assert tidied(FakeLedger(old=3), 0).before == []
+
+
+def test_old_sessions_go_in_batches() -> None:
+    """By a retention of their own, and never without one; those that never had a turn go by themselves."""
+    for days, before in ((30, [70 * DAY * 1_000_000] * 3), (0, [])):
+        kept: Any = FakeSessions(old=3)
+        ledger: Any = FakeLedger()
+        Housekeeping(ledger, 0, kept, days, clock=lambda: 100.0 * DAY).tidy()
+        assert kept.before == before
+        assert kept.empty_before == [(100 * DAY - EMPTY_SECONDS) * 1_000_000]
 
 
 def test_what_was_lost_is_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -25,7 +25,7 @@ PROPERTIES = [
 def test_every_field_is_described(owner: str, name: str, body: dict[str, Any]) -> None:
     """A field has a description and an example of its type; numbers have a range, optional request fields a default."""
     assert body["description"].endswith(".")
-    if "$ref" in body or "allOf" in body or name == "response_json":
+    if {"$ref", "allOf", "anyOf"} & set(body) or name == "response_json":
         return
     kinds = body["type"] if isinstance(body["type"], list) else [body["type"]]
     python = {"string": str, "integer": int, "number": int | float, "boolean": bool, "array": list, "object": dict}
@@ -43,7 +43,7 @@ def test_every_field_is_described(owner: str, name: str, body: dict[str, Any]) -
 def test_headers_are_described() -> None:
     """The headers that shape a chat turn, as well as the fields."""
     parameters = SPEC["paths"][CHAT]["post"]["parameters"]
-    assert {parameter["name"] for parameter in parameters} == {"X-OpenAI-Api-Key", "Cache-Control"}
+    assert {parameter["name"] for parameter in parameters} == {"X-OpenAI-Api-Key", "Cache-Control", "X-Upstream"}
     for parameter in parameters:
         assert parameter["description"]
         assert "example" in parameter["schema"]
@@ -52,6 +52,7 @@ def test_headers_are_described() -> None:
 ELSEWHERE = {
     *("bad_request", "not_found", "method_not_allowed", "client_closed_request"),
     *("system_routes_private", "not_ready", "forbidden", "websocket_unsupported"),
+    *("session_not_found", "session_exists"),
 }
 """Codes that no well-routed chat request gets an answer with."""
 
@@ -91,7 +92,7 @@ def test_operations_are_explained() -> None:
         for operation in (operation for method, operation in item.items() if method != "parameters"):
             assert operation["summary"], path
             assert "default" in operation["responses"]
-            assert {"200", "204"} & set(operation["responses"])
+            assert {"200", "201", "204"} & set(operation["responses"]), path
     default = SPEC["components"]["responses"]["DEFAULT_ERROR"]["content"]
     assert list(default) == ["application/problem+json"]
 
@@ -104,7 +105,7 @@ def test_the_page_offers_what_can_be_sent() -> None:
         if (operation := item.get("post"))
         if "application/json" in (content := operation["requestBody"]["content"])
     }
-    assert len(bodies) == 12
+    assert len(bodies) == 13
     assert all(body["free_mode"] is True for path, body in bodies.items() if path.startswith(CHAT))
     assert all(body["model"] for path, body in bodies.items() if path.startswith("/v1/"))
     assert SPEC["components"]["securitySchemes"]["token"]["scheme"] == "bearer"

@@ -189,6 +189,21 @@ def test_what_hangs_aside_hangs_alone(postgres: Postgres, postgresql_url: str) -
 
 
 @EVERY_STORE
+def test_what_is_aside_of_one_thing_does_not_wait_for_another(database_url: str) -> None:
+    """While who rests is asked, interruptions can be looked for; one question about each goes on at a time."""
+    database = Database(database_url)
+
+    def work(connection: sa.Connection) -> int:
+        with pytest.raises(ServiceException):
+            database.run_aside(work, writes=False, about="one")
+        return database.run_aside(lambda other: int(other.execute(sa.text("SELECT 1")).scalar_one()), writes=False)
+
+    for _ in range(2):
+        assert database.run_aside(work, writes=False, about="one") == 1
+    database.close()
+
+
+@EVERY_STORE
 def test_rows_are_written_as_they_are(database_url: str) -> None:
     """Whatever is in them and however many they are, and in their order."""
     texts = ['"', "\\", "\\u0000", "'", "%s", ":a", "?", "a\nb", "모델 🙂", "", None]

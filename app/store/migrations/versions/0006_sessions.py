@@ -20,7 +20,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(128), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
-        sa.Column("title", sa.String(256), nullable=False, server_default=""),
+        sa.Column("title", sa.Text, nullable=False, server_default=""),
         sa.Column("metadata", sa.Text, nullable=False, server_default="{}"),
         sa.Column("character", sa.String(160)),
         sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"),
@@ -41,6 +41,10 @@ def upgrade() -> None:
         sa.UniqueConstraint("owner", "name", name="sessions_by_name"),
         sa.Index("sessions_by_age", "owner", "updated_at", "id"),
         sa.Index("sessions_by_update", "updated_at"),
+        sa.Index(
+            "sessions_empty", "updated_at", sqlite_where=sa.text("turns = 0"), postgresql_where=sa.text("turns = 0")
+        ),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "turns",
