@@ -17,7 +17,7 @@ from typing import Protocol
 
 from app.calls.call import Call, Calls, new_request_id
 from app.config import Config
-from app.errors import ServiceException
+from app.errors import ChatServiceException, ServiceException
 from app.ledger.accounts import Principal
 from app.ledger.allowances import SUMMARY_ROUTE
 from app.ledger.limits import Ask
@@ -133,7 +133,7 @@ class Summaries:
         key = due.owner, due.name
         try:
             for _ in range(PARTS):
-                if self._is_stopping() or not self._next(due):
+                if self._is_stopping() or not self._unless_busy(due):
                     break
         except ServiceException:
             # Its code is in the request's line, or the database is away.
@@ -142,6 +142,15 @@ class Summaries:
             logger.exception("a summary failed by a fault of ours")
         finally:
             self._going.discard(key)
+
+    def _unless_busy(self, due: Due) -> bool:
+        """As `_next`; once more where a turn has ended between the look at its session and the claim."""
+        try:
+            return self._next(due)
+        except ChatServiceException as exc:
+            if exc.error_code != "session_busy":
+                raise
+            return self._next(due)
 
     def _next(self, due: Due) -> bool:
         """Cover the oldest turns once; tell whether that was done. Raises ServiceException."""
@@ -155,7 +164,6 @@ class Summaries:
         call = Call(min(self._config.request_timeout, SECONDS), request_id=new_request_id())
         for calls in (self._calls, self._running):
             calls.add(call)
-        self._counter.opened()
         failure: ServiceException | None = None
         try:
             return self._made(due, session, turns, call)
@@ -199,7 +207,11 @@ class Summaries:
         )
 
     def _tell(self, call: Call, turns: int, failure: ServiceException | None) -> None:
-        """Count the request and write its line, as those of other requests are."""
+        """Count the request and write its line, as those of other requests are. That another worker makes the summary
+        is no request."""
+        if failure is not None and failure.error_code == "session_busy":
+            return
+        self._counter.opened()
         code, status = (None, 200) if failure is None else (failure.error_code, failure.status)
         self._counter.answered(call, route=SUMMARY_ROUTE, status=status, code=code, timed=True)
         fields = {

@@ -321,9 +321,15 @@ def test_the_callers_key_pays_for_the_summary_of_its_turns(app: Flask, upstream:
 
 
 def test_workers_pay_for_each_summary_once(
-    make_app: Callable[..., Flask], upstream: Upstream, database_url: str, threads: ThreadPoolExecutor
+    make_app: Callable[..., Flask],
+    upstream: Upstream,
+    database_url: str,
+    threads: ThreadPoolExecutor,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """However many want to make the same one at once: each row that is paid for is one change of the summary."""
+    """However many want to make the same one at once: a row that is paid for is one change of the summary, in one line
+    of the log."""
+    caplog.set_level("INFO")
     apps = [make_app() for _ in range(4)]
     upstream.default = either(delayed(0.3, text("Once.")), text("Yes."))
     for number in range(1, 16):
@@ -335,6 +341,7 @@ def test_workers_pay_for_each_summary_once(
         summaries_of(app).flush(20)
     assert len(asked_for_summaries(upstream)) == len(summary_rows(database_url)) == 1
     assert session(database_url)["revision"] == revision + 1
+    assert [record.getMessage().partition(" ")[0] for record in caplog.records].count("summary") == 1
 
 
 def test_a_summary_is_made_of_what_the_session_is(app: Flask, database_url: str) -> None:
@@ -349,6 +356,28 @@ def test_a_summary_is_made_of_what_the_session_is(app: Flask, database_url: str)
         connection.execute(sessions.update().values(summary_turns=1, revision=sessions.c.revision + 1))
     with pytest.raises(ChatServiceException):
         database.write(summary.claim)
+
+
+def test_a_turn_that_ends_meanwhile_holds_up_no_summary(
+    app: Flask, upstream: Upstream, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It changes the session between the look at it and the claim: then it is looked at again."""
+    say(app.test_client(), f"fact-1 {WORDS * 4}", max_context_tokens=8000)
+    settled(database_url)
+    found, changes = Sessions.oldest, [1]
+
+    def changed(self: Sessions, *args: Any) -> Any:
+        with connected(database_url) as connection:
+            connection.execute(
+                sessions.update().values(revision=sessions.c.revision + (changes.pop() if changes else 0))
+            )
+        return found(self, *args)
+
+    monkeypatch.setattr(Sessions, "oldest", changed)
+    say(app.test_client(), f"fact-2 {WORDS * 4}", max_context_tokens=LIMIT)
+    summaries_of(app).flush(20)
+    assert session(database_url)["summary_turns"] == 1
+    assert len(summary_rows(database_url)) == 1
 
 
 def test_a_callers_summary_is_not_overwritten(app: Flask, upstream: Upstream, database_url: str) -> None:

@@ -106,9 +106,9 @@ def test_a_korean_answer_in_segments(demo: Server) -> None:
 
 def test_a_long_conversation_is_summarised(demo: Server) -> None:
     """The model writes the summary itself; it is sent in place of the turns that it covers, and none is left out."""
-    fields = {"session_id": "long", "remember": True, "max_context_tokens": 400, "max_tokens": 20, "temperature": 0}
-    for number in range(1, 41):
-        answer = demo.chat(f"My name is Mina, and I have {number} red apples in my garden.", **fields).json
+    fields = {"session_id": "long", "remember": True, "max_context_tokens": 400, "max_tokens": 5, "temperature": 0}
+    for number in range(1, 21):
+        answer = demo.chat(f"My name is Mina. {f'I have {number} red apples. ' * 8}", **fields).json
         assert answer["turn"] == number
         time.sleep(0.1)
         if answer["summarised_turns"]:
