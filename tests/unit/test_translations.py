@@ -12,7 +12,7 @@ import pytest
 
 from tests.server import ROOT
 
-TRANSLATED = ["README", "docs/overview/README", "docs/api/README", "docs/reference"]
+TRANSLATED = ["README", "docs/guide/README", "docs/overview/README", "docs/api/README", "docs/reference"]
 GENERATED = "docs/reference"
 """Written from pairs of sentences in the code; a Korean one may name a thing where the English one says `it`."""
 
