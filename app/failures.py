@@ -130,6 +130,13 @@ FAILURES: Mapping[str, Failure] = {
         "이 이름의 세션이 호출자에게 없음. 다른 클라이언트의 세션도 마찬가지.",
         told="요청 경로 오류: 없는 세션입니다.",
     ),
+    "turn_not_found": Failure(
+        404,
+        "client",
+        "An interruption means a turn that neither goes on nor is the last one of its session. Nothing is cut.",
+        "중단하려는 턴이 진행 중이지도, 세션의 마지막 턴도 아님. 아무것도 줄이지 않음.",
+        told="요청 경로 오류: 진행 중이거나 마지막인 턴이 아닙니다.",
+    ),
     "session_exists": Failure(
         409,
         "client",

@@ -142,13 +142,13 @@ def forget_summary(session_id: str) -> Response:
 @blp.post("/<session_id>/interrupt")
 @blp.arguments(InterruptSchema, example={"heard_characters": 42})
 @blp.response(200, InterruptionSchema)
-@blp.problems(*PROBLEMS_OF_ONE, "session_unreadable", *PROBLEMS_OF_A_BODY, "session_busy")
+@blp.problems(*PROBLEMS_OF_ONE, "turn_not_found", "session_unreadable", *PROBLEMS_OF_A_BODY, "session_busy")
 def interrupt(body: dict[str, Any], session_id: str) -> Interruption:
     """Cut the answer that is being given, or trim the last one
 
     What was never heard is not remembered. A running call to the upstream is closed, and what it has used is billed.
     """
-    return service(Interrupting).interrupt(principal(), session_id, body["heard_characters"])
+    return service(Interrupting).interrupt(principal(), session_id, body["heard_characters"], body["request_id"])
 
 
 def _owner() -> int:

@@ -35,10 +35,12 @@ def talk(said, interrupts):
     message = {"session_id": SESSION, "remember": True, "character": "talk-mina", "user_name": "도윤"}
     message |= {"user_message": said, "stream": True, "segments": True, "free_mode": True}
     for event, data in events(call("POST", "/api/v1/chat", message)):
-        if event == "segment":
+        if event == "start":
+            meant = {"request_id": data["request_id"]}
+        elif event == "segment":
             print("미나:", data["text"].strip(), flush=True)  # Here it would be spoken.
             if interrupts:  # Half of this sentence was heard, and nothing behind it.
-                heard = {"heard_characters": (data["start"] + data["end"]) // 2}
+                heard = meant | {"heard_characters": (data["start"] + data["end"]) // 2}
                 kept = json.load(call("POST", f"/api/v1/sessions/{SESSION}/interrupt", heard))
                 return print("  remembered:", kept["answer_text"], flush=True)
         elif event == "done":

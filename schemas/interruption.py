@@ -6,6 +6,7 @@ from marshmallow import Schema, fields, validate
 
 from schemas.fields import StrictInteger
 
+REQUEST_ID_MAX_LENGTH = 64
 HEARD_MAX = 2**53 - 1
 """What every JSON reader takes for a whole number."""
 
@@ -16,6 +17,15 @@ class InterruptSchema(Schema):
     class Meta:
         title = "Interrupt"
 
+    request_id = fields.String(
+        load_default=None,
+        validate=validate.Length(1, REQUEST_ID_MAX_LENGTH),
+        metadata={
+            "description": "The turn that is meant, by the `request_id` of its `start` event or its `X-Request-ID`. "
+            "Without it: the one that goes on, else the last one.",
+            "example": "a1b2c3",
+        },
+    )
     heard_characters = StrictInteger(
         load_default=None,
         validate=validate.Range(0, HEARD_MAX),

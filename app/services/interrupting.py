@@ -48,16 +48,18 @@ class Interrupting:
         self._hook = hook
         self._wait_seconds = wait_seconds
 
-    def interrupt(self, principal: Principal, name: str, heard: int | None) -> Interruption:
+    def interrupt(
+        self, principal: Principal, name: str, heard: int | None, request_id: str | None = None
+    ) -> Interruption:
         """Cut the turn that goes on, or trim the last one, to the first `heard` characters of its answer (Unicode code
-        points); None: all that was delivered.
+        points); None: all that was delivered. `request_id`: of the turn that is meant.
 
-        Raises ChatServiceException 404 `session_not_found`, 409 `session_busy` where the turn did not end in time, 503
-        `store_unavailable`.
+        Raises ChatServiceException 404 `session_not_found` or `turn_not_found`, 409 `session_busy` where the turn did
+        not end in time, 503 `store_unavailable`.
         """
         found = None
         if self._interruptions is not None and SESSION_NAME.fullmatch(name):
-            found = self._interruptions.begin(owner_of(principal), name, heard)
+            found = self._interruptions.begin(owner_of(principal), name, heard, request_id)
         if self._interruptions is None or found is None:
             raise session_not_found()
         if not isinstance(found, KeptTurn):

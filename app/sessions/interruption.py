@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.errors import ChatServiceException
 from app.sessions.conversation import Turn
 from app.sessions.sessions import Sessions
 from app.store.database import Database
@@ -80,13 +81,16 @@ class Interruptions:
         self._database = database
         self._sessions = sessions
 
-    def begin(self, owner: int, name: str, heard: int | None) -> Running | KeptTurn | None:
+    def begin(
+        self, owner: int, name: str, heard: int | None, request_id: str | None = None
+    ) -> Running | KeptTurn | None:
         """Mark the turn that goes on, of which `heard` characters were heard (None: all that are delivered), or trim
         the last one; None where there is no such session. A turn never gets longer again.
 
-        Raises ChatServiceException `store_unavailable`.
+        Raises ChatServiceException `store_unavailable`, and 404 `turn_not_found` where `request_id` is given and the
+        turn is another one.
         """
-        begun = self._database.write(lambda connection: self._begin(connection, owner, name, heard))
+        begun = self._database.write(lambda connection: self._begin(connection, owner, name, heard, request_id))
         self._sessions.recent.drop((owner, name))
         return begun
 
@@ -112,7 +116,9 @@ class Interruptions:
         )
         return [(row["id"], row["interrupted_request"]) for row in found]
 
-    def _begin(self, connection: sa.Connection, owner: int, name: str, heard: int | None) -> Running | KeptTurn | None:
+    def _begin(
+        self, connection: sa.Connection, owner: int, name: str, heard: int | None, request_id: str | None
+    ) -> Running | KeptTurn | None:
         held = _HELD.rows(connection, of_owner=owner, named=name)
         if not held:
             return None
@@ -120,12 +126,16 @@ class Interruptions:
         request = session["turn_request"]
         # A statement of its own: it has to see what the transaction wrote that held the session until now.
         if request is not None and _PENDING.rows(connection, request=request):
+            _check_meant(request_id, request)
             if session["interrupted_request"] == request:
                 heard = _least(heard, session["heard_characters"])
             _MARK.run(connection, of_session=session["id"], request=request, heard=heard)
             return session["id"], request
         last = _LAST.rows(connection, of_session=session["id"])
-        return self._trimmed(connection, session["id"], last[0], heard) if last else None
+        if not last:
+            return None
+        _check_meant(request_id, last[0]["request_id"])
+        return self._trimmed(connection, session["id"], last[0], heard)
 
     def _trimmed(self, connection: sa.Connection, session: int, row: dict[str, Any], heard: int | None) -> KeptTurn:
         kept = self._kept(row)
@@ -139,6 +149,12 @@ class Interruptions:
 
     def _kept(self, row: dict[str, Any]) -> KeptTurn:
         return KeptTurn(row["number"], self._sessions.turn(row), row["end_user"] or "")
+
+
+def _check_meant(request_id: str | None, found: str | None) -> None:
+    """An interruption that comes too early or too late must not cut another turn."""
+    if request_id is not None and request_id != found:
+        raise ChatServiceException("The turn neither goes on nor is the session's last one", "turn_not_found")
 
 
 def _least(one: int | None, other: int | None) -> int | None:

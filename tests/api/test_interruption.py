@@ -60,6 +60,11 @@ class Running:
                 self._has_come.set()
         return read_events(self.seen)
 
+    @property
+    def request_id(self) -> str:
+        """As its first event says it."""
+        return str(read_events(self.seen)[0][1]["request_id"])
+
     def events(self) -> list[tuple[str, Any]]:
         """All of them, once the stream is over."""
         return self._answer.result(10)
@@ -300,6 +305,35 @@ def test_a_session_that_is_not_there(make_app: Callable[..., Flask], database_ur
     assert interrupt(client, 4, token=mina).get_json()["answer_text"] == "I am"
     off = make_app(sessions=False).test_client()
     assert interrupt(off).get_json()["code"] == "session_not_found"
+
+
+def test_only_the_turn_that_is_meant_is_cut(
+    app: Flask, upstream: Upstream, database_url: str, threads: ThreadPoolExecutor
+) -> None:
+    """An interruption that comes before its turn has begun, or after the next one has, cuts nothing."""
+    client = app.test_client()
+    upstream.script(text("First answer."))
+    first = say(client, "One.").get_json()["request_id"]
+
+    def meaning(request_id: str) -> Any:
+        body = {"heard_characters": 5, "request_id": request_id}
+        return app.test_client().post("/api/v1/sessions/s-1/interrupt", json=body)
+
+    early = meaning("not-yet")
+    assert (early.status_code, early.get_json()["code"]) == (404, "turn_not_found")
+    upstream.script(endless("Second answer."))
+    running = Running(client, threads, "Second")
+    assert meaning(first).status_code == 404
+    assert [row["answer_text"] for row in kept(database_url)] == ["First answer."]
+    second = running.request_id
+    assert meaning(second).get_json() == {
+        "turn": 2,
+        "answer_text": "Secon",
+        "interrupted": True,
+        "was_running": True,
+    }
+    assert meaning(second).get_json()["answer_text"] == "Secon"
+    assert meaning(first).status_code == 404
 
 
 @pytest.mark.parametrize("number", [-1, 1.5, "4", True, 2**60])
