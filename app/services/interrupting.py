@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from app.errors import ChatServiceException
 from app.ledger.accounts import Principal
 from app.models import SESSION_NAME
 from app.services.memory_hook import MemoryHook, ToldTurn
-from app.services.remembering import client_name, owner_of
+from app.services.remembering import client_name, owner_of, sessions_off
 from app.services.running import RunningTurns
 from app.sessions.interruption import Interruptions, KeptTurn, Running
+from app.sessions.stored import session_not_found
 from app.sessions.turns import session_busy
 
 WAIT_SECONDS = 5.0
@@ -55,12 +55,13 @@ class Interrupting:
         points); None: all that was delivered. `request_id`: of the turn that is meant.
 
         Raises ChatServiceException 404 `session_not_found` or `turn_not_found`, 409 `session_busy` where the turn did
-        not end in time, 503 `store_unavailable`.
+        not end in time, 503 `store_unavailable`, and ValidationException where sessions are off.
         """
-        found = None
-        if self._interruptions is not None and SESSION_NAME.fullmatch(name):
-            found = self._interruptions.begin(owner_of(principal), name, heard, request_id)
-        if self._interruptions is None or found is None:
+        if self._interruptions is None:
+            raise sessions_off()
+        is_name = SESSION_NAME.fullmatch(name)
+        found = self._interruptions.begin(owner_of(principal), name, heard, request_id) if is_name else None
+        if found is None:
             raise session_not_found()
         if not isinstance(found, KeptTurn):
             return self._end(self._interruptions, found)
@@ -98,8 +99,3 @@ def _interruption(kept: KeptTurn | None, *, was_running: bool) -> Interruption:
     if kept is None:
         return Interruption(None, None, interrupted=False, was_running=was_running)
     return Interruption(kept.number, kept.turn.answer_text, kept.turn.interrupted, was_running)
-
-
-def session_not_found() -> ChatServiceException:
-    """The answer for a session that is not there, or is another client's."""
-    return ChatServiceException("There is no such session", "session_not_found")

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from app.calls.call import Call
 from app.calls.places import Places
-from app.errors import ChatServiceException, ValidationException
+from app.errors import ServiceException, ValidationException
 from app.ledger.accounts import Principal
 from app.ledger.end_users import known_as
 from app.models import ChatRequest
@@ -96,12 +96,16 @@ class Remembering:
                 try:
                     with self._running.running((turn.key, turn.request_id), call):
                         answered = answer(turn)
-                    sessions.recent.put(key, left := turn.after(new.max_tokens))
-                    self._summarise(turn, left, new, principal)
+                    if turn.is_kept:
+                        sessions.recent.put(key, left := turn.after(new.max_tokens))
+                        self._summarise(turn, left, new, principal)
                     return answered
-                except ChatServiceException as exc:
+                except ServiceException as exc:
+                    if exc.error_code != "session_busy":
+                        sessions.forget_empty(session)
+                        raise
                     # What this worker knew of the session may have been out of date: that alone is no reason to wait.
-                    if exc.error_code != "session_busy" or (is_fresh and time.monotonic() >= give_up):
+                    if is_fresh and time.monotonic() >= give_up:
                         raise
                 finally:
                     self._tell(turn, new, principal)
@@ -113,9 +117,7 @@ class Remembering:
     def owner(self, principal: Principal) -> int:
         """Whose sessions a caller may look at and change; raises ValidationException where sessions are off."""
         if self._sessions is None:
-            error = ValidationException("Nothing is kept here")
-            error.explain("Sessions are off (setting SESSIONS)", "세션 기능이 꺼져 있습니다(설정 SESSIONS).")
-            raise error
+            raise sessions_off()
         return owner_of(principal)
 
     def look(self, new: NewTurn, principal: Principal) -> OpenTurn:
@@ -156,7 +158,7 @@ class Remembering:
 
     def _summarise(self, turn: OpenTurn, left: Conversation, new: NewTurn, principal: Principal) -> None:
         """Have the oldest turns covered by a summary, in the background, if they outgrow the next prompt."""
-        if self.summaries is not None and turn.kept is not None:
+        if self.summaries is not None:
             due = Due(
                 owner=owner_of(principal),
                 name=new.session,
@@ -203,6 +205,13 @@ class _Queue(Places):
 def owner_of(principal: Principal) -> int:
     """Whose sessions a caller has: its client's; without tokens there is one owner."""
     return 0 if principal.account is None else principal.account.id
+
+
+def sessions_off() -> ValidationException:
+    """The answer of the routes of sessions where there are none."""
+    error = ValidationException("Nothing is kept here")
+    error.explain("Sessions are off (setting SESSIONS)", "세션 기능이 꺼져 있습니다(설정 SESSIONS).")
+    return error
 
 
 def client_name(principal: Principal) -> str:

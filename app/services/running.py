@@ -53,13 +53,20 @@ class RunningTurns:
             call.end("interrupted")
 
     def _look(self) -> None:
-        while True:
-            time.sleep(self._interval_seconds)
-            with self._lock:
-                running = tuple(self._calls)
-                if not running:
-                    self._is_looking = False
-                    return
-            with contextlib.suppress(ServiceException):
-                for turn in self._marked(running):
-                    self.end(turn)
+        try:
+            while running := self._waited():
+                with contextlib.suppress(ServiceException):
+                    for turn in self._marked(running):
+                        self.end(turn)
+        except BaseException:
+            # A fault of ours, which is printed: the next turn begins to look again.
+            self._is_looking = False
+            raise
+
+    def _waited(self) -> tuple[Running, ...]:
+        """The turns that go on after a while; without any it is not looked any more."""
+        time.sleep(self._interval_seconds)
+        with self._lock:
+            running = tuple(self._calls)
+            self._is_looking = bool(running)
+        return running

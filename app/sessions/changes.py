@@ -43,7 +43,7 @@ class SessionChanges:
     def change(self, owner: int, name: str, *, title: str | None = None, metadata: Any = None) -> Described:
         """Give a session a title, or other metadata in the place of those that it has; gives what is known of it.
 
-        Raises ValidationException.
+        Raises ValidationException, and ChatServiceException `session_unreadable`.
         """
         given = {"title": title, "metadata": metadata}
         given = {name: value for name, value in given.items() if value is not None}
@@ -52,9 +52,11 @@ class SessionChanges:
 
         def work(connection: sa.Connection) -> Described:
             row = find(connection, owner, name)
+            # What cannot be read is refused before anything is written.
+            described = describe(row, self._seal) | given
             if values:
                 connection.execute(sessions.update().where(sessions.c.id == row.id).values(values))
-            return describe(find(connection, owner, name), self._seal)
+            return described
 
         return self._database.write(work)
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from app.errors import ChatServiceException
 from app.sessions.conversation import Turn
 from app.sessions.sessions import Sessions
+from app.sessions.turns import OF_SESSION, is_pending
 from app.store.database import Database
 from app.store.statement import RowsStatement, Statement
 from app.store.tables import requests, sessions, turns
@@ -30,8 +31,8 @@ _HELD = Statement(
     .with_for_update()
 )
 _PENDING = Statement(
-    sa.select(requests.c.id).where(
-        requests.c.request_id == sa.bindparam("request"), requests.c.status == sa.literal_column("'pending'")
+    sa.select(sessions.c.id).where(
+        sessions.c.id == sa.bindparam("of_session"), is_pending(sa.bindparam("request", type_=sa.String))
     )
 )
 _MARK = Statement(
@@ -49,7 +50,11 @@ _MARKED = RowsStatement(
     ),
     {"session": sessions.c.id.type, "request": sessions.c.interrupted_request.type},
 )
-_USER = sa.select(sa.func.max(requests.c.end_user)).where(requests.c.request_id == turns.c.request_id)
+_USER = (
+    sa.select(sa.func.max(requests.c.end_user))
+    .where(requests.c.request_id == turns.c.request_id, sessions.c.id == turns.c.session, OF_SESSION)
+    .correlate(turns)
+)
 _TURN = sa.select(turns, _USER.scalar_subquery().label("end_user")).where(turns.c.session == sa.bindparam("of_session"))
 _LAST_NUMBER = sa.select(sa.func.max(turns.c.number)).where(turns.c.session == sa.bindparam("of_session"))
 _LAST = Statement(_TURN.where(turns.c.number == _LAST_NUMBER.scalar_subquery()))
@@ -96,7 +101,9 @@ class Interruptions:
 
     def is_over(self, running: Running) -> bool:
         """Whether the request is settled, and with it what is remembered of its turn. Raises as `begin` does."""
-        return self._database.read(lambda connection: not _PENDING.rows(connection, request=running[1]))
+        return self._database.read(
+            lambda connection: not _PENDING.rows(connection, of_session=running[0], request=running[1])
+        )
 
     def kept(self, running: Running) -> KeptTurn | None:
         """What is remembered of a request that is over; None where it failed. Raises as `begin` does."""
@@ -125,7 +132,7 @@ class Interruptions:
         (session,) = held
         request = session["turn_request"]
         # A statement of its own: it has to see what the transaction wrote that held the session until now.
-        if request is not None and _PENDING.rows(connection, request=request):
+        if request is not None and _PENDING.rows(connection, of_session=session["id"], request=request):
             _check_meant(request_id, request)
             if session["interrupted_request"] == request:
                 heard = _least(heard, session["heard_characters"])

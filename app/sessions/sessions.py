@@ -12,10 +12,11 @@ from app.sessions.conversation import Conversation, Turn
 from app.sessions.recent import RecentConversations
 from app.sessions.seal import Seal
 from app.sessions.summary import OpenSummary
-from app.sessions.turns import OpenTurn
+from app.sessions.turns import FORGET_EMPTY, OpenTurn
 from app.store.database import Database
 from app.store.statement import Statement
 from app.store.tables import sessions, turns
+from app.store.writer import each
 from app.units import MICROSECONDS
 
 PAGE = 40
@@ -64,6 +65,14 @@ class Sessions:
         values = {"owner": owner, "name": name, "created_at": now, "updated_at": now, "revision": now}
 
         self._database.write(lambda connection: insert_new(connection, values))
+
+    def forget_empty(self, conversation: Conversation) -> None:
+        """Take the row of a session away soon whose first turn was refused; one that has turns, or has one that goes
+        on, stays."""
+        if not conversation.turns:
+            self._database.write_later(
+                each, lambda connection: FORGET_EMPTY.run(connection, of_session=conversation.id)
+            )
 
     def open_turn(self, conversation: Conversation, request_id: str, user_text: str, **known: Any) -> OpenTurn:
         """A turn of a session; see OpenTurn."""

@@ -17,14 +17,14 @@ import sqlalchemy as sa
 from app.ledger.beside import Ending
 from app.sessions.conversation import Conversation
 from app.sessions.seal import Seal
-from app.sessions.turns import PENDING, OpenTurn, session_busy
+from app.sessions.turns import OpenTurn, is_pending, session_busy
 from app.store.fitting import fit_for
 from app.store.statement import Statement
-from app.store.tables import requests, sessions
+from app.store.tables import sessions
 from app.units import MICROSECONDS
 
 _THIS = sessions.c.id == sa.bindparam("of_session")
-_IS_FREE = ~sa.exists().where(requests.c.request_id == sessions.c.summary_request, PENDING)
+_IS_FREE = ~is_pending(sessions.c.summary_request)
 _CLAIM = Statement(
     sessions.update()
     .where(_THIS, sessions.c.revision == sa.bindparam("as_read"), _IS_FREE)

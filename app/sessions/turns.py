@@ -25,8 +25,21 @@ from app.store.statement import RowsStatement, Statement
 from app.store.tables import requests, sessions, turns
 from app.units import MICROSECONDS
 
-PENDING = requests.c.status == sa.literal_column("'pending'")
-IS_FREE = ~sa.exists().where(requests.c.request_id == sessions.c.turn_request, PENDING)
+OF_SESSION = sa.and_(
+    requests.c.session_id == sessions.c.name,
+    sa.func.coalesce(requests.c.client_id, sa.literal_column("0")) == sessions.c.owner,
+)
+"""A request's row is one of the session. Callers choose the ids of their requests: one of the same id may be another
+session's, or another client's."""
+
+
+def is_pending(request: sa.ColumnElement[str]) -> sa.Exists:
+    """Whether the session's request of this id goes on."""
+    is_open = requests.c.status == sa.literal_column("'pending'")
+    return sa.exists().where(requests.c.request_id == request, is_open, OF_SESSION).correlate(sessions)
+
+
+IS_FREE = ~is_pending(sessions.c.turn_request)
 """No turn of the session goes on."""
 _HOLD = Statement(
     sa.select(sessions.c.id)
@@ -56,9 +69,12 @@ _COUNT = Statement(
     )
     .returning(sessions.c.turns, sessions.c.interrupted_request, sessions.c.heard_characters)
 )
-_FORGET_EMPTY = Statement(
-    sessions.delete().where(sessions.c.id == sa.bindparam("of_session"), sessions.c.turns == sa.literal_column("0"))
+FORGET_EMPTY = Statement(
+    sessions.delete().where(
+        sessions.c.id == sa.bindparam("of_session"), sessions.c.turns == sa.literal_column("0"), IS_FREE
+    )
 )
+"""Takes away a session that has had no turn."""
 _COLUMNS = {column.name: column.type for column in turns.columns}
 _INSERT = RowsStatement(
     lambda given: turns.insert().from_select([*_COLUMNS], sa.select(*(given.c[name] for name in _COLUMNS))), _COLUMNS
@@ -164,7 +180,7 @@ class OpenTurn:
         def write(connection: sa.Connection) -> None:
             found = _COUNT.rows(connection, **counted)
             if self.kept is None:
-                _FORGET_EMPTY.run(connection, of_session=self.key)
+                FORGET_EMPTY.run(connection, of_session=self.key)
             elif found:
                 (session,) = found
                 if session["interrupted_request"] == self.request_id:

@@ -21,8 +21,9 @@ def lines_body() -> bytes:
     """The body, decoded; raises 415 unless it is said to be JSON Lines."""
     asked = this_request()
     if asked.mimetype not in ALSO_JSON_LINES:
-        message = f"The body must be {JSON_LINES}"
-        raise ValidationException(message, error_code="unsupported_media_type")
+        error = ValidationException(f"The body must be {JSON_LINES}", error_code="unsupported_media_type")
+        error.told = f"본문은 {JSON_LINES}이어야 합니다."
+        raise error
     require_known_coding(asked)
     return whole_body(asked)
 

@@ -304,7 +304,7 @@ def test_a_session_that_is_not_there(make_app: Callable[..., Flask], database_ur
     assert interrupt(client, 4, token="").status_code == 401
     assert interrupt(client, 4, token=mina).get_json()["answer_text"] == "I am"
     off = make_app(sessions=False).test_client()
-    assert interrupt(off).get_json()["code"] == "session_not_found"
+    assert (interrupt(off).status_code, "SESSIONS" in interrupt(off).get_json()["detail"]) == (422, True)
 
 
 def test_only_the_turn_that_is_meant_is_cut(
@@ -373,3 +373,24 @@ def test_the_memory_server_is_told_what_was_heard(
         assert wait_for(3) == wait_for(2) | {"response_text": "Once", "interrupted": True}
         time.sleep(0.1)
         assert len(list(told())) == 3
+
+
+def test_the_memory_server_is_not_told_another_clients_user(
+    make_app: Callable[..., Flask], upstream: Upstream, database_url: str
+) -> None:
+    """Also where both have given their requests one id."""
+    with Upstream() as memory:
+        client = make_app(auth_mode="token", memory_url=f"{memory.base_url}/memories").test_client()
+        memory.default = reply(200, [])
+        upstream.default = text(STORY)
+        mina, jun = (add_client(database_url, Limits(), name) for name in ("mina", "jun"))
+        for token, user in ((mina, "a"), (jun, "z")):
+            body = {"user_message": "Tell me.", "session_id": "s-1", "remember": True, "free_mode": True, "user": user}
+            headers = {"X-Request-ID": "same", "Authorization": f"Bearer {token}"}
+            assert client.post("/api/v1/chat", json=body, headers=headers).get_json()["turn"] == 1
+        assert interrupt(client, 4, token=mina).get_json()["interrupted"] is True
+        give_up = time.monotonic() + 10
+        while len(told := [one.json for one in memory.received if one.method == "POST"]) < 3:
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        assert [one["user"] for one in told if one["client"] == "mina"] == ["a", "a"]

@@ -12,7 +12,10 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.ledger.accounts import Limits
+from app.services.remembering import Remembering
 from app.store.tables import sessions, turns
+from app.web.services import service
 from tests.conftest import EVERY_STORE
 from tests.records import add_client, connected, settled
 from tests.streams import read_events, response_events, stream
@@ -206,6 +209,7 @@ def test_a_session_that_is_deleted_keeps_nothing_of_the_turn_that_goes_on(
     assert say(make_app().test_client(), "New question.", session="s-2").status_code == 200
     slow.result()
     assert [row["user_text"] for row in kept(database_url)] == ["New question."]
+    assert service(Remembering, app)._open().recent.get((0, "s-1"), 0) is None
 
 
 def test_more_turns_are_read_when_more_may_be_sent(client: FlaskClient, upstream: Upstream) -> None:
@@ -317,3 +321,39 @@ def test_a_character_opens_its_session(client: FlaskClient, upstream: Upstream, 
     with connected(database_url) as connection:
         assert connection.execute(sa.select(sessions.c.character)).scalars().all() == ["mina@1"]
     assert [row["user_text"] for row in kept(database_url)][:2] == [None, "Hello."]
+
+
+def test_a_session_is_held_by_its_own_turns_only(
+    make_app: Callable[..., Flask], upstream: Upstream, database_url: str, threads: ThreadPoolExecutor
+) -> None:
+    """Callers choose the ids of their requests: one of the same id in another session, or another client's in a session
+    of the same name, holds nobody up."""
+    app = make_app(auth_mode="token", max_queue_seconds=0.3)
+    mina, jun = (add_client(database_url, Limits(), name) for name in ("mina", "jun"))
+
+    def ask(session: str, token: str) -> Any:
+        body = {"user_message": "Hello.", "session_id": session, "remember": True, "free_mode": True}
+        headers = {"X-Request-ID": "same", "Authorization": f"Bearer {token}"}
+        return app.test_client().post(CHAT, json=body, headers=headers)
+
+    assert ask("s-1", mina).get_json()["turn"] == 1
+    upstream.script(delayed(2, text("Slow.")), delayed(2, text("Slow.")), text("Quick."))
+    asked = [threads.submit(ask, *other) for other in (("s-2", mina), ("s-1", jun))]
+    wait_for(lambda: len(upstream.received) == 3)
+    assert ask("s-1", mina).get_json()["turn"] == 2
+    assert [one.result(10).get_json()["turn"] for one in asked] == [1, 1]
+
+
+def test_a_refused_first_turn_leaves_no_row(make_app: Callable[..., Flask], database_url: str) -> None:
+    """A client that is over its limits cannot fill the database with sessions that never were."""
+    client = make_app(auth_mode="token").test_client()
+    token = add_client(database_url, Limits(requests_per_minute=1), "mina")
+    assert say(client, "Hello.", "s-0", token).status_code == 200
+    for number in range(1, 4):
+        assert say(client, "Hello.", f"s-{number}", token).status_code == 429
+
+    def names() -> list[str]:
+        with connected(database_url) as connection:
+            return list(connection.execute(sa.select(sessions.c.name)).scalars())
+
+    wait_for(lambda: names() == ["s-0"])

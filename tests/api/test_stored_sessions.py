@@ -445,6 +445,7 @@ class TestCarrying:
         for kind, status in (("application/jsonl", 201), ("application/json", 415), ("text/plain", 415)):
             answer = client.post(f"{SESSIONS}/{kind[-4:]}/import", data=body, content_type=kind)
             assert answer.status_code == status, kind
+            assert ("application/x-ndjson" in answer.get_json().get("error_message", "")) == (status == 415)
         for name in ("a%00b", "x" * 129, "a%5Cb", "%0A"):
             answer = client.post(f"{SESSIONS}/{name}/import", data=body, **JSON_LINES)
             assert answer.status_code == 422, name
@@ -537,4 +538,6 @@ def test_with_a_key_all_texts_are_sealed(make_app: Callable[..., Flask], databas
     for path in ("", "/export"):
         answer = keyless.get(f"{SESSIONS}/in{path}")
         assert (answer.status_code, answer.get_json()["code"]) == (500, "session_unreadable")
+    assert keyless.patch(f"{SESSIONS}/in", json={"title": "new"}).get_json()["code"] == "session_unreadable"
+    assert exported(client, "in")[0]["title"] == "SECRET t"
     assert keyless.delete(f"{SESSIONS}/in").status_code == 204

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Collection
 
+import pytest
+
 from app.calls.call import Call
 from app.services.running import RunningTurns
 from app.sessions.interruption import Running
@@ -76,3 +78,22 @@ def test_a_database_that_is_away_is_asked_again() -> None:
     call = Call(60)
     with RunningTurns(marked, interval_seconds=INTERVAL_SECONDS).running((1, "a"), call):
         wait_for(lambda: call.ended == "interrupted")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_look_that_breaks_off_is_begun_again() -> None:
+    """With the next turn, for all that go on: a fault of ours must not make this worker deaf."""
+    asked: list[int] = []
+
+    def marked(running: Collection[Running]) -> list[Running]:
+        asked.append(len(running))
+        if len(asked) == 1:
+            raise RuntimeError
+        return [(1, "a")]
+
+    turns, calls = RunningTurns(marked, interval_seconds=INTERVAL_SECONDS), (Call(60), Call(60))
+    with turns.running((1, "a"), calls[0]):
+        wait_for(lambda: len(asked) == 1)
+        time.sleep(3 * INTERVAL_SECONDS)
+        with turns.running((2, "b"), calls[1]):
+            wait_for(lambda: calls[0].ended == "interrupted")
