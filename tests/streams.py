@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable
 from typing import Any
 
-from tests.upstream import Answer, pieces, response_document
+from tests.upstream import Answer, Received, pieces, response_document, silence
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-Request-Id: up-1\r\nConnection: close\r\n\r\n"
 
@@ -85,6 +86,17 @@ def stream(parts: Iterable[bytes], *, pause: float = 0.0, close: bool = True) ->
     """Answer with an event stream that ends when the connection does; it pauses after each part."""
     first, *rest = [*parts] or [b""]
     return pieces([HEAD + first, *rest], pause=pause, close=close)
+
+
+def endless(*texts: str) -> Answer:
+    """A stream that says this and then nothing more, until it is left."""
+    said, wait = stream(response_events(*texts)[: len(texts) + 1], close=False), silence()
+
+    async def answer(received: Received, writer: asyncio.StreamWriter) -> None:
+        await said(received, writer)
+        await wait(received, writer)
+
+    return answer
 
 
 def read_events(body: bytes) -> list[tuple[str, Any]]:

@@ -18,7 +18,7 @@ from app.characters.character import (
 from app.characters.lore import LoreEntry, composed
 from app.errors import ERRORS_MAX, ValidationException
 from app.json_bytes import dump_json, is_writable, well_formed
-from app.models import MAX_TOKENS_LIMIT, MODEL_MAX_LENGTH, TEMPERATURE_MAX, Message
+from app.models import MAX_TOKENS_LIMIT, MODEL_MAX_LENGTH, TEMPERATURE_MAX, UNWRITABLE, Message
 
 TEXT_MAX_LENGTH = 50_000
 BODY_MAX_BYTES = 262_144
@@ -36,7 +36,6 @@ PAGE_MAX = 500
 MEMBERS_MAX = 1000
 FIELD_NAME_MAX_LENGTH = 64
 FIELDS_NAMED_MAX = 5
-UNWRITABLE = "must not contain NUL or lone surrogates"
 REGULAR_EXPRESSION = re.compile(
     r"\A/.+/[a-z]*\Z|\\[A-Za-z.()\[\]^$*+?]|\.[*+]|[)\]][*+?{]|\(\?|\[\^|\w\|\w|\A\^.*\$\Z", re.DOTALL
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +17,8 @@ from app.services.turn_stream import MAX_WAITING_EVENTS
 from tests.api.test_sessions import heard, kept, say
 from tests.conftest import EVERY_STORE
 from tests.records import add_client, rows, settled
-from tests.streams import read_events, response_events, stream
-from tests.upstream import Answer, Received, Upstream, delayed, reply, silence, text
+from tests.streams import endless, read_events, response_events, stream
+from tests.upstream import Upstream, delayed, reply, silence, text
 
 STORY = "Once upon a time there was a fox. It lived in a wood."
 WITHIN_SECONDS = 1.0
@@ -30,17 +29,6 @@ def interrupt(client: FlaskClient, characters: int | None = None, session: str =
     body = {} if characters is None else {"heard_characters": characters}
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return client.post(f"/api/v1/sessions/{session}/interrupt", json=body, headers=headers)
-
-
-def endless(*texts: str) -> Answer:
-    """A stream that says this and then nothing more, until it is left."""
-    said, wait = stream(response_events(*texts)[: len(texts) + 1], close=False), silence()
-
-    async def answer(received: Received, writer: asyncio.StreamWriter) -> None:
-        await said(received, writer)
-        await wait(received, writer)
-
-    return answer
 
 
 class Running:

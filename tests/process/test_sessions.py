@@ -24,8 +24,8 @@ from tests.conftest import EVERY_STORE
 from tests.process.test_bill_survives import SWEPT_SECONDS, is_at_rest
 from tests.records import connected, rows
 from tests.server import Server
-from tests.streams import response_events, stream
-from tests.upstream import Answer, Received, Upstream, delayed, echo, silence
+from tests.streams import endless, response_events, stream
+from tests.upstream import Answer, Received, Upstream, delayed, echo
 
 SECONDS = float(os.environ.get("SESSIONS_SECONDS", "6"))
 """How long workers are killed; `SESSIONS_SECONDS=300` for a long look."""
@@ -35,17 +35,6 @@ WORKERS = 2
 WITHIN_SECONDS = 1.0
 
 pytestmark = EVERY_STORE
-
-
-def endless(*texts: str) -> Answer:
-    """A stream that says this and then nothing more, until it is left."""
-    said, wait = stream(response_events(*texts)[: len(texts) + 1], close=False), silence()
-
-    async def answer(received: Received, writer: asyncio.StreamWriter) -> None:
-        await said(received, writer)
-        await wait(received, writer)
-
-    return answer
 
 
 def body(text: str, session: str, **members: Any) -> dict[str, Any]:
