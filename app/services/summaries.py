@@ -37,6 +37,8 @@ SECONDS = 120.0
 AT_ONCE = 8
 """So many are made at once in a worker, and with at most a quarter of its slots. Another session's has to wait for its
 next turn."""
+CLAIMS = 5
+"""So often a summary is begun while turns keep ending; then it is left to the next turn."""
 PARTS = 8
 """So many are made after one turn, one after the other, where there is more to cover than one prompt can hold."""
 MIN_CONTEXT_TOKENS = 200
@@ -144,13 +146,14 @@ class Summaries:
             self._going.discard(key)
 
     def _unless_busy(self, due: Due) -> bool:
-        """As `_next`; once more where a turn has ended between the look at its session and the claim."""
-        try:
-            return self._next(due)
-        except ChatServiceException as exc:
-            if exc.error_code != "session_busy":
-                raise
-            return self._next(due)
+        """As `_next`; again where a turn has ended between the look at its session and the claim."""
+        for _ in range(CLAIMS - 1):
+            try:
+                return self._next(due)
+            except ChatServiceException as exc:
+                if exc.error_code != "session_busy":
+                    raise
+        return self._next(due)
 
     def _next(self, due: Due) -> bool:
         """Cover the oldest turns once; tell whether that was done. Raises ServiceException."""

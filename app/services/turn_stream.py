@@ -118,10 +118,10 @@ class TurnStream:
 
     def _put(self, event: TurnEvent) -> None:
         """Hand over an event; wait while the caller reads slowly, but not once it has gone, and with more of the answer
-        not once the call has ended: raises what ended it."""
+        not once it was interrupted: raises that."""
         while not self._closed:
             try:
                 return self._events.put(event, timeout=PUT_SECONDS)
             except queue.Full:
-                if not isinstance(event, LAST):
+                if self._call.ended == "interrupted" and not isinstance(event, LAST):
                     self._call.check()
