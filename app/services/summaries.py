@@ -38,7 +38,7 @@ AT_ONCE = 8
 """So many are made at once in a worker, and with at most a quarter of its slots. Another session's has to wait for its
 next turn."""
 CLAIMS = 5
-"""So often a summary is begun while turns keep ending; then it is left to the next turn."""
+"""So often a summary is begun while turns keep ending; then it is left to the last of them."""
 PARTS = 8
 """So many are made after one turn, one after the other, where there is more to cover than one prompt can hold."""
 MIN_CONTEXT_TOKENS = 200
@@ -105,7 +105,8 @@ class Summaries:
         self._counter = counter
         self._is_stopping = is_stopping
         self._at_once = max(1, min(AT_ONCE, exchange.slots.size // 4))
-        self._going: set[tuple[int, str]] = set()
+        self._going: dict[tuple[int, str], Due | None] = {}
+        """Sessions whose summary is being made; with what was due of one meanwhile."""
         self._running = Calls()
         self._lock = threading.Lock()
 
@@ -115,9 +116,12 @@ class Summaries:
             return
         key = due.owner, due.name
         with self._lock:
-            if key in self._going or len(self._going) >= self._at_once:
+            if key in self._going:
+                self._going[key] = due
                 return
-            self._going.add(key)
+            if len(self._going) >= self._at_once:
+                return
+            self._going[key] = None
         threading.Thread(target=self._work, args=(due,), name="summary", daemon=True).start()
 
     def flush(self, seconds: float) -> None:
@@ -133,17 +137,27 @@ class Summaries:
 
     def _work(self, due: Due) -> None:
         key = due.owner, due.name
+        next_due: Due | None = due
+        while next_due is not None:
+            has_lost = self._loses(next_due)
+            with self._lock:
+                next_due, self._going[key] = (self._going[key] if has_lost else None), None
+                if next_due is None:
+                    del self._going[key]
+
+    def _loses(self, due: Due) -> bool:
+        """Make what is due; tell whether turns kept ending between the look at the session and the claim. Then the last
+        of them has been considered already, and nobody else would make its summary."""
         try:
             for _ in range(PARTS):
                 if self._is_stopping() or not self._unless_busy(due):
                     break
-        except ServiceException:
+        except ServiceException as exc:
             # Its code is in the request's line, or the database is away.
-            pass
+            return exc.error_code == "session_busy"
         except Exception:
             logger.exception("a summary failed by a fault of ours")
-        finally:
-            self._going.discard(key)
+        return False
 
     def _unless_busy(self, due: Due) -> bool:
         """As `_next`; again where a turn has ended between the look at its session and the claim."""

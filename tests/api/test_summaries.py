@@ -18,9 +18,10 @@ from app.ledger.accounts import NOBODY, Limits
 from app.models import Credentials
 from app.process.readiness import Readiness
 from app.services.remembering import Remembering
-from app.services.summaries import Due, Summaries
+from app.services.summaries import CLAIMS, Due, Summaries
 from app.sessions.conversation import Conversation, Turn
 from app.sessions.sessions import Sessions
+from app.sessions.turns import session_busy
 from app.store.database import Database
 from app.store.tables import sessions, turns
 from app.web.services import service
@@ -378,6 +379,29 @@ def test_a_turn_that_ends_meanwhile_holds_up_no_summary(
     summaries_of(app).flush(20)
     assert session(database_url)["summary_turns"] == 1
     assert len(summary_rows(database_url)) == 1
+
+
+def test_a_summary_that_turns_kept_from_beginning_is_made_behind_the_last(
+    app: Flask, upstream: Upstream, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own turn found one being made already, and would leave it to a turn that never comes."""
+    upstream.default = either(text("Late."), text("Yes."))
+    summaries, looks = summaries_of(app), list[Due]()
+    look = summaries._next
+
+    def lost(due: Due) -> bool:
+        looks.append(due)
+        if len(looks) > CLAIMS:
+            return look(due)
+        if len(looks) == 1:
+            say(app.test_client(), f"the last turn {WORDS}", max_context_tokens=LIMIT)
+        raise session_busy()
+
+    monkeypatch.setattr(summaries, "_next", lost)
+    while not looks:
+        say(app.test_client(), f"fact-1 {WORDS}", max_context_tokens=LIMIT)
+    summaries.flush(20)
+    assert session(database_url)["summary"] == "Late."
 
 
 def test_a_callers_summary_is_not_overwritten(app: Flask, upstream: Upstream, database_url: str) -> None:
