@@ -80,7 +80,7 @@ $(PORTKEY)/.package-lock.json: bench/portkey/package-lock.json $(BENCH)/node/.in
 run: install ## Start the server; without a key it brings its own model
 	@$(BIN)/python -m app
 
-test: install-test install-model install-clients ## Run every test (8 to 10 minutes on two cores)
+test: install-test install-model install-clients ## Run every test (10 to 12 minutes on two cores)
 	$(PYTEST) -n $(WORKERS)
 
 # Not part of `test`: CPython 3.11 can hang in a traced callback of a greenlet's end while two threads end at once.
