@@ -115,7 +115,8 @@ class Assembler:
         parts = self.system_parts(request, cast, turn)
         tokens = {name: estimate_tokens(part) for name, part in parts.items()}
         past = self._past(request, history, turn, sum(tokens.values()))
-        before = prompt.turns_before(cast.examples, cast.opening, past.left)
+        # In a session what the character says first is a turn, which a summary may cover.
+        before = prompt.turns_before(cast.examples, cast.opening if turn is None else None, past.left)
         tokens |= {"history": prompt.tokens_of(past.messages), "user": estimate_tokens(past.user_message)}
         tokens |= {name: prompt.tokens_of(found) for name, found in before.items()}
         user = {"role": "user", "content": past.user_message}

@@ -58,7 +58,7 @@ class SessionChanges:
                 connection.execute(sessions.update().where(sessions.c.id == row.id).values(values))
             return described
 
-        return self._database.write(work)
+        return self._database.erase(work, seconds=0)
 
     def summarise(self, owner: int, name: str, text: str, covers: int) -> Described | None:
         """Have `text` stand for the first `covers` turns from the next turn on. Raises ValidationException."""
@@ -78,7 +78,7 @@ class SessionChanges:
             _revise(connection, owner, name, values)
             return described_summary(find(connection, owner, name), self._seal)
 
-        return self._database.write(work)
+        return self._database.erase(work, seconds=0)
 
     def forget_summary(self, owner: int, name: str) -> None:
         """Take the summary away: the turns that it stood for may be sent again themselves."""

@@ -95,7 +95,9 @@ class Interruptions:
         Raises ChatServiceException `store_unavailable`, and 404 `turn_not_found` where `request_id` is given and the
         turn is another one.
         """
-        begun = self._database.write(lambda connection: self._begin(connection, owner, name, heard, request_id))
+        begun = self._database.erase(
+            lambda connection: self._begin(connection, owner, name, heard, request_id), seconds=0
+        )
         self._sessions.recent.drop((owner, name))
         return begun
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+import pkgutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,46 +12,18 @@ from typing import Any
 import pytest
 from flask import Flask
 
+import blueprints
 from app.errors import ChatServiceException
 from app.ledger.accounts import KNOWN_SECONDS, Accounts, Limits
 from app.store.database import Database
 from app.store.tables import clients
 from app.web.access import FLASK_SMOREST, Access
 from app.web.services import service
-from blueprints import (
-    characters,
-    chat,
-    docs,
-    health,
-    messages,
-    metrics,
-    notice,
-    openai,
-    others,
-    sessions,
-    system,
-    upstreams,
-    usage,
-)
 from tests.records import connected, settled
 from tests.upstream import Upstream
 
 DECLARED = dict(FLASK_SMOREST)
-MODULES = (
-    characters,
-    chat,
-    docs,
-    health,
-    messages,
-    metrics,
-    notice,
-    openai,
-    others,
-    sessions,
-    system,
-    upstreams,
-    usage,
-)
+MODULES = [importlib.import_module(f"blueprints.{found.name}") for found in pkgutil.iter_modules(blueprints.__path__)]
 for module in MODULES:
     DECLARED.update(module.blp.access)
 PUBLIC, ADMIN = ({name for name, access in DECLARED.items() if access is of} for of in (Access.PUBLIC, Access.ADMIN))

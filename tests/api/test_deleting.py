@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
@@ -55,6 +56,30 @@ def test_a_deleted_session_is_gone_from_the_disk(client: FlaskClient, upstream: 
     assert client.get(f"{SESSIONS}/c").get_json()["turn_count"] == 2
     assert client.delete(f"{SESSIONS}/a/summary").status_code == 204
     assert on_disk(database_url, b"SECRET-a-s") == []
+
+
+@pytest.mark.parametrize("kind", ["title", "summary", "answer"])
+def test_what_is_replaced_is_gone_with_the_next_checkpoint(
+    app: Flask, upstream: Upstream, database_url: str, kind: str
+) -> None:
+    """A title, a summary, and the end of an answer that was never heard."""
+    client = app.test_client()
+    say(client, "Hello.")
+    service(Database, app).checkpoint()
+    if kind == "answer":
+        upstream.script(text("Heard. OLD " + "x" * 300))
+        say(client, "Go on.")
+        client.post(f"{SESSIONS}/s-1/interrupt", json={"heard_characters": 6})
+    for told in ("OLD text", "NEW text") if kind != "answer" else ():
+        if kind == "title":
+            client.patch(f"{SESSIONS}/s-1", json={"title": told})
+        else:
+            client.put(f"{SESSIONS}/s-1/summary", json={"text": told, "covers": 1})
+    service(Database, app).checkpoint()
+    assert on_disk(database_url, b"OLD ") == []
+    shown = client.get(f"{SESSIONS}/s-1").get_json()
+    kept_now = {"title": shown["title"], "summary": (shown["summary"] or {}).get("text")}
+    assert kept_now.get(kind, shown["turns"][-1]["response_text"]) == ("Heard." if kind == "answer" else "NEW text")
 
 
 def test_sessions_of_a_deleted_client_are_gone(

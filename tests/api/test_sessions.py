@@ -357,3 +357,14 @@ def test_a_refused_first_turn_leaves_no_row(make_app: Callable[..., Flask], data
             return list(connection.execute(sa.select(sessions.c.name)).scalars())
 
     wait_for(lambda: names() == ["s-0"])
+
+
+def test_a_character_says_its_first_message_once(client: FlaskClient, upstream: Upstream, database_url: str) -> None:
+    """Also where a summary covers every turn."""
+    client.put("/api/v1/characters/mina", json={"first_message": "You came!", "examples": []})
+    assert say(client, "Hello.", character="mina").get_json()["turn"] == 2
+    settled(database_url)
+    assert client.put("/api/v1/sessions/s-1/summary", json={"text": "They met.", "covers": 2}).status_code == 200
+    say(client, "And now?", character="mina")
+    assert heard(upstream) == [("user", "And now?")]
+    assert "They met." in upstream.received[-1].json["input"][0]["content"]
