@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.web.strict import StrictBlueprint
-from blueprints.console import front, login, static, system, upstreams
+from blueprints.console import characters, front, login, sessions, static, system, upstreams
 
 PAGES: tuple[StrictBlueprint, ...] = (
     front.blp,
@@ -11,6 +11,8 @@ PAGES: tuple[StrictBlueprint, ...] = (
     login.blp,
     login.writes,
     static.blp,
+    sessions.blp,
+    characters.blp,
     system.blp,
     upstreams.blp,
 )
