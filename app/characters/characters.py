@@ -121,10 +121,9 @@ class Characters:
         versions = character_versions.c
         wanted = sa.tuple_(versions.character, versions.version).in_([(row.id, row.version) for row in rows])
         query = sa.select(versions.character, versions.body).where(wanted)
-        bodies = dict(self._database.read(lambda connection: connection.execute(query).tuples().all()))
-        return [
-            kept(glance_json(bodies[row.id].encode()), **_listed(row)) for row in rows if row.id in bodies
-        ], last
+        found = self._database.read(lambda connection: connection.execute(query).all())
+        bodies = {row.character: row.body for row in found}
+        return [kept(glance_json(bodies[row.id].encode()), **_listed(row)) for row in rows if row.id in bodies], last
 
     def versions(
         self, name: str, owner: int, *, before: int | None = None, limit: int = 100
@@ -146,9 +145,7 @@ class Characters:
         told = [{"version": row.version, "created_at": int(row.created_at)} for row in rows[:limit]]
         return told, (told[-1]["version"] if len(rows) > limit else None)
 
-    def _page(
-        self, owner: int, after: str | None, limit: int, search: str
-    ) -> tuple[Sequence[Any], str | None]:
+    def _page(self, owner: int, after: str | None, limit: int, search: str) -> tuple[Sequence[Any], str | None]:
         query = _seen_by(owner)
         if after is not None:
             query = query.where(characters.c.name > after)
