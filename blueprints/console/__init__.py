@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from app.web.strict import StrictBlueprint
-from blueprints.console import front, login, static
+from blueprints.console import front, login, playground, static
 
-PAGES: tuple[StrictBlueprint, ...] = (front.blp, front.below, login.blp, login.writes, static.blp)
+PAGES: tuple[StrictBlueprint, ...] = (
+    front.blp,
+    front.below,
+    login.blp,
+    login.writes,
+    static.blp,
+    playground.blp,
+)
