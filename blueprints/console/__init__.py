@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.web.strict import StrictBlueprint
-from blueprints.console import front, login, playground, static
+from blueprints.console import front, login, playground, static, system, upstreams
 
 PAGES: tuple[StrictBlueprint, ...] = (
     front.blp,
@@ -12,4 +12,6 @@ PAGES: tuple[StrictBlueprint, ...] = (
     login.writes,
     static.blp,
     playground.blp,
+    system.blp,
+    upstreams.blp,
 )

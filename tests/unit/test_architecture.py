@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if "node_modules" not in path.parts)
-LEVELS = ("unit", "api", "process", "model")
+LEVELS = ("unit", "api", "process", "browser", "model")
 OURS = ("app", "blueprints", "schemas")
 
 

@@ -3,7 +3,8 @@
    <form data-api="POST" data-path="api/v1/clients">        sends its fields as JSON, and shows what is wrong beside them
    <button data-api="DELETE" data-path="…" data-confirm="…">  asks first
    Afterwards: data-then="console/sessions" goes there, data-then-next to where the sign-in page was asked for from,
-   data-then-event has the page's own script hear "done" with the answer; else the page is loaded again. */
+   data-then-event has the page's own script hear "done" with the answer; else the page is loaded again.
+   <div id="…" data-live="3">                                follows the server, every three seconds */
 
 import { Problem, address, api, go, t } from "./api.js";
 
@@ -93,6 +94,14 @@ async function send(element, body) {
   }
 }
 
+/** Show the moments within an element by the reader's clock. */
+export function showTimes(within) {
+  for (const shown of within.querySelectorAll("time[datetime]")) {
+    shown.title = shown.dateTime;
+    shown.textContent = new Date(shown.dateTime).toLocaleString(document.documentElement.lang);
+  }
+}
+
 /** Put a button beside a block that copies its text. */
 export function addCopy(block) {
   const button = document.createElement("button");
@@ -127,7 +136,21 @@ document.addEventListener("click", (event) => {
 
 for (const place of document.querySelectorAll("[data-url]")) place.textContent = address(place.dataset.url);
 for (const block of document.querySelectorAll("[data-copy]")) addCopy(block);
-for (const shown of document.querySelectorAll("time[datetime]")) {
-  shown.title = shown.dateTime;
-  shown.textContent = new Date(shown.dateTime).toLocaleString(document.documentElement.lang);
+showTimes(document);
+
+/** Have a part with data-live="seconds" follow the server: the page is asked for again, and that part replaced. */
+async function follow(part) {
+  const idle = !document.hidden && !part.contains(document.activeElement) && !part.querySelector("[aria-busy]");
+  if (idle) {
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" } }).catch(() => null);
+    const next = answer?.ok && new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(part.id);
+    if (next && !part.contains(document.activeElement)) {
+      part.replaceWith(next);
+      showTimes(next);
+      part = next;
+    }
+  }
+  setTimeout(() => follow(part), 1000 * part.dataset.live);
 }
+
+for (const part of document.querySelectorAll("[data-live]")) setTimeout(() => follow(part), 1000 * part.dataset.live);
