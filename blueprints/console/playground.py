@@ -9,7 +9,6 @@ from app.config import Config
 from app.ledger.accounts import Principal
 from app.models import IMAGE_DATA_MAX_LENGTH, IMAGES_MAX
 from app.services.exchange import Exchange
-from app.upstreams.catalog import Catalog
 from app.upstreams.fleet import Fleet
 from app.web.access import Access, principal
 from app.web.console.pages import PAGE, page
@@ -39,7 +38,7 @@ def playground(query: dict[str, str]) -> Response:
         character=query["character"],
         characters=known,
         characters_are_cut=is_cut,
-        models=_models(caller, config, catalog),
+        models=_models(caller, [config.default_model, *catalog.models]),
         default_model=config.default_model,
         upstreams=list(catalog.upstreams) if catalog.is_listed else [],
         remembers=config.sessions,
@@ -67,10 +66,9 @@ def _characters(caller: Principal, chosen: str) -> tuple[list[str], bool]:
     return ([chosen] if chosen and chosen not in names else []) + names, cursor is not None
 
 
-def _models(caller: Principal, config: Config, catalog: Catalog) -> list[str]:
-    """The models that are known without asking anybody, and that the caller may use."""
+def _models(caller: Principal, known: list[str]) -> list[str]:
+    """The models that the settings and the client's own limits name, and that it may use; no upstream is asked."""
     account = caller.account
     named = account.models.split(",") if account is not None and account.models else []
-    known = dict.fromkeys([config.default_model, *catalog.models, *named])
-    allowed = [name for name in known if account is None or account.allows_model(name)]
+    allowed = [name for name in dict.fromkeys(known + named) if account is None or account.allows_model(name)]
     return [name for name in allowed if not set("*?[") & set(name)][:MODELS_SHOWN]

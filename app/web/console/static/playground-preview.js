@@ -77,8 +77,8 @@ function Parts({ told, failure }) {
   if (!told) return html`<p class="dim">${t("Write a message: here you see to the byte what the model gets, and who pays.", "메시지를 쓰면 모델이 받는 내용을 바이트까지 그대로, 그리고 누가 지불하는지 여기에 표시합니다.")}</p>`;
   const tokens = count(told.total_tokens);
   const bytes = count(new TextEncoder().encode(told.upstream_body).length);
-  return html`<p><span class="state">${shown.isSent ? t("sent", "전송됨") : t("would be sent now", "지금 보내면")}</span></p>
-    <dl>
+  return html`<dl>
+      <dt>${t("When", "시점")}</dt><dd>${shown.isSent ? t("with your last message", "마지막 메시지와 함께 전송됨") : t("if you send now", "지금 보낼 경우")}</dd>
       <dt>${t("Prompt", "프롬프트")}</dt><dd>${told.tokens_estimated ? t(`about ${tokens} tokens (estimated)`, `약 ${tokens} 토큰(추정)`) : t(`${tokens} tokens`, `${tokens} 토큰`)}</dd>
       <dt>${t("Paid by", "지불")}</dt><dd>${payer(told.api_key_source)}</dd>
       <dt>${t("Request", "요청")}</dt><dd><code>POST ${told.upstream_path}</code> ${bytes} ${t("bytes", "바이트")}</dd>
@@ -89,7 +89,7 @@ function Parts({ told, failure }) {
 }
 
 const Tokens = ({ told }) => html`<div class="table" tabindex="0" role="region" aria-label=${t("Parts of the prompt", "프롬프트의 구성")}><table class="tokens">
-  <thead><tr><th scope="col">${t("Part", "부분")}</th><th scope="col" class="number">${t("Tokens", "토큰")}</th><td></td></tr></thead>
+  <thead><tr><th scope="col">${t("Part", "부분")}</th><th scope="col" class="number">${t("Tokens", "토큰")}</th><th scope="col"><span class="unseen">${t("Share", "비율")}</span></th></tr></thead>
   <tbody>${Object.entries(told.tokens).filter(([, tokens]) => tokens > 0).map(
     ([name, tokens]) => html`<tr><th scope="row">${NAMES[name] || name}</th><td class="number">${count(tokens)}</td>
       <td class="wide"><span class="bar" style=${{ width: `${(100 * tokens) / told.total_tokens}%` }}></span></td></tr>`,

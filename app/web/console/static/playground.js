@@ -1,6 +1,7 @@
 /* The playground: joins the fields, the conversation, the preview and the code. */
 
 import { Problem, t } from "./api.js";
+import { tell } from "./console.js";
 import { curl, javascript, python } from "./playground-code.js";
 import * as pictures from "./playground-images.js";
 import * as preview from "./playground-preview.js";
@@ -127,11 +128,6 @@ async function hello() {
   }
   draw();
   look();
-}
-
-function tell(text) {
-  by("problem").textContent = text;
-  by("problem").hidden = !text;
 }
 
 function pay() {
