@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.web.strict import StrictBlueprint
-from blueprints.console import front, login, static, system, upstreams
+from blueprints.console import front, login, playground, static, system, upstreams
 
 PAGES: tuple[StrictBlueprint, ...] = (
     front.blp,
@@ -11,6 +11,7 @@ PAGES: tuple[StrictBlueprint, ...] = (
     login.blp,
     login.writes,
     static.blp,
+    playground.blp,
     system.blp,
     upstreams.blp,
 )
