@@ -14,7 +14,7 @@ blp = StrictBlueprint("console_static", __name__, url_prefix="/console/static", 
 
 @blp.get("/<path:name>")
 def file(name: str) -> Response:
-    """One of the files. A page names each by its content, so a browser may keep it for ever."""
+    """One of the files. A page names all but scripts by their content, so a browser may keep them for ever."""
     response = send_from_directory(STATIC, name)
     lasting = "public, max-age=31536000, immutable" if "v" in this_request().args else "no-cache"
     response.headers["Cache-Control"] = lasting

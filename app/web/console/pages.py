@@ -19,6 +19,7 @@ from flask import Request
 
 from app.config import Config
 from app.ledger.accounts import NOBODY, Principal
+from app.units import iso
 from app.version import __version__
 from app.web.access import may_administer
 from app.web.flask_app import Response
@@ -83,7 +84,7 @@ def _around(asked: Request) -> dict[str, Any]:
         "language": spoken,
         "theme": asked.cookies.get(THEME_COOKIE, "") if asked.cookies.get(THEME_COOKIE) in THEMES else "",
         "root": root,
-        "static": lambda name: f"{root}console/static/{name}?v={_version(name)}",
+        "static": lambda name: f"{root}console/static/{_named(name)}",
         "here": asked.path.removeprefix("/"),
         "client": principal.account,
         "is_open": not config.token_required,
@@ -95,8 +96,8 @@ def _around(asked: Request) -> dict[str, Any]:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    """Undefined names are errors; all values are escaped."""
-    return jinja2.Environment(
+    """Undefined names are errors; all values are escaped. `iso` shows a moment in microseconds since 1970."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -104,12 +105,17 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
+    made.filters["iso"] = iso
+    return made
 
 
 @functools.cache
-def _version(name: str) -> str:
-    """Changes with a file's content, so that a browser may keep it for ever."""
-    return hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
+def _named(name: str) -> str:
+    """A file with what changes with its content, so that a browser may keep it for ever. Not so a script: under another
+    address than that by which other scripts import it, a module would run a second time."""
+    if name.endswith(".js"):
+        return name
+    return f"{name}?v={hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]}"
 
 
 def _error(document: Mapping[str, Any]) -> Response:
