@@ -49,10 +49,10 @@ def test_every_name_has_a_page(client: FlaskClient) -> None:
     for name in ("Dr. Who", "미나", "✨Luna✨", "new"):
         client.put(f"{API}/{quote(name)}", json={"role": f"is {name}"})
     page = shown(client, PAGE)
-    links = re.findall(r'<a class="name" href="([^"]*)"', page)
+    links = re.findall(r'<a class="name" href="([^"]*)">([^<]*)', page)
     assert len(links) == 4
-    for link in links:
-        assert "is " in shown(client, urljoin(f"http://x{PAGE}", link)[8:])
+    for link, name in links:
+        assert f"is {name}" in shown(client, urljoin(f"http://x{PAGE}", link)[8:])
     assert "is new" not in shown(client, f"{PAGE}/new")
     assert shown(client, f"{PAGE}/a%2Fb", 404)
 
