@@ -107,6 +107,7 @@ ROUTES_KO = {
     "sessions.summarise": "세션의 요약 교체",
     "sessions.forget_summary": "세션의 요약 삭제",
     "usage.report": "사용량: 날짜·모델·클라이언트·키 종류·세션별 합계 또는 사용 기록",
+    "usage.series": "시간에 따른 사용량: 요청, 실패, 토큰, 비용, 응답 시간",
     "usage.one_request": "요청 하나의 사용 기록",
     "system.info": "호스트, CPU, 메모리, 디스크, 네트워크, 프로세스, 컨테이너",
     "system.status": "부하, 남은 메모리, 가동 시간",
