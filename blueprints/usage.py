@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from app.errors import ChatServiceException, ValidationException
+from app.errors import ChatServiceException
 from app.ledger.accounts import Accounts
 from app.ledger.reports import Period, UsageReports
 from app.units import MICROSECONDS
@@ -88,10 +88,10 @@ def _visible_client(name: str | None) -> int | None:
         return account.id
     if name is None:
         return None
-    try:
-        return service(Accounts).show(name).id
-    except ValidationException as exc:
-        raise ChatServiceException("There is no such client", "not_found") from exc
+    found = service(Accounts).find(name)
+    if found is None:
+        raise ChatServiceException("There is no such client", "not_found")
+    return found.id
 
 
 def _moment(given: datetime | None) -> int | None:

@@ -62,8 +62,9 @@ ROOMS: dict[str, set[str]] = {
     "app.web": FOUNDATION | {"app.config", "app.web", "app.services", "app.ledger", "app.calls", "schemas"},
     "blueprints": FOUNDATION
     | {"blueprints", "schemas", "app.web", "app.services", "app.ledger.accounts", "app.ledger.reports"}
+    | {"app.ledger.client_limits"}
     | {"app.upstreams.fleet", "app.characters", "app.sessions.changes", "app.sessions.lines", "app.sessions.stored"}
-    | {"app.process.metrics", "app.process.readiness", "app.process.system"},
+    | {"app.process.metrics", "app.process.readiness", "app.process.shared_health", "app.process.system"},
     "app.process": BELOW_THE_WEB | {"app.process", "app.logging", "app.web"},
     "app.factory": BELOW_THE_WEB | {"app.process", "app.web", "blueprints"},
     "app": {"app.config", "app.factory"},
