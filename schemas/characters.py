@@ -226,7 +226,7 @@ class CharacterVersionsSchema(Schema):
         fields.Nested(CharacterVersionSchema), metadata={"description": "The newest first.", "example": []}
     )
     next_cursor = fields.Integer(
-        allow_none=True, metadata={"description": "Pass as `cursor` for the next page.", "example": None, "minimum": 1}
+        allow_none=True, metadata={"description": "Pass as `cursor` for the next page.", "example": 100, "minimum": 1}
     )
 
 
