@@ -152,6 +152,21 @@ def test_a_dropped_card_is_a_character(browser: Browser, server: Server, token: 
     assert browser.problems() == []
 
 
+def test_what_is_everybodys_is_saved_as_ones_own(browser: Browser, server: Server, token: str) -> None:
+    """By who may not change it for everybody, in version 1 like the other; from then on that is the one it sees."""
+    headers = {"Authorization": f"Bearer {added(server, 'root', '--admin')}"}
+    yuna = {"role": "for all", "shared": True}
+    assert server.request("PUT", "/api/v1/characters/yuna", yuna, headers).status == 200
+    sign_in(browser, server, token, "console/characters/yuna")
+    assert "everybody's" in browser.text("h1")
+    browser.click(".save .main")
+    browser.wait(lambda: "Saved as version 1" in browser.text("#done"))
+    assert browser.text("h1") == "yuna @1"
+    assert not told(server, token, "characters/yuna")["shared"]
+    assert told(server, token, "characters/yuna?shared=true")["role"] == "for all"
+    assert browser.problems() == []
+
+
 def test_a_character_is_made_changed_and_taken_back(browser: Browser, server: Server, token: str) -> None:
     """By keyboard; a broken rule stands beside its field, and what nobody touched stays to the letter."""
     first = {"description": "one\r\ntwo", "lore": [{"keywords": ["a\nb"], "text": MARKUP}, {"text": "always"}]}
