@@ -67,6 +67,8 @@ class ServerApi(Api):
     def spec(self) -> APISpec:
         """The specification, complete."""
         with self._lock:
+            if self._undescribed:
+                self._register_problems()
             while self._undescribed:
                 blueprint = self._undescribed.pop(0)
                 blueprint.register_views_in_doc(self, self._app, self._spec, name=blueprint.name, parameters=None)
@@ -79,16 +81,19 @@ class ServerApi(Api):
     def spec(self, spec: APISpec) -> None:
         self._spec = spec
 
-    def _register_responses(self) -> None:
+    def _register_problems(self) -> None:
         """Describe what flask-smorest refers to by name: other problems, and broken rules."""
         content = {PROBLEM.media_type: {"schema": PROBLEM.schema}}
         for name, description in [("DEFAULT_ERROR", "Any other problem"), ("UNPROCESSABLE_ENTITY", "A broken rule")]:
-            self.spec.components.response(name, {"description": description, "content": content}, lazy=True)
+            self._spec.components.response(name, {"description": description, "content": content}, lazy=True)
 
         for dialect in (PROBLEM, OPENAI, ANTHROPIC):
             for code in FAILURES:
-                self.spec.components.example(f"{dialect.name}_{code}", {"value": dialect.example(code)}, lazy=True)
-        self.spec.components.security_scheme("token", TOKEN)
+                self._spec.components.example(f"{dialect.name}_{code}", {"value": dialect.example(code)}, lazy=True)
+        self._spec.components.security_scheme("token", TOKEN)
+
+    def _register_responses(self) -> None:
+        """The answers that are no success are described with the rest."""
 
     def _register_pagination_header(self) -> None:
         """Nothing here comes in pages."""

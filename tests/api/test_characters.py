@@ -544,7 +544,7 @@ class TestCommands:
             (b'{"name": "<b>"}', "name must be 1 to 64"),
             (b'{"name": "a", "mood": 1}', "mood Unknown field."),
         ],
-        ids=lambda value: str(value)[:20],
+        ids=lambda value: str(value[:20])[:20],
     )
     def test_mistakes(self, app: Flask, tmp_path: Path, content: bytes, told: str) -> None:
         """One line that says what is wrong, soon; nothing is kept."""
