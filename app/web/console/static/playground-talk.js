@@ -69,7 +69,7 @@ export async function send(asked, said, images, first, changed) {
   const began = performance.now();
   try {
     const answer = await ask("POST", "api/v1/chat", asked.body, { headers: asked.headers, signal: turn.stream.signal });
-    for await (const event of eventsOf(answer.body)) {
+    for await (const event of eventsOf(answer)) {
       take(turn, event, began);
       changed();
     }
