@@ -80,6 +80,7 @@ ROUTES_KO = {
     "sessions.interrupt": "진행 중인 응답을 끊거나 마지막 응답을 들은 데까지 줄이기",
     "notice.notice": "사람에게 보여 줄 AI 고지",
     "characters.page": "캐릭터 목록",
+    "characters.versions": "캐릭터의 버전 목록(최근 버전부터)",
     "characters.show": "캐릭터 하나, 또는 그 버전 하나",
     "characters.card": "캐릭터를 캐릭터 카드(chara_card_v2)로 내보내기",
     "characters.put": "캐릭터를 새 버전으로 저장. 캐릭터 카드(JSON, PNG)도 가능",

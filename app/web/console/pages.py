@@ -19,6 +19,7 @@ from flask import Request
 
 from app.config import Config
 from app.ledger.accounts import NOBODY, Principal
+from app.units import iso
 from app.version import __version__
 from app.web.access import may_administer
 from app.web.flask_app import Response
@@ -95,8 +96,8 @@ def _around(asked: Request) -> dict[str, Any]:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    """Undefined names are errors; all values are escaped."""
-    return jinja2.Environment(
+    """Undefined names are errors; all values are escaped. `iso` shows a moment in microseconds since 1970."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -104,6 +105,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
+    made.filters["iso"] = iso
+    return made
 
 
 @functools.cache
