@@ -140,9 +140,7 @@ class Characters:
         told = [{"version": row.version, "created_at": int(row.created_at)} for row in rows[:limit]]
         return told, (told[-1]["version"] if len(rows) > limit else None)
 
-    def _page(
-        self, query: sa.Select[Any], after: str | None, limit: int, search: str
-    ) -> tuple[list[Any], str | None]:
+    def _page(self, query: sa.Select[Any], after: str | None, limit: int, search: str) -> tuple[list[Any], str | None]:
         if after is not None:
             query = query.where(characters.c.name > after)
         if beginning := composed(search):

@@ -41,9 +41,7 @@ def session(query: dict[str, Any], session_id: str) -> Response:
     newest_first = query["order"] == "newest"
     whose, stored = owner(), service(StoredSessions)
     try:
-        told = stored.show(
-            whose, session_id, cursor=query["cursor"], limit=TURNS_PER_PAGE, newest_first=newest_first
-        )
+        told = stored.show(whose, session_id, cursor=query["cursor"], limit=TURNS_PER_PAGE, newest_first=newest_first)
     except ChatServiceException as exc:
         if exc.error_code != "session_unreadable":
             raise

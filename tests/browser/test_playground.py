@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 PLAYGROUND = "/console/playground"
 MARKUP = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
+GIVE = """
+const data = new DataTransfer();
+data.items.add(new File([new Uint8Array(3)], "small.png", {type: "image/png"}));
+const options = {bubbles: true, cancelable: true, clipboardData: data, dataTransfer: data};
+const event = arguments[0] === "paste" ? new ClipboardEvent("paste", options) : new DragEvent("drop", options);
+document.getElementById("message").dispatchEvent(event);
+"""
 ENTER, ESCAPE = "\ue007", "\ue00c"
 
 
@@ -192,6 +199,10 @@ def test_pictures_and_a_schema_reach_the_upstream(page: Browser, shared_upstream
     page.all("#files")[0].send_keys(f"{tmp_path}/large.png\n{tmp_path}/text.txt")
     page.wait(lambda: page.all("#pictures img"))
     assert "PNG, JPEG" in page.text("#pictures")
+    for count, event in enumerate(("paste", "drop"), start=2):
+        page.run(GIVE, event)
+        page.wait(lambda count=count: len(page.all("#pictures img")) == count)
+    page.click("#pictures span:last-of-type button")
     page.click("#more summary")
     page.find("[name=response_schema]").send_keys('{"type": ')
     page.find("#message").send_keys(f"Which city?{ENTER}")
@@ -201,9 +212,10 @@ def test_pictures_and_a_schema_reach_the_upstream(page: Browser, shared_upstream
     page.find("#message").send_keys(ENTER)
     answered(page)
     sent = shared_upstream.received[0].json
-    text, picture = sent["input"][-1]["content"]
+    text, picture, pasted = sent["input"][-1]["content"]
     assert text["text"] == "Which city?"
     assert picture["image_url"].startswith("data:image/jpeg;base64,")
+    assert pasted["image_url"] == "data:image/png;base64,AAAA"
     assert sent["text"]["format"]["schema"] == {"type": "object"}
     assert page.text("#log .answer pre") == '{\n  "city": "서울"\n}'
     assert not page.all("#pictures img")
@@ -251,6 +263,16 @@ def test_copied_code_runs_as_it_is_pasted(page: Browser, shared_upstream: Upstre
         assert done.returncode == 0, (name, done.stderr)
         assert ("answer" if name == "curl" else "Good answer") in done.stdout
         assert bodies(shared_upstream)[-1] == shown, name
+    for has_clipboard in (True, False):
+        if not has_clipboard:
+            page.run("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+        page.click(f"[data-code={'curl' if has_clipboard else 'python'}]")
+        page.click("section:has(#code) .copy")
+        page.wait(lambda: page.text("section:has(#code) .copy") == "Copied")
+        page.find("[name=user]").send_keys("\ue009a\ue000\ue009v\ue000")
+        pasted = page.run("return document.querySelector('[name=user]').value")
+        assert pasted.startswith("curl" if has_clipboard else "import json")
+    page.run("document.querySelector('[name=user]').value = ''")
     page.click("[name=free_mode]")
     type_in(page, CALLER_KEY)
     page.wait(lambda: "YOUR_KEY" in page.text("#code"))

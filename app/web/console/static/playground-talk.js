@@ -92,7 +92,9 @@ function take(turn, { name, data }, began) {
     turn.segments.push(data);
   } else if (name === "done") {
     const { model, character, api_key_source: source, request_id: requestId } = data;
-    Object.assign(turn, { state: "done", done: data, model, character, source, requestId, answer: data.response_text });
+    Object.assign(turn, { done: data, model, character, source, requestId });
+    // An answer that ended while it was being stopped is kept as far as it was shown.
+    Object.assign(turn, turn.isStopping ? { state: "stopped" } : { state: "done", answer: data.response_text });
   } else if (name === "error") {
     fail(turn, new Problem(data));
   }
