@@ -12,8 +12,7 @@ import png
 import pytest
 
 from tests.conftest import CALLER_KEY
-from tests.model.test_clients import BIN
-from tests.server import Server
+from tests.server import ROOT, Server
 from tests.streams import endless, response_events, stream
 from tests.upstream import Upstream, error_document, reply
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from tests.chromium import Browser
 
 PLAYGROUND = "/console/playground"
+NODE = ROOT / ".venv-clients" / "bin" / "node"
 MARKUP = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
 GIVE = """
 const data = new DataTransfer();
@@ -254,7 +254,7 @@ def test_copied_code_runs_as_it_is_pasted(page: Browser, shared_upstream: Upstre
     )
     page.wait(lambda: "It's" in page.text("#bytes"))
     shown = as_sent(page)
-    runners = {"curl": ["bash"], "python": [sys.executable, "-"], "javascript": [BIN / "node", "--input-type=module"]}
+    runners = {"curl": ["bash"], "python": [sys.executable, "-"], "javascript": [NODE, "--input-type=module"]}
     for name, command in runners.items():
         shared_upstream.script(stream(response_events("Good ", "answer")))
         page.click(f"[data-code={name}]")
