@@ -64,7 +64,21 @@ from app.web.problems import register_error_handlers
 from app.web.services import provide
 from app.web.sign_in import SignInLimit
 from blueprints import characters as character_routes
-from blueprints import chat, docs, health, messages, metrics, notice, openai, others, sessions, system, upstreams, usage
+from blueprints import (
+    chat,
+    clients,
+    docs,
+    health,
+    messages,
+    metrics,
+    notice,
+    openai,
+    others,
+    sessions,
+    system,
+    upstreams,
+    usage,
+)
 from blueprints.console import PAGES
 
 
@@ -153,7 +167,7 @@ def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None
         allow_origins(app, config.cors_origins)
     passing = (openai.blp, others.blp, messages.blp)
     talking = (chat.blp, sessions.blp, character_routes.blp, notice.blp)
-    operating = (usage.blp, upstreams.blp, system.blp, metrics.blp, health.blp)
+    operating = (usage.blp, clients.blp, upstreams.blp, system.blp, metrics.blp, health.blp)
     api.register(*talking, *passing, *operating, docs.blp, *PAGES)
     register_commands(app)
     register_character_commands(app)

@@ -176,9 +176,10 @@ def english_summary(app: Flask, rule: Rule) -> str:
 
 
 def access(app: Flask, endpoint: str) -> str:
-    """Who may call the route, as its blueprint declares it: `public`, `client` or `admin`."""
+    """Who may call the route, as its blueprint declares it, in a word of WHO."""
+    named = {Access.PUBLIC: "public", Access.ADMIN: "admin", Access.OPERATOR: "operator"}
     declared = declared_access(app, endpoint)
-    return "public" if declared is Access.PUBLIC else "admin" if declared is Access.ADMIN else "client"
+    return named.get(declared, "client") if declared else "client"
 
 
 def env_example() -> str:

@@ -30,6 +30,7 @@ WHO: Mapping[str, Words] = {
     "public": ("everybody", "누구나"),
     "client": ("clients", "클라이언트"),
     "admin": ("admins", "관리자"),
+    "operator": ("operators", "운영자"),
 }
 
 SECTIONS = {
@@ -90,6 +91,14 @@ ROUTES_KO = {
     "openai.embeddings": "OpenAI 임베딩 요청을 업스트림에 그대로 전달",
     "openai.models": "업스트림의 모델 목록",
     "openai.model": "업스트림의 모델 하나",
+    "clients.clients": "클라이언트 목록: 제한, 상태, 이번 기간에 쓴 금액",
+    "clients.add": "클라이언트를 만들고 토큰을 한 번 보여 주기",
+    "clients.client": "클라이언트 하나",
+    "clients.change": "클라이언트의 제한 변경",
+    "clients.rotate": "클라이언트에 새 토큰을 주고 이전 토큰을 끝내기",
+    "clients.revoke": "클라이언트의 토큰을 끝내기",
+    "clients.delete": "클라이언트와 그 세션 삭제",
+    "upstreams.try_now": "업스트림과 키의 휴식을 지금 끝내고 모델 목록을 물어보기",
     "upstreams.states": "업스트림과 키의 상태: 쉬는지, 이유, 진행 중인 호출",
     "others.completions": "OpenAI Completions(이전 API) 요청을 업스트림에 그대로 전달",
     "others.speech": "OpenAI 음성 합성 요청을 업스트림에 그대로 전달",
@@ -108,6 +117,7 @@ ROUTES_KO = {
     "sessions.summarise": "세션의 요약 교체",
     "sessions.forget_summary": "세션의 요약 삭제",
     "usage.report": "사용량: 날짜·모델·클라이언트·키 종류·세션별 합계 또는 사용 기록",
+    "usage.series": "시간에 따른 사용량: 요청, 실패, 토큰, 비용, 응답 시간",
     "usage.one_request": "요청 하나의 사용 기록",
     "system.info": "호스트, CPU, 메모리, 디스크, 네트워크, 프로세스, 컨테이너",
     "system.status": "부하, 남은 메모리, 가동 시간",
@@ -171,6 +181,7 @@ The second column tells who may call a route:
 - *clients*: with `AUTH_MODE=token`, every client with a valid token. In open mode, everybody.
 - *admins*: with `AUTH_MODE=token`, clients with an admin's token. In open mode, callers on the same machine whose
   request did not pass a proxy, or everybody when `SYSTEM_API_PUBLIC=true`.
+- *operators*: as admins, but never everybody, whatever `SYSTEM_API_PUBLIC` says.
 
 {routes}
 """
@@ -209,6 +220,7 @@ KOREAN_PAGE = """\
 - *클라이언트*: `AUTH_MODE=token`이면 유효한 토큰을 가진 모든 클라이언트, 토큰 없이 열린 모드에서는 누구나.
 - *관리자*: `AUTH_MODE=token`이면 관리자 토큰을 가진 클라이언트. 열린 모드에서는 프록시를 거치지 않은 같은 장비의
   호출자이며, `SYSTEM_API_PUBLIC=true`이면 누구나.
+- *운영자*: 관리자와 같지만 `SYSTEM_API_PUBLIC`과 관계없이 누구나 쓸 수 있게 되지는 않습니다.
 
 {routes}
 """

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import ValidationError, fields, missing, validate
+from marshmallow import Schema, ValidationError, fields, missing, validate
 
 from app.errors import ERRORS_MAX
 from app.json_bytes import is_writable
@@ -118,3 +118,10 @@ class Turn(fields.Field[Any]):
         if not isinstance(value, str | dict):
             raise self.make_error("invalid")
         return value
+
+
+class NothingSchema(Schema):
+    """An empty object: the request says all by its address. A page of another origin cannot send one unasked."""
+
+    class Meta:
+        title = "Nothing"

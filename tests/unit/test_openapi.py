@@ -105,7 +105,7 @@ def test_the_page_offers_what_can_be_sent() -> None:
         if (operation := item.get("post"))
         if "application/json" in (content := operation["requestBody"]["content"])
     }
-    assert len(bodies) == 13
+    assert len(bodies) == 17
     assert all(body["free_mode"] is True for path, body in bodies.items() if path.startswith(CHAT))
     assert all(body["model"] for path, body in bodies.items() if path.startswith("/v1/"))
     assert SPEC["components"]["securitySchemes"]["token"]["scheme"] == "bearer"

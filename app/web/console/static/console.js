@@ -143,7 +143,9 @@ document.addEventListener("click", (event) => {
     keep("language", button.dataset.language);
     location.reload();
   }
-  if (button.dataset.api && (!button.dataset.confirm || confirm(button.dataset.confirm))) send(button);
+  if (button.dataset.api && (!button.dataset.confirm || confirm(button.dataset.confirm))) {
+    send(button, button.dataset.api === "POST" ? {} : undefined);
+  }
 });
 
 for (const place of document.querySelectorAll("[data-url]")) place.textContent = address(place.dataset.url);
