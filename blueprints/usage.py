@@ -13,7 +13,7 @@ from app.web.access import Access, principal
 from app.web.problems import PROBLEM
 from app.web.services import service
 from app.web.strict import StrictBlueprint
-from schemas.usage import OneUsageRowSchema, UsageQuerySchema, UsageSchema
+from schemas.usage import REQUEST_ID_PARAMETER, OneUsageRowSchema, UsageQuerySchema, UsageSchema
 
 blp = StrictBlueprint(
     "usage", __name__, url_prefix="/api/v1/usage", description="Who spent what", access=Access.CLIENT, errors=PROBLEM
@@ -46,7 +46,7 @@ def report(query: dict[str, Any]) -> dict[str, Any]:
     return _paged("rows", reports.rows(period, client_id, **page))
 
 
-@blp.get("/requests/<request_id>")
+@blp.get("/requests/<request_id>", parameters=[REQUEST_ID_PARAMETER])
 @blp.response(200, OneUsageRowSchema)
 @blp.problems("not_found", *PROBLEMS)
 def one_request(request_id: str) -> dict[str, Any]:

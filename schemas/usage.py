@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from marshmallow import Schema, fields, validate
 
 from app.models import SESSION_ID_MAX_LENGTH, USAGE_GROUPS, USAGE_PAGE_MAX
 from schemas.fields import Moment, writable
 
+REQUEST_ID_PARAMETER: dict[str, Any] = {
+    "in": "path",
+    "name": "request_id",
+    "required": True,
+    "description": "The `X-Request-ID` of an answer, or the `request_id` of a row of `GET /api/v1/usage`.",
+    "schema": {"type": "string", "minLength": 1},
+}
 WRITABLE = {"pattern": r"^[^\u0000]*$"}
 USER_QUERY_MAX_LENGTH = 1024
 """Longer names are written down shorter (app/ledger/end_users.py), and still found by what the request had."""
@@ -15,32 +24,29 @@ USER_QUERY_MAX_LENGTH = 1024
 class UsageQuerySchema(Schema):
     """What a report covers."""
 
-    since = Moment(
-        metadata={"description": "First moment, ISO 8601 with offset.", "example": "2026-01-01T00:00:00+00:00"}
-    )
+    since = Moment(metadata={"description": "First moment, ISO 8601 with offset, such as 2026-01-01T00:00:00+00:00."})
     until = Moment(
-        metadata={"description": "Moment after the last, ISO 8601 with offset.", "example": "2026-02-01T00:00:00+00:00"}
+        metadata={"description": "Moment after the last, ISO 8601 with offset, such as 2026-02-01T00:00:00+00:00."}
     )
     by = fields.String(
         validate=validate.OneOf(USAGE_GROUPS),
-        metadata={"description": "Sums by this; without it the rows themselves, newest first.", "example": "day"},
+        metadata={"description": "Sums by this; without it the rows themselves, newest first."},
     )
     client = fields.String(
         validate=[validate.Length(max=64), writable],
-        metadata={"description": "Admin only: one client's rows. Default: everybody's.", "example": "web"} | WRITABLE,
+        metadata={"description": "Admin only: one client's rows. Default: everybody's."} | WRITABLE,
     )
     user = fields.String(
         validate=[validate.Length(min=1, max=USER_QUERY_MAX_LENGTH), writable],
-        metadata={"description": "One end user's rows, by the name that the requests gave.", "example": "player-42"}
-        | WRITABLE,
+        metadata={"description": "One end user's rows, by the name that the requests gave."} | WRITABLE,
     )
     session_id = fields.String(
         validate=[validate.Length(max=SESSION_ID_MAX_LENGTH), writable],
-        metadata={"description": "Only requests with this session id.", "example": "s-1"} | WRITABLE,
+        metadata={"description": "Only requests with this session id."} | WRITABLE,
     )
     cursor = fields.Integer(
         validate=validate.Range(min=1, max=2**62),
-        metadata={"description": "`next_cursor` of the page before.", "example": 4711},
+        metadata={"description": "`next_cursor` of the page before."},
     )
     limit = fields.Integer(
         load_default=100,
