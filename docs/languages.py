@@ -120,7 +120,7 @@ ROUTES_KO = {
     "health.root": "서버의 이름, 상태, 버전",
     "api-docs.openapi_json": "OpenAPI 3.1 명세",
     "docs.page": "API 문서 페이지(Swagger UI)",
-    "docs.front": "API 문서 페이지로 이동",
+    "front.front": "첫 페이지. HTML을 요청하지 않으면 JSON",
     "docs.page_with_slash": "API 문서 페이지로 이동",
     "docs.icon": "API 문서 페이지의 아이콘",
     "docs.start": "API 문서 페이지를 시작하는 스크립트",
@@ -130,7 +130,7 @@ ROUTES_KO = {
 PAGES_EN = {
     "api-docs.openapi_json": "The OpenAPI 3.1 specification",
     "docs.page": "The API's documentation page (Swagger UI)",
-    "docs.front": "Leads to the documentation page",
+    "front.front": "The front page; JSON for programs, which do not ask for HTML",
     "docs.page_with_slash": "Leads to the documentation page",
     "docs.icon": "The icon of the documentation page",
     "docs.start": "The script that starts the documentation page",

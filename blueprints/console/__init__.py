@@ -1,0 +1,16 @@
+"""The pages of the console, a module each."""
+
+from __future__ import annotations
+
+from app.web.strict import StrictBlueprint
+from blueprints.console import front, login, static, system, upstreams
+
+PAGES: tuple[StrictBlueprint, ...] = (
+    front.blp,
+    front.below,
+    login.blp,
+    login.writes,
+    static.blp,
+    system.blp,
+    upstreams.blp,
+)
