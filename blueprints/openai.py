@@ -34,7 +34,7 @@ View = Callable[..., Response]
 
 
 def documented(answer: answers.Answer) -> Callable[[View], View]:
-    """Document what all these routes have in common: headers, errors, an answer as upstream gave it, such as `answer`."""
+    """Document what all these routes have in common: headers, errors, an answer as upstream gave it, as `answer`."""
 
     def decorator(view: View) -> View:
         view = blp.problems(*CHAT_PROBLEMS)(view)

@@ -31,9 +31,9 @@ class DocumentedRoutes(BasePlugin):
         """Called by apispec for each route; `known` has flask-smorest's `rule`."""
         rule: Rule = known["rule"]
         for method, operation in (operations or {}).items():
-            operation["operationId"] = "-".join(
-                [method, *re.findall(r"\w+", rule.rule.replace("<path:", "<"))]
-            ).replace("_", "-")
+            words = re.findall(r"[a-z0-9]+", rule.rule.replace("<path:", "<"))
+            # In the page's links, where Swagger UI complains of an underscore.
+            operation["operationId"] = "-".join([method, *words])
             if declared_access(self._app, rule.endpoint) is Access.PUBLIC:
                 operation["security"] = []
             body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example", {})
