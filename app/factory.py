@@ -15,6 +15,7 @@ from app.characters.characters import Characters
 from app.config import NO_SUMMARIES, Config
 from app.ledger.accounts import Accounts
 from app.ledger.ledger import Ledger
+from app.ledger.logins import Logins
 from app.ledger.pricing import PricedUpstream, Prices
 from app.ledger.reports import UsageReports
 from app.ledger.stored import StoredResponses
@@ -61,6 +62,7 @@ from app.web.flask_app import make_flask
 from app.web.middleware import register_middleware
 from app.web.problems import register_error_handlers
 from app.web.services import provide
+from app.web.sign_in import SignInLimit
 from blueprints import characters as character_routes
 from blueprints import (
     chat,
@@ -77,6 +79,7 @@ from blueprints import (
     upstreams,
     usage,
 )
+from blueprints.console import PAGES
 
 
 def make_app(config: Config) -> Flask:
@@ -91,6 +94,7 @@ def make_app(config: Config) -> Flask:
     )
     secret = digest_key(config)
     accounts = Accounts(database, secret, old_digest_key=old_digest_key(config), clock=database.clock)
+    provide(app, Logins(database, accounts, secret), SignInLimit(config.web_concurrency))
     slots = Slots(config.max_concurrent_requests, config.max_queue_seconds)
     counts = Metrics(
         {
@@ -164,7 +168,7 @@ def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None
     passing = (openai.blp, others.blp, messages.blp)
     talking = (chat.blp, sessions.blp, character_routes.blp, notice.blp)
     operating = (usage.blp, clients.blp, upstreams.blp, system.blp, metrics.blp, health.blp)
-    api.register(*talking, *passing, *operating, docs.blp)
+    api.register(*talking, *passing, *operating, docs.blp, *PAGES)
     register_commands(app)
     register_character_commands(app)
     register_database_commands(app)

@@ -47,12 +47,6 @@ def page() -> Response:
     return Response(PAGE, mimetype="text/html", headers={"Content-Security-Policy": POLICY})
 
 
-@blp.get("/")
-def front() -> Redirect:
-    """To the page, for who looks at the server with a browser; relative, so that it works behind a prefix."""
-    return redirect("docs")
-
-
 @blp.get("/docs/")
 def page_with_slash() -> Redirect:
     """To the page, whose own links would lead astray from here."""

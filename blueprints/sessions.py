@@ -50,7 +50,7 @@ def sessions(query: dict[str, Any]) -> dict[str, Any]:
 
     That of the last turn first.
     """
-    page, next_cursor = service(StoredSessions).page(_owner(), **query)
+    page, next_cursor = service(StoredSessions).page(owner(), **query)
     return {"sessions": page, "next_cursor": next_cursor}
 
 
@@ -64,7 +64,7 @@ def session(query: dict[str, Any], session_id: str) -> dict[str, Any]:
     Its summary, its bill, and a page of its turns.
     """
     newest_first = query.pop("order") == "newest"
-    return service(StoredSessions).show(_owner(), session_id, newest_first=newest_first, **query)
+    return service(StoredSessions).show(owner(), session_id, newest_first=newest_first, **query)
 
 
 @blp.patch("/<session_id>")
@@ -76,7 +76,7 @@ def change(given: dict[str, Any], session_id: str) -> dict[str, Any]:
 
     What is not given stays.
     """
-    return service(SessionChanges).change(_owner(), session_id, **given)
+    return service(SessionChanges).change(owner(), session_id, **given)
 
 
 @blp.delete("/<session_id>")
@@ -87,7 +87,7 @@ def delete(session_id: str) -> Response:
 
     With all its turns; of a turn that goes on nothing is kept. Its rows in the ledger stay.
     """
-    service(SessionChanges).delete(_owner(), session_id)
+    service(SessionChanges).delete(owner(), session_id)
     return Response(status=204)
 
 
@@ -99,7 +99,7 @@ def export(session_id: str) -> Response:
 
     A header line and one line for each turn.
     """
-    return lines_answer(service(StoredSessions).export(_owner(), session_id))
+    return lines_answer(service(StoredSessions).export(owner(), session_id))
 
 
 @blp.post("/<session_id>/import")
@@ -111,8 +111,8 @@ def take_in(session_id: str) -> dict[str, Any]:
 
     Under a name that no session has yet.
     """
-    owner = _owner()
-    return service(SessionChanges).take_in(owner, session_id, read_lines(lines_body()))
+    whose = owner()
+    return service(SessionChanges).take_in(whose, session_id, read_lines(lines_body()))
 
 
 @blp.put("/<session_id>/summary")
@@ -124,7 +124,7 @@ def summarise(given: dict[str, Any], session_id: str) -> dict[str, Any] | None:
 
     It is sent in the place of the turns that it covers, which stay.
     """
-    return service(SessionChanges).summarise(_owner(), session_id, **given)
+    return service(SessionChanges).summarise(owner(), session_id, **given)
 
 
 @blp.delete("/<session_id>/summary")
@@ -135,7 +135,7 @@ def forget_summary(session_id: str) -> Response:
 
     The turns that it covered may be sent again.
     """
-    service(SessionChanges).forget_summary(_owner(), session_id)
+    service(SessionChanges).forget_summary(owner(), session_id)
     return Response(status=204)
 
 
@@ -151,5 +151,6 @@ def interrupt(body: dict[str, Any], session_id: str) -> Interruption:
     return service(Interrupting).interrupt(principal(), session_id, body["heard_characters"], body["request_id"])
 
 
-def _owner() -> int:
+def owner() -> int:
+    """Whose sessions the caller sees; raises ValidationException where sessions are off."""
     return service(Remembering).owner(principal())

@@ -160,8 +160,9 @@ def error_row(code: str, failure: Failure, language: Language) -> Cells:
 
 
 def route_rows(app: Flask, language: Language) -> Iterator[Cells]:
-    """Each route's method and path, who may call it, and its summary."""
-    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.endpoint in PAGES_EN):
+    """Each route's method and path, who may call it, and its summary; without the console's pages."""
+    routes = (rule for rule in app.url_map.iter_rules() if not rule.rule.startswith("/console"))
+    for rule in sorted(routes, key=lambda rule: rule.endpoint in PAGES_EN):
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
             summary = (english_summary(app, rule), ROUTES_KO[rule.endpoint])[language]
             yield f"`{method} {rule.rule}`", WHO[access(app, rule.endpoint)][language], summary

@@ -10,11 +10,12 @@ from app.models import (
     METADATA_KEY_MAX_LENGTH,
     METADATA_MAX,
     METADATA_VALUE_MAX_LENGTH,
+    SESSION_ID_MAX_LENGTH,
     SESSION_PAGE_MAX,
     SUMMARY_MAX_LENGTH,
     TITLE_MAX_LENGTH,
 )
-from schemas.fields import StrictInteger
+from schemas.fields import StrictInteger, beginning
 
 TURNS_MAX = 2**31 - 1
 TITLE: dict[str, Any] = {
@@ -49,6 +50,7 @@ class SessionsQuerySchema(Schema):
         metadata={"description": "`next_cursor` of the page before.", "example": "1769860800000000-42"},
     )
     limit = fields.Integer(**LIMIT, metadata={"description": "Sessions per page.", "example": 100})
+    search = beginning("Only sessions whose id begins with this.", "s-", SESSION_ID_MAX_LENGTH)
 
 
 class SessionQuerySchema(Schema):

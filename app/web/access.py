@@ -21,6 +21,7 @@ from app.web.addresses import check_no_websocket, not_found
 from app.web.middleware import kept, this_request
 from app.web.peer import check_host, check_proxy, is_loopback
 from app.web.services import service
+from app.web.sign_in import refuse_other_sites, signed_in
 
 
 class Access(enum.Enum):
@@ -75,6 +76,11 @@ def principal() -> Principal:
     return cast(Principal, kept().principal)
 
 
+def recognise() -> None:
+    """Find who is signed in, on a page for everybody."""
+    kept().principal = signed_in(this_request()) or NOBODY
+
+
 def bearer(authorization: str) -> tuple[str, str]:
     """The token of ours and the key of the caller's own in an `Authorization` header; each is empty when it is not."""
     scheme, _, credential = authorization.partition(" ")
@@ -106,9 +112,21 @@ def _find_principal(asked: Request, config: Config, *, remembered: bool) -> Prin
     token, _ = credentials(asked)
     if token:
         return service(Accounts).principal(token, remembered=remembered)
+    if (found := signed_in(asked)) is not None:
+        return found
+    refuse_other_sites(asked, config.cors_origins)
     if config.token_required:
         raise unauthorized()
     return NOBODY
+
+
+def may_administer(asked: Request, config: Config, caller: Principal) -> bool:
+    """Whether the caller may use the routes for admins."""
+    try:
+        _check_admin(asked, caller, is_public=config.system_api_public)
+    except ChatServiceException:
+        return False
+    return caller.account is not None or not config.token_required
 
 
 def _check_admin(asked: Request, caller: Principal, *, is_public: bool) -> None:

@@ -52,7 +52,7 @@ def test_headers_are_described() -> None:
 ELSEWHERE = {
     *("bad_request", "not_found", "method_not_allowed", "client_closed_request"),
     *("system_routes_private", "not_ready", "forbidden", "websocket_unsupported"),
-    *("session_not_found", "session_exists", "turn_not_found"),
+    *("session_not_found", "session_exists", "turn_not_found", "sign_in_limited"),
 }
 """Codes that no well-routed chat request gets an answer with."""
 
