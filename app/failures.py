@@ -160,6 +160,22 @@ FAILURES: Mapping[str, Failure] = {
         "세션을 중단하는 요청으로 응답이 끊김.",
         told="채팅 서비스 오류: 응답이 중단되었습니다.",
     ),
+    "sign_in_limited": Failure(
+        429,
+        "client",
+        "Too many tokens that open nothing were tried on the console's sign-in page from one network.",
+        "한 네트워크에서 콘솔 로그인에 유효하지 않은 토큰을 너무 여러 번 사용함.",
+        retryable=True,
+        retry_after=60,
+        told="사용 한도 오류: 로그인 시도가 너무 많습니다. 1분 뒤에 다시 시도하세요.",
+    ),
+    "csrf_failed": Failure(
+        403,
+        "client",
+        "A request with the console's cookie does not carry the page's `X-CSRF-Token`.",
+        "콘솔 쿠키를 쓰는 요청에 페이지의 `X-CSRF-Token`이 없음.",
+        told="권한 오류: 이 페이지에서 보낸 요청인지 확인할 수 없습니다. 페이지를 새로 고친 뒤 다시 시도하세요.",
+    ),
     "rate_limited": Failure(
         429,
         "client",

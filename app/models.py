@@ -54,7 +54,17 @@ SUMMARY_MAX_LENGTH = 32_000
 """Characters: as many tokens in Korean, and far more than a prompt spares for it."""
 UNWRITABLE = "must not contain NUL or lone surrogates"
 
+CLIENT_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+CLIENT_COUNT_MAX = 1_000_000
+"""Of a client's requests per minute, and of its requests at once."""
+CLIENT_STATES = ("active", "expired", "revoked", "key_changed")
+"""`key_changed`: its token was made under a digest key that is not known now, and opens nothing."""
+
 USAGE_GROUPS = ("day", "model", "client", "user", "session", "api_key_source", "upstream")
+USAGE_SORTS = ("key", "requests", "failed", "input_tokens", "output_tokens", "cost_usd", "p50_ms", "p95_ms")
+USAGE_STEPS_SECONDS = (60, 300, 900, 3600, 6 * 3600, 86_400, 7 * 86_400, 30 * 86_400, 365 * 86_400)
+"""How far apart the points of a series of usage may be."""
+USAGE_POINTS_MAX = 200
 USAGE_PAGE_MAX = 500
 SESSION_PAGE_MAX = 500
 """Of sessions, and of turns of one."""

@@ -24,9 +24,11 @@ from schemas.characters import (
     CharacterBodySchema,
     CharacterSchema,
     CharactersSchema,
+    CharacterVersionsSchema,
     PageQuerySchema,
     SharedQuerySchema,
     VersionQuerySchema,
+    VersionsQuerySchema,
 )
 
 blp = StrictBlueprint(
@@ -40,10 +42,17 @@ blp = StrictBlueprint(
 PROBLEMS = ("validation_error", "unauthorized", "store_unavailable", "internal_error")
 PUT_PROBLEMS = ("invalid_json", "unsupported_media_type", "request_too_large", "forbidden", *PROBLEMS)
 PICTURE = "image/png"
+TRY = {
+    "description": "Mina keeps an inn at the foot of the northern mountain.",
+    "speech_style": "Warm and brief.",
+    "first_message": "Welcome! A cup of tea?",
+    "examples": [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Come in, {{user}}!"}],
+    "lore": [{"keywords": ["dragon"], "text": "A dragon lives in the northern mountain."}],
+}
 BODY: dict[str, Any] = {
     "required": True,
     "content": {
-        "application/json": {"schema": CharacterBodySchema},
+        "application/json": {"schema": CharacterBodySchema, "example": TRY},
         PICTURE: {"schema": {"type": "string", "format": "binary", "description": "A picture that carries a card."}},
     },
 }
@@ -58,32 +67,10 @@ def page(query: dict[str, Any]) -> dict[str, Any]:
 
     A client's own and everybody's; its own of a name hides everybody's.
     """
-    found, cursor = service(Characters).page(_owner(), after=query.get("cursor"), limit=query["limit"])
-    return {"characters": [one | {"created_at": iso(one["created_at"])} for one in found], "next_cursor": cursor}
-
-
-@blp.get("/<name>", parameters=[NAME_PARAMETER])
-@blp.arguments(VersionQuerySchema, location="query")
-@blp.response(200, CharacterSchema)
-@blp.problems("character_not_found", *PROBLEMS)
-def show(query: dict[str, Any], name: str) -> dict[str, Any]:
-    """Show a character
-
-    In its newest version, or in the one that is asked for.
-    """
-    return _told(_found(name, query))
-
-
-@blp.get("/<name>/card", parameters=[NAME_PARAMETER])
-@blp.arguments(VersionQuerySchema, location="query")
-@blp.response(200, CardSchema)
-@blp.problems("character_not_found", *PROBLEMS)
-def card(query: dict[str, Any], name: str) -> dict[str, Any]:
-    """Give a character as a card
-
-    In the form "chara_card_v2", which other programs read.
-    """
-    return written_card(_found(name, query))
+    listed, cursor = service(Characters).page(
+        owner(), after=query.get("cursor"), limit=query["limit"], search=query["search"]
+    )
+    return {"characters": [_dated(one) for one in listed], "next_cursor": cursor}
 
 
 @blp.put("/<name>", parameters=[NAME_PARAMETER])
@@ -102,6 +89,45 @@ def put(query: dict[str, Any], name: str) -> dict[str, Any]:
     return _told(kept) | ({"left_out": left_out} if left_out else {})
 
 
+@blp.get("/<name>", parameters=[NAME_PARAMETER])
+@blp.arguments(VersionQuerySchema, location="query")
+@blp.response(200, CharacterSchema)
+@blp.problems("character_not_found", *PROBLEMS)
+def show(query: dict[str, Any], name: str) -> dict[str, Any]:
+    """Show a character
+
+    In its newest version, or in the one that is asked for.
+    """
+    return _told(found(name, query))
+
+
+@blp.get("/<name>/versions", parameters=[NAME_PARAMETER])
+@blp.arguments(VersionsQuerySchema, location="query")
+@blp.response(200, CharacterVersionsSchema)
+@blp.problems("character_not_found", *PROBLEMS)
+def versions(query: dict[str, Any], name: str) -> dict[str, Any]:
+    """List a character's versions
+
+    The newest first. `version` of the other routes shows one.
+    """
+    listed, cursor = service(Characters).versions(
+        sought(name), owner(query), before=query.get("cursor"), limit=query["limit"]
+    )
+    return {"versions": [_dated(one) for one in listed], "next_cursor": cursor}
+
+
+@blp.get("/<name>/card", parameters=[NAME_PARAMETER])
+@blp.arguments(VersionQuerySchema, location="query")
+@blp.response(200, CardSchema)
+@blp.problems("character_not_found", *PROBLEMS)
+def card(query: dict[str, Any], name: str) -> dict[str, Any]:
+    """Give a character as a card
+
+    In the form "chara_card_v2", which other programs read.
+    """
+    return written_card(found(name, query))
+
+
 @blp.delete("/<name>", parameters=[NAME_PARAMETER])
 @blp.arguments(SharedQuerySchema, location="query")
 @blp.response(204)
@@ -111,14 +137,14 @@ def delete(query: dict[str, Any], name: str) -> Response:
 
     With all its versions. A new one of the name goes on counting.
     """
-    service(Characters).delete(_sought(name), _writable_owner(query.get("shared") == "true"))
+    service(Characters).delete(sought(name), _writable_owner(query.get("shared") == "true"))
     return Response(status=204)
 
 
-def _owner() -> int:
-    """Whose characters the caller sees beside everybody's."""
+def owner(query: dict[str, Any] | None = None) -> int:
+    """Whose characters the caller sees beside everybody's; only these where a query says `shared`."""
     account = principal().account
-    return EVERYBODYS if account is None else account.id
+    return EVERYBODYS if account is None or (query or {}).get("shared") == "true" else account.id
 
 
 def _writable_owner(shared: bool) -> int:
@@ -126,10 +152,10 @@ def _writable_owner(shared: bool) -> int:
     account = principal().account
     if account is not None and shared and not account.admin:
         raise ChatServiceException("Only an admin may change what everybody sees (`shared`)", "forbidden")
-    return EVERYBODYS if shared else _owner()
+    return EVERYBODYS if shared else owner()
 
 
-def _sought(name: str) -> str:
+def sought(name: str) -> str:
     """The name in the form in which it is kept; one that no character can have is not found."""
     parsed = parse_reference(name)
     if parsed is None or parsed[1] is not None:
@@ -137,9 +163,13 @@ def _sought(name: str) -> str:
     return parsed[0]
 
 
-def _found(name: str, query: dict[str, Any]) -> Character:
-    owner = EVERYBODYS if query.get("shared") == "true" else _owner()
-    return service(Characters).show(_sought(name), owner, version=query.get("version"))
+def found(name: str, query: dict[str, Any]) -> Character:
+    """The character that a path and a query name; raises 404 `character_not_found`."""
+    return service(Characters).show(sought(name), owner(query), version=query.get("version"))
+
+
+def _dated(one: dict[str, Any]) -> dict[str, Any]:
+    return one | {"created_at": iso(one["created_at"])}
 
 
 def _told(character: Character) -> dict[str, Any]:

@@ -11,12 +11,15 @@ from app.sessions.lines import read_lines
 from app.sessions.stored import StoredSessions
 from app.web.access import Access, principal
 from app.web.flask_app import Response
-from app.web.lines import DOCUMENTED, lines_answer, lines_body
+from app.web.lines import documented, lines_answer, lines_body
 from app.web.problems import PROBLEM
 from app.web.services import service
 from app.web.strict import StrictBlueprint
 from schemas.interruption import InterruptionSchema, InterruptSchema
 from schemas.sessions import (
+    EXPORTED,
+    NAME_PARAMETER,
+    NEW_NAME_PARAMETER,
     SessionChangeSchema,
     SessionQuerySchema,
     SessionSchema,
@@ -50,11 +53,11 @@ def sessions(query: dict[str, Any]) -> dict[str, Any]:
 
     That of the last turn first.
     """
-    page, next_cursor = service(StoredSessions).page(_owner(), **query)
+    page, next_cursor = service(StoredSessions).page(owner(), **query)
     return {"sessions": page, "next_cursor": next_cursor}
 
 
-@blp.get("/<session_id>")
+@blp.get("/<session_id>", parameters=[NAME_PARAMETER])
 @blp.arguments(SessionQuerySchema, location="query")
 @blp.response(200, SessionWithTurnsSchema)
 @blp.problems(*PROBLEMS_OF_ONE, "session_unreadable")
@@ -64,10 +67,10 @@ def session(query: dict[str, Any], session_id: str) -> dict[str, Any]:
     Its summary, its bill, and a page of its turns.
     """
     newest_first = query.pop("order") == "newest"
-    return service(StoredSessions).show(_owner(), session_id, newest_first=newest_first, **query)
+    return service(StoredSessions).show(owner(), session_id, newest_first=newest_first, **query)
 
 
-@blp.patch("/<session_id>")
+@blp.patch("/<session_id>", parameters=[NAME_PARAMETER])
 @blp.arguments(SessionChangeSchema, example={"title": "About Seoul", "metadata": {"place": "Seoul"}})
 @blp.response(200, SessionSchema)
 @blp.problems(*PROBLEMS_OF_ONE, "session_unreadable", *PROBLEMS_OF_A_BODY)
@@ -76,10 +79,10 @@ def change(given: dict[str, Any], session_id: str) -> dict[str, Any]:
 
     What is not given stays.
     """
-    return service(SessionChanges).change(_owner(), session_id, **given)
+    return service(SessionChanges).change(owner(), session_id, **given)
 
 
-@blp.delete("/<session_id>")
+@blp.delete("/<session_id>", parameters=[NAME_PARAMETER])
 @blp.response(204)
 @blp.problems(*PROBLEMS_OF_ONE)
 def delete(session_id: str) -> Response:
@@ -87,23 +90,23 @@ def delete(session_id: str) -> Response:
 
     With all its turns; of a turn that goes on nothing is kept. Its rows in the ledger stay.
     """
-    service(SessionChanges).delete(_owner(), session_id)
+    service(SessionChanges).delete(owner(), session_id)
     return Response(status=204)
 
 
-@blp.get("/<session_id>/export")
-@blp.doc(responses={"200": {"description": "A header, then a line for each turn", "content": DOCUMENTED}})
+@blp.get("/<session_id>/export", parameters=[NAME_PARAMETER])
+@blp.doc(responses={"200": {"description": "A header, then a line for each turn", "content": documented(EXPORTED)}})
 @blp.problems(*PROBLEMS_OF_ONE, "session_unreadable")
 def export(session_id: str) -> Response:
     """Export a session as JSON Lines
 
     A header line and one line for each turn.
     """
-    return lines_answer(service(StoredSessions).export(_owner(), session_id))
+    return lines_answer(service(StoredSessions).export(owner(), session_id))
 
 
-@blp.post("/<session_id>/import")
-@blp.doc(requestBody={"content": DOCUMENTED, "required": True})
+@blp.post("/<session_id>/import", parameters=[NEW_NAME_PARAMETER])
+@blp.doc(requestBody={"content": documented(EXPORTED), "required": True})
 @blp.response(201, SessionSchema)
 @blp.problems(*PROBLEMS, *PROBLEMS_OF_A_BODY, "session_exists", "session_busy")
 def take_in(session_id: str) -> dict[str, Any]:
@@ -111,12 +114,12 @@ def take_in(session_id: str) -> dict[str, Any]:
 
     Under a name that no session has yet.
     """
-    owner = _owner()
-    return service(SessionChanges).take_in(owner, session_id, read_lines(lines_body()))
+    whose = owner()
+    return service(SessionChanges).take_in(whose, session_id, read_lines(lines_body()))
 
 
-@blp.put("/<session_id>/summary")
-@blp.arguments(SummaryRequestSchema, example={"text": "Mina lives in Seoul and likes tea.", "covers": 12})
+@blp.put("/<session_id>/summary", parameters=[NAME_PARAMETER])
+@blp.arguments(SummaryRequestSchema, example={"text": "The user asked for the capital of France.", "covers": 1})
 @blp.response(200, SummarySchema)
 @blp.problems(*PROBLEMS_OF_ONE, *PROBLEMS_OF_A_BODY)
 def summarise(given: dict[str, Any], session_id: str) -> dict[str, Any] | None:
@@ -124,10 +127,10 @@ def summarise(given: dict[str, Any], session_id: str) -> dict[str, Any] | None:
 
     It is sent in the place of the turns that it covers, which stay.
     """
-    return service(SessionChanges).summarise(_owner(), session_id, **given)
+    return service(SessionChanges).summarise(owner(), session_id, **given)
 
 
-@blp.delete("/<session_id>/summary")
+@blp.delete("/<session_id>/summary", parameters=[NAME_PARAMETER])
 @blp.response(204)
 @blp.problems(*PROBLEMS_OF_ONE)
 def forget_summary(session_id: str) -> Response:
@@ -135,12 +138,12 @@ def forget_summary(session_id: str) -> Response:
 
     The turns that it covered may be sent again.
     """
-    service(SessionChanges).forget_summary(_owner(), session_id)
+    service(SessionChanges).forget_summary(owner(), session_id)
     return Response(status=204)
 
 
-@blp.post("/<session_id>/interrupt")
-@blp.arguments(InterruptSchema, example={"heard_characters": 42})
+@blp.post("/<session_id>/interrupt", parameters=[NAME_PARAMETER])
+@blp.arguments(InterruptSchema, example={"heard_characters": 10})
 @blp.response(200, InterruptionSchema)
 @blp.problems(*PROBLEMS_OF_ONE, "turn_not_found", "session_unreadable", *PROBLEMS_OF_A_BODY, "session_busy")
 def interrupt(body: dict[str, Any], session_id: str) -> Interruption:
@@ -151,5 +154,6 @@ def interrupt(body: dict[str, Any], session_id: str) -> Interruption:
     return service(Interrupting).interrupt(principal(), session_id, body["heard_characters"], body["request_id"])
 
 
-def _owner() -> int:
+def owner() -> int:
+    """Whose sessions the caller sees; raises ValidationException where sessions are off."""
     return service(Remembering).owner(principal())

@@ -160,8 +160,9 @@ def error_row(code: str, failure: Failure, language: Language) -> Cells:
 
 
 def route_rows(app: Flask, language: Language) -> Iterator[Cells]:
-    """Each route's method and path, who may call it, and its summary."""
-    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.endpoint in PAGES_EN):
+    """Each route's method and path, who may call it, and its summary; without the console's pages."""
+    routes = (rule for rule in app.url_map.iter_rules() if not rule.rule.startswith("/console"))
+    for rule in sorted(routes, key=lambda rule: rule.endpoint in PAGES_EN):
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
             summary = (english_summary(app, rule), ROUTES_KO[rule.endpoint])[language]
             yield f"`{method} {rule.rule}`", WHO[access(app, rule.endpoint)][language], summary
@@ -175,9 +176,10 @@ def english_summary(app: Flask, rule: Rule) -> str:
 
 
 def access(app: Flask, endpoint: str) -> str:
-    """Who may call the route, as its blueprint declares it: `public`, `client` or `admin`."""
+    """Who may call the route, as its blueprint declares it, in a word of WHO."""
+    named = {Access.PUBLIC: "public", Access.ADMIN: "admin", Access.OPERATOR: "operator"}
     declared = declared_access(app, endpoint)
-    return "public" if declared is Access.PUBLIC else "admin" if declared is Access.ADMIN else "client"
+    return named.get(declared, "client") if declared else "client"
 
 
 def env_example() -> str:

@@ -20,6 +20,7 @@ from app.characters.rules import (
     TEXTS,
 )
 from app.models import MAX_TOKENS_LIMIT, TEMPERATURE_MAX
+from schemas.fields import beginning
 
 NOT_BLANK = r"^[^\u0000]*[^\s\u0000\u001c-\u001f\u0085][^\u0000]*$"
 NAME_PARAMETER: dict[str, Any] = {
@@ -203,6 +204,32 @@ class CharactersSchema(Schema):
     )
 
 
+class CharacterVersionSchema(Schema):
+    """One of a character's versions."""
+
+    class Meta:
+        title = "CharacterVersion"
+
+    version = fields.Integer(metadata={"description": "Its number, from 1 on.", "example": 3, "minimum": 1})
+    created_at = fields.String(
+        metadata={"description": "When it was made, ISO 8601, UTC.", "example": "2026-01-31T12:00:00+00:00"}
+    )
+
+
+class CharacterVersionsSchema(Schema):
+    """A page of a character's versions."""
+
+    class Meta:
+        title = "CharacterVersions"
+
+    versions = fields.List(
+        fields.Nested(CharacterVersionSchema), metadata={"description": "The newest first.", "example": []}
+    )
+    next_cursor = fields.Integer(
+        allow_none=True, metadata={"description": "Pass as `cursor` for the next page.", "example": 100, "minimum": 1}
+    )
+
+
 class CardSchema(Schema):
     """A character as a card of version 2."""
 
@@ -219,13 +246,14 @@ class PageQuerySchema(Schema):
 
     cursor = fields.String(
         validate=validate.Regexp(NAME_PATTERN, error="must be `next_cursor` of a page"),
-        metadata={"description": "`next_cursor` of the page before.", "example": "mina"},
+        metadata={"description": "`next_cursor` of the page before."},
     )
     limit = fields.Integer(
         load_default=100,
         validate=validate.Range(min=1, max=PAGE_MAX),
         metadata={"description": "Characters per page.", "example": 100},
     )
+    search = beginning("Only characters whose name begins with this.", "mi", NAME_MAX_LENGTH)
 
 
 class SharedQuerySchema(Schema):
@@ -242,5 +270,19 @@ class VersionQuerySchema(SharedQuerySchema):
 
     version = fields.Integer(
         validate=validate.Range(min=1, max=VERSION_MAX),
-        metadata={"description": "One of its versions. Default: the newest.", "example": 1},
+        metadata={"description": "One of its versions. Default: the newest."},
+    )
+
+
+class VersionsQuerySchema(SharedQuerySchema):
+    """Which versions of whose character."""
+
+    cursor = fields.Integer(
+        validate=validate.Range(min=1, max=VERSION_MAX),
+        metadata={"description": "`next_cursor` of the page before: its last version.", "example": 100},
+    )
+    limit = fields.Integer(
+        load_default=100,
+        validate=validate.Range(min=1, max=PAGE_MAX),
+        metadata={"description": "Versions per page.", "example": 100},
     )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import ValidationError, fields, missing
+from marshmallow import Schema, ValidationError, fields, missing, validate
 
 from app.errors import ERRORS_MAX
 from app.json_bytes import is_writable
@@ -44,6 +44,12 @@ def writable(text: str) -> None:
     """Refuse what no database can hold, and so cannot be looked for."""
     if not is_writable(text):
         raise ValidationError(UNWRITABLE)
+
+
+def beginning(description: str, example: str, most: int) -> fields.String:
+    """What the names of a list begin with; empty for all of them."""
+    metadata = {"description": description, "example": example, "pattern": r"^[^\u0000]*$"}
+    return fields.String(load_default="", validate=[validate.Length(max=most), writable], metadata=metadata)
 
 
 class LeftOut(fields.Field[Any]):
@@ -112,3 +118,10 @@ class Turn(fields.Field[Any]):
         if not isinstance(value, str | dict):
             raise self.make_error("invalid")
         return value
+
+
+class NothingSchema(Schema):
+    """An empty object: the request says all by its address. A page of another origin cannot send one unasked."""
+
+    class Meta:
+        title = "Nothing"

@@ -66,3 +66,33 @@ class UpstreamStatesSchema(Schema):
     upstreams = fields.List(
         fields.Nested(UpstreamStateSchema), metadata={"description": "In the order of the file.", "example": []}
     )
+
+
+class KeyTrialSchema(Schema):
+    """What came of asking for the list of models with one key."""
+
+    class Meta:
+        title = "KeyTrial"
+
+    outcome = fields.String(
+        allow_none=True,
+        metadata={
+            "description": "`answers`, or the error code of what failed; null when no time was left to ask.",
+            "example": "answers",
+        },
+    )
+    ms = fields.Float(
+        allow_none=True, metadata={"description": "Until it answered or failed.", "example": 84.2, "minimum": 0}
+    )
+
+
+class UpstreamTrialSchema(Schema):
+    """An upstream whose rests were ended, and how it answered."""
+
+    class Meta:
+        title = "UpstreamTrial"
+
+    upstream = fields.Nested(UpstreamStateSchema, metadata={"description": "How it does now."})
+    keys = fields.List(
+        fields.Nested(KeyTrialSchema), metadata={"description": "In the order of the file.", "example": []}
+    )

@@ -2,61 +2,114 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from marshmallow import Schema, fields, validate
 
-from app.models import SESSION_ID_MAX_LENGTH, USAGE_GROUPS, USAGE_PAGE_MAX
+from app.models import (
+    MODEL_MAX_LENGTH,
+    SESSION_ID_MAX_LENGTH,
+    USAGE_GROUPS,
+    USAGE_PAGE_MAX,
+    USAGE_SORTS,
+    USAGE_STEPS_SECONDS,
+)
 from schemas.fields import Moment, writable
 
+REQUEST_ID_PARAMETER: dict[str, Any] = {
+    "in": "path",
+    "name": "request_id",
+    "required": True,
+    "description": "The `X-Request-ID` of an answer, or the `request_id` of a row of `GET /api/v1/usage`.",
+    "schema": {"type": "string", "minLength": 1},
+}
 WRITABLE = {"pattern": r"^[^\u0000]*$"}
+UPSTREAM_MAX_LENGTH = 64
 USER_QUERY_MAX_LENGTH = 1024
 """Longer names are written down shorter (app/ledger/end_users.py), and still found by what the request had."""
 
 
-class UsageQuerySchema(Schema):
-    """What a report covers."""
+class PeriodQuerySchema(Schema):
+    """Whose requests a report covers, and when."""
 
-    since = Moment(
-        metadata={"description": "First moment, ISO 8601 with offset.", "example": "2026-01-01T00:00:00+00:00"}
-    )
+    since = Moment(metadata={"description": "First moment, ISO 8601 with offset, such as 2026-01-01T00:00:00+00:00."})
     until = Moment(
-        metadata={"description": "Moment after the last, ISO 8601 with offset.", "example": "2026-02-01T00:00:00+00:00"}
-    )
-    by = fields.String(
-        validate=validate.OneOf(USAGE_GROUPS),
-        metadata={"description": "Sums by this; without it the rows themselves, newest first.", "example": "day"},
+        metadata={"description": "Moment after the last, ISO 8601 with offset, such as 2026-02-01T00:00:00+00:00."}
     )
     client = fields.String(
         validate=[validate.Length(max=64), writable],
-        metadata={"description": "Admin only: one client's rows. Default: everybody's.", "example": "web"} | WRITABLE,
+        metadata={"description": "Admin only: one client's rows. Default: everybody's."} | WRITABLE,
     )
     user = fields.String(
         validate=[validate.Length(min=1, max=USER_QUERY_MAX_LENGTH), writable],
-        metadata={"description": "One end user's rows, by the name that the requests gave.", "example": "player-42"}
-        | WRITABLE,
+        metadata={"description": "One end user's rows, by the name that the requests gave."} | WRITABLE,
     )
     session_id = fields.String(
         validate=[validate.Length(max=SESSION_ID_MAX_LENGTH), writable],
-        metadata={"description": "Only requests with this session id.", "example": "s-1"} | WRITABLE,
+        metadata={"description": "Only requests with this session id."} | WRITABLE,
+    )
+    model = fields.String(
+        validate=[validate.Length(max=MODEL_MAX_LENGTH), writable],
+        metadata={"description": "Only requests for this model."} | WRITABLE,
+    )
+    upstream = fields.String(
+        validate=[validate.Length(max=UPSTREAM_MAX_LENGTH), writable],
+        metadata={"description": "Only requests for which this upstream was asked."} | WRITABLE,
+    )
+
+
+class UsageQuerySchema(PeriodQuerySchema):
+    """What a report covers."""
+
+    by = fields.String(
+        validate=validate.OneOf(USAGE_GROUPS),
+        metadata={"description": "Sums by this; without it the rows themselves, newest first."},
+    )
+    sort = fields.String(
+        validate=validate.OneOf(USAGE_SORTS),
+        metadata={
+            "description": "Sums in this order, the largest first (`key`: from A to Z), and at most `limit` of them.",
+        },
     )
     cursor = fields.Integer(
         validate=validate.Range(min=1, max=2**62),
-        metadata={"description": "`next_cursor` of the page before.", "example": 4711},
+        metadata={"description": "`next_cursor` of the page before."},
     )
     limit = fields.Integer(
         load_default=100,
         validate=validate.Range(min=1, max=USAGE_PAGE_MAX),
-        metadata={"description": "Rows, or sums by session, per page; by user, how many users.", "example": 100},
+        metadata={
+            "description": "Rows, or sums by session, per page; by user, or with `sort`, how many sums.",
+            "example": 100,
+        },
     )
 
 
-class UsageTotalSchema(Schema):
-    """The sums of one group."""
+class SeriesQuerySchema(PeriodQuerySchema):
+    """What a series covers."""
 
-    key = fields.String(
-        metadata={"description": "Day, model, client, user, session, key source, upstream.", "example": "2026-01-31"}
+    step_seconds = fields.Integer(
+        validate=validate.OneOf(USAGE_STEPS_SECONDS),
+        metadata={
+            "description": "Seconds between two points; more where there would be too many points. Default: the least "
+            "that gives no more than 200.",
+            "example": 3600,
+        },
     )
+
+
+class SumsSchema(Schema):
+    """The sums of some requests."""
+
     requests = fields.Integer(metadata={"description": "Accepted requests.", "example": 12, "minimum": 0})
     ok = fields.Integer(metadata={"description": "Those that were answered.", "example": 11, "minimum": 0})
+    failed = fields.Integer(
+        metadata={
+            "description": "Those that failed; not those whose caller left before.",
+            "example": 1,
+            "minimum": 0,
+        }
+    )
     input_tokens = fields.Integer(metadata={"description": "Tokens of the prompts.", "example": 2400, "minimum": 0})
     cached_tokens = fields.Integer(metadata={"description": "Those upstream had cached.", "example": 0, "minimum": 0})
     output_tokens = fields.Integer(metadata={"description": "Tokens of the answers.", "example": 300, "minimum": 0})
@@ -66,6 +119,75 @@ class UsageTotalSchema(Schema):
     requests_of_unknown_cost = fields.Integer(
         metadata={"description": "Requests whose cost is not in the sum, as it is unknown.", "example": 0, "minimum": 0}
     )
+
+    p50_ms = fields.Float(
+        allow_none=True,
+        metadata={
+            "description": "Median time of those that were answered, right to 5 % and a millisecond.",
+            "example": 412.5,
+            "minimum": 0,
+        },
+    )
+    p95_ms = fields.Float(
+        allow_none=True,
+        metadata={"description": "95 % of them were not slower.", "example": 1150.0, "minimum": 0},
+    )
+
+
+class UsageTotalSchema(SumsSchema):
+    """The sums of one group."""
+
+    key = fields.String(
+        metadata={"description": "Day, model, client, user, session, key source, upstream.", "example": "2026-01-31"}
+    )
+
+
+class SeriesSumsSchema(SumsSchema):
+    """The sums of some requests, and how soon their texts began."""
+
+    class Meta:
+        title = "SeriesSums"
+
+    first_token_p50_ms = fields.Float(
+        allow_none=True,
+        metadata={
+            "description": "Median time until the first text of those that were streamed.",
+            "example": 210.0,
+            "minimum": 0,
+        },
+    )
+
+
+class PointSchema(SeriesSumsSchema):
+    """The sums of one step."""
+
+    class Meta:
+        title = "Point"
+
+    at = fields.String(
+        metadata={"description": "When the step begins, ISO 8601, UTC.", "example": "2026-01-31T12:00:00+00:00"}
+    )
+
+
+class SeriesSchema(Schema):
+    """Sums over time."""
+
+    class Meta:
+        title = "Series"
+
+    step_seconds = fields.Integer(
+        metadata={"description": "Seconds between two points.", "example": 3600, "minimum": 60}
+    )
+    since = fields.String(
+        metadata={"description": "The first moment that is told of.", "example": "2026-01-31T12:00:00+00:00"}
+    )
+    until = fields.String(
+        metadata={"description": "The last moment that is told of.", "example": "2026-02-01T12:00:00+00:00"}
+    )
+    points = fields.List(
+        fields.Nested(PointSchema), metadata={"description": "One for each step, oldest first.", "example": []}
+    )
+    sums = fields.Nested(SeriesSumsSchema, metadata={"description": "Of all of them together."})
 
 
 class AttemptSchema(Schema):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import logging
 import os
@@ -10,7 +11,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from flask import Flask
@@ -25,9 +26,13 @@ from app.models import Usage
 from app.store.database import Database
 from app.web.services import service
 from tests.postgres import Postgres
+from tests.programs import missing
 from tests.server import Server
 from tests.turns import turn
 from tests.upstream import Upstream
+
+if TYPE_CHECKING:
+    from tests.chromium import Browser
 
 SERVER_KEY = "sk-server-0123456789"
 CALLER_KEY = "sk-caller-0123456789"
@@ -44,15 +49,31 @@ EVERY_STORE = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With several workers one of them takes all tests of the local model: two models would only slow each other down.
 
+    A file of tests in a browser stays together, so that its tests share their browser and server.
+
     The mark `xdist_group` is for this, but xdist 3.8 sets a node's name where pytest 9.2 no longer looks.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class OneModel(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith("tests/browser/"):
+                return nodeid.split("::")[0]
             return "model" if nodeid.startswith("tests/model/") else nodeid
 
     return OneModel(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What thousands of tests are made of stays: the garbage collector would go through it again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+        gc.set_threshold(5_000, 10, 10)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -199,6 +220,25 @@ def start_shared(
             return running.enter_context(Server(directory, **(defaults | settings)))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def _chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One for all tests of a worker: its start costs a second. Read here only, as selenium takes a while to import."""
+    if lacking := missing("chromium", "chromedriver"):
+        pytest.skip(f"not on this machine: {', '.join(lacking)}; see make install-browser")
+    from tests.chromium import Browser
+
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def browser(_chromium: Browser) -> Browser:
+    """A real browser that remembers nothing of the test before; `base_url` has to be set."""
+    _chromium.reset()
+    return _chromium
 
 
 @pytest.fixture

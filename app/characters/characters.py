@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +13,7 @@ from cachetools import TTLCache
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.characters.character import Character, parse_reference
+from app.characters.lore import composed
 from app.characters.rules import broken_rules, kept, written
 from app.errors import ChatServiceException
 from app.json_bytes import glance_json
@@ -105,24 +106,53 @@ class Characters:
         )
 
     def page(
-        self, owner: int, *, after: str | None = None, limit: int = 100
+        self, owner: int, *, after: str | None = None, limit: int = 100, search: str = ""
     ) -> tuple[list[dict[str, Any]], str | None]:
-        """Name, version, `shared` and `created_at` of what an owner sees, by name, and the last name of a page that is
-        not the last one."""
-        query = _seen_by(owner).limit(limit + 1)
+        """Name, version, `shared` and `created_at` of what an owner sees whose name begins with `search`, by name, and
+        the last name of a page that is not the last one."""
+        rows, last = self._page(owner, after, limit, search)
+        return [_listed(row) for row in rows], last
+
+    def page_of_whole(
+        self, owner: int, *, after: str | None = None, limit: int = 50, search: str = ""
+    ) -> tuple[list[Character], str | None]:
+        """The same with all that they are; each may be a quarter of a megabyte."""
+        rows, last = self._page(owner, after, limit, search)
+        versions = character_versions.c
+        wanted = sa.tuple_(versions.character, versions.version).in_([(row.id, row.version) for row in rows])
+        query = sa.select(versions.character, versions.body).where(wanted)
+        found = self._database.read(lambda connection: connection.execute(query).all())
+        bodies = {row.character: row.body for row in found}
+        return [kept(glance_json(bodies[row.id].encode()), **_listed(row)) for row in rows if row.id in bodies], last
+
+    def versions(
+        self, name: str, owner: int, *, before: int | None = None, limit: int = 100
+    ) -> tuple[list[dict[str, Any]], int | None]:
+        """Number and `created_at` of the versions that there are, the newest first, and the last number of a page that
+        is not the last one; raises as `show` does."""
+        seen = sa.and_(_SEEN, characters.c.name == sa.bindparam("of_name"))
+        living = sa.select(characters.c.id).join(character_versions, _newest_of(characters)).where(seen)
+        found = living.order_by(owner_of_character.desc()).limit(1).scalar_subquery()
+        versions = character_versions.c
+        query = sa.select(versions.version, versions.created_at).where(versions.character == found)
+        if before is not None:
+            query = query.where(versions.version < before)
+        query = query.order_by(versions.version.desc()).limit(limit + 1)
+        asked = {"of_owner": owner, "of_name": name}
+        rows = self._database.read(lambda connection: connection.execute(query, asked).all())
+        if not rows:
+            raise not_found()
+        told = [{"version": row.version, "created_at": int(row.created_at)} for row in rows[:limit]]
+        return told, (told[-1]["version"] if len(rows) > limit else None)
+
+    def _page(self, owner: int, after: str | None, limit: int, search: str) -> tuple[Sequence[Any], str | None]:
+        query = _seen_by(owner)
         if after is not None:
             query = query.where(characters.c.name > after)
-        rows = self._database.read(lambda connection: connection.execute(query).all())
-        found = [
-            {
-                "name": row.name,
-                "version": row.version,
-                "shared": row.client_id is None,
-                "created_at": int(row.created_at),
-            }
-            for row in rows[:limit]
-        ]
-        return found, (found[-1]["name"] if len(rows) > limit else None)
+        if beginning := composed(search):
+            query = query.where(sa.func.substr(characters.c.name, 1, len(beginning)) == beginning)
+        rows = self._database.read(lambda connection: connection.execute(query.limit(limit + 1)).all())
+        return rows[:limit], (rows[limit - 1].name if len(rows) > limit else None)
 
     def put(self, character: Character, owner: int) -> Character:
         """Keep it as the newest version of its name, and give that; what changes nothing makes no new version.
@@ -172,6 +202,11 @@ def _character(name: str, version: int, shared: bool, created_at: int, body: str
     return kept(glance_json(body.encode()), name=name, version=version, shared=shared, created_at=created_at)
 
 
+def _listed(row: Any) -> dict[str, Any]:
+    shared = row.client_id is None
+    return {"name": row.name, "version": row.version, "shared": shared, "created_at": int(row.created_at)}
+
+
 def _hold(connection: sa.Connection, owner: int, name: str) -> Any:
     """The row of an owner's character, which nobody else changes until the transaction ends; None without one."""
     query = characters.select().where(_OF_NAME).with_for_update()
@@ -212,19 +247,18 @@ def _keep(connection: sa.Connection, row: Any, body: str, now: int) -> tuple[int
 
 def _seen_by(owner: int) -> sa.Select[Any]:
     """The newest versions of an owner's characters and of everybody's whose names it has not itself, by name."""
+    newest = sa.select(*_FOUND[:-1]).join(character_versions, _newest_of(characters)).order_by(characters.c.name)
+    if owner == EVERYBODYS:
+        return newest.where(owner_of_character == EVERYBODYS)
     own = characters.alias()
     own_newest = sa.exists().where(
-        own.c.client_id == owner,
+        # As the index has it: without that each name is looked for among all of the owner's.
+        sa.func.coalesce(own.c.client_id, sa.literal_column("0")) == owner,
         own.c.name == characters.c.name,
         owner_of_character == 0,
         sa.exists().where(character_versions.c.character == own.c.id).correlate(own),
     )
-    return (
-        sa.select(*_FOUND[1:-1])
-        .join(character_versions, _newest_of(characters))
-        .where(owner_of_character.in_({owner, EVERYBODYS}), ~own_newest)
-        .order_by(characters.c.name)
-    )
+    return newest.where(owner_of_character.in_({owner, EVERYBODYS}), ~own_newest)
 
 
 def _newest_of(table: Any) -> Any:

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 from cachetools import TTLCache
 
 from app.errors import ChatServiceException, ValidationException
-from app.ledger.budgets import period_start
+from app.ledger.budgets import PERIODS, period_start
 from app.ledger.client_rows import by_digest
 from app.ledger.tokens import is_token, new_token
-from app.models import TOKEN_PREFIX
+from app.models import CLIENT_NAME_PATTERN, TOKEN_PREFIX
 from app.store.database import Database
 from app.store.tables import MODELS_LENGTH, clients, sessions, spending
 from app.store.together import Together
@@ -28,7 +28,7 @@ from app.units import MICROSECONDS
 
 logger = logging.getLogger(__name__)
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = re.compile(CLIENT_NAME_PATTERN)
 KNOWN_MAX = 10_000
 KNOWN_SECONDS = 0.25
 """How long a client that was found is remembered for requests whose admission confirms it. Each admission finds it
@@ -127,7 +127,7 @@ class Accounts:
             raise ValidationException("must be 1 to 64 letters, digits, dots, dashes or underscores", "name")
         _check_models(limits.models)
         token = new_token()
-        row = vars(limits) | {"name": name, "created_at": self._now()} | self._keyed(token)
+        row = vars(limits) | {"name": name, "created_at": self.now()} | self._keyed(token)
 
         def insert(connection: sa.Connection) -> None:
             if connection.execute(sa.select(clients.c.id).where(clients.c.name == name)).first():
@@ -145,25 +145,34 @@ class Accounts:
             ]
         )
 
-    def show(self, name: str) -> Account:
-        """One client; raises ValidationException when there is none."""
+    def find(self, name: str) -> Account | None:
+        """The client of this name, if there is one."""
+        if not NAME.fullmatch(name):
+            return None
         found = self._database.read(
             lambda connection: connection.execute(clients.select().where(clients.c.name == name)).first()
         )
+        return None if found is None else account(found._mapping)
+
+    def show(self, name: str) -> Account:
+        """One client; raises ValidationException when there is none."""
+        found = self.find(name)
         if found is None:
             raise ValidationException("is not the name of a client", "name")
-        return account(found._mapping)
+        return found
 
-    def spending(self, client: Account) -> tuple[int, int]:
-        """Nano-dollars that the client's budget has spent, and those that are reserved, in the present period."""
-        if client.budget_period is None:
-            return 0, 0
-        began = period_start(client.budget_period, self._now())
-        query = sa.select(spending.c.spent_nano, spending.c.reserved_nano).where(
-            spending.c.client_id == client.id, spending.c.period_start == began
-        )
-        found = self._database.read(lambda connection: connection.execute(query).first())
-        return (found.spent_nano, found.reserved_nano) if found else (0, 0)
+    def spending(self, *of: Account) -> dict[int, tuple[int, int]]:
+        """Nano-dollars that these clients' budgets have spent, and those that are reserved, in the present period.
+
+        By the client's id; one that has no budget, or has used nothing of it, is not there.
+        """
+        began = {period: period_start(period, self.now()) for period in PERIODS}
+        this = spending.c.period_start == sa.case(began, value=clients.c.budget_period)
+        query = sa.select(spending).join(clients, sa.and_(spending.c.client_id == clients.c.id, this))
+        if len(of) == 1:
+            query = query.where(clients.c.id == of[0].id)
+        found = self._database.read(lambda connection: connection.execute(query).all()) if of else []
+        return {row.client_id: (row.spent_nano, row.reserved_nano) for row in found}
 
     def change(self, name: str, **limits: Any) -> None:
         """Set some of a client's limits anew; the fields are those of Limits. Its token stays."""
@@ -178,7 +187,7 @@ class Accounts:
 
     def revoke(self, name: str) -> None:
         """Make the token open nothing from now on; the client and its ledger stay."""
-        self._update(name, revoked_at=self._now())
+        self._update(name, revoked_at=self.now())
 
     def delete(self, name: str) -> None:
         """Remove the client and its sessions; its ledger rows keep its name."""
@@ -196,7 +205,7 @@ class Accounts:
 
         `remembered`: it may have been found up to KNOWN_SECONDS ago. Only for requests whose admission looks again.
         """
-        digest, now = self.digest(token), self._now()
+        digest, now = self.digest(token), self.now()
         with self._lock:
             account = self._known.get(digest) if remembered else None
         if account is None:
@@ -221,7 +230,7 @@ class Accounts:
 
         They are remembered, and what other clients these digests stood for is not any more.
         """
-        now = self._now()
+        now = self.now()
         named = {row["token_digest"]: account(row) for row in rows if row["token_digest"] in digests}
         found = {digest: client for digest, client in named.items() if client.is_active(now)}
         with self._lock:
@@ -273,7 +282,8 @@ class Accounts:
         with self._lock:
             self._known.clear()
 
-    def _now(self) -> int:
+    def now(self) -> int:
+        """The present moment, by the database's clock: microseconds since 1970."""
         return int(self._clock() * MICROSECONDS)
 
 

@@ -8,10 +8,13 @@ from datetime import UTC, datetime, timedelta
 from app.errors import ValidationException
 from app.units import MICROSECONDS, NANO
 
+PERIODS = ("day", "month", "total")
+BUDGET_PATTERN = r"(\d{1,7})(?:\.(\d{1,9}))?/(" + "|".join(PERIODS) + ")"
+
 
 def parse_budget(text: str, field: str = "budget_usd") -> tuple[int, str]:
     """Read `5/day`, `100/month` or `20/total` as nano-dollars and period; raises ValidationException for `field`."""
-    match = re.fullmatch(r"(\d{1,7})(?:\.(\d{1,9}))?/(day|month|total)", text)
+    match = re.fullmatch(BUDGET_PATTERN, text)
     if not match:
         raise ValidationException("must be like 5/day, 0.50/month or 100/total (US dollars)", field)
     return int(match[1]) * NANO + int((match[2] or "").ljust(9, "0")), match[3]

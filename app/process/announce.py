@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 PROBE_SECONDS = 2.0
 
 EXAMPLE = """
-LLM Server is ready at {place}{documentation}
+LLM Server is ready at {place}{pages}
 {notes}
 Try it:
 
@@ -98,9 +98,9 @@ def announce(config: Config, listening: Sequence[Any], *, timeout_seconds: float
 
 def _example(config: Config, place: Place) -> str:
     notes = (DEMO_NOTE if config.local_model == DEMO else "") + (TOKEN_NOTE if config.token_required else "")
-    documentation = "" if place.path else f"   (documentation: {place.name}/docs)"
+    pages = "" if place.path else f"   (in a browser: {place.name}/console, documentation: {place.name}/docs)"
     token = TOKEN if config.token_required else ""
-    told = {"place": place.name, "documentation": documentation, "notes": notes}
+    told = {"place": place.name, "pages": pages, "notes": notes}
     return EXAMPLE.format(**told, url=place.curl_url, token=token, body=BODY)
 
 

@@ -38,6 +38,9 @@ LATEST_SECONDS = LONGEST_REST_SECONDS * (1 + SPREAD) + CLOCKS_SECONDS
 KEPT_MICROSECONDS = MICROSECONDS_PER_DAY
 """How long after its end a rest is remembered that no answer has ended."""
 
+EVER = 2**62
+"""What ends by then is every rest."""
+
 
 @dataclass
 class _Shared:
@@ -66,6 +69,8 @@ class SharedHealth:
         self._monotonic = monotonic
         self._shared = {place: _Shared(health) for place, health in _places(upstreams, fingerprint)}
         self._is_away = False
+        self._lock = threading.Lock()
+        """Held while this worker and the database are compared."""
 
     def start(self, interval_seconds: float = INTERVAL_SECONDS, patience_seconds: float = START_SECONDS) -> None:
         """Start the thread, and wait a moment for what others have written: the first request is to know it."""
@@ -85,20 +90,43 @@ class SharedHealth:
     def exchange(self) -> None:
         """Tell others what this worker has learned, and take over what they have; put off while the database cannot be
         used."""
-        standing = self._standing()
-        changes = [
-            Change(place, shared.until, self._stored(standing[place]))
-            for place, shared in self._shared.items()
-            if standing[place] is not shared.rest
-        ]
         try:
-            found = self._asked(changes)
+            with self._lock:
+                self._exchange()
         except ServiceException as exc:
             if not self._is_away:
                 logger.warning("which upstreams rest is known to each worker alone: %s", exc.error_code)
             self._is_away = True
             return
         self._is_away = False
+
+    def end_rests(self, name: str) -> None:
+        """End the rests of an upstream and of its keys, here and for everybody, whoever has learned of them.
+
+        Raises ServiceException while the database cannot be used; then they have ended here, and others are told
+        later. A failure that a worker learns of afterwards, or has not told yet, is a new rest.
+        """
+        if not self._shared:
+            return
+        with self._lock:
+            try:
+                # What others have learned meanwhile ends as well.
+                self._exchange()
+            finally:
+                for shared in (shared for place, shared in self._shared.items() if place[0] == name):
+                    shared.health.end_rest()
+                    # The row in the database gives way, whatever it is.
+                    shared.until = EVER if shared.health.last_rest is not None else shared.until
+            self._exchange()
+
+    def _exchange(self) -> None:
+        standing = self._standing()
+        changes = [
+            Change(place, shared.until, self._stored(standing[place]))
+            for place, shared in self._shared.items()
+            if standing[place] is not shared.rest
+        ]
+        found = self._asked(changes)
         told = {change.place: change.rest.until if change.rest else 0 for change in changes}
         for place, shared in self._shared.items():
             self._merge(shared, standing[place], told.get(place, shared.until), found.get(place))
@@ -107,10 +135,11 @@ class SharedHealth:
         """Take over what others have, for a command, and write nothing. Raises ServiceException."""
         if not self._shared:
             return
-        standing, found = self._standing(), self._asked(())
-        for place, shared in self._shared.items():
-            if standing[place] is shared.rest:
-                self._merge(shared, shared.rest, shared.until, found.get(place))
+        with self._lock:
+            standing, found = self._standing(), self._asked(())
+            for place, shared in self._shared.items():
+                if standing[place] is shared.rest:
+                    self._merge(shared, shared.rest, shared.until, found.get(place))
 
     def _asked(self, changes: Sequence[Change]) -> Mapping[Place, StoredRest]:
         def work(connection: Any) -> Mapping[Place, StoredRest]:

@@ -6,15 +6,14 @@ import click
 from flask import Flask
 from flask.cli import AppGroup
 
-from app.calls.call import Call
 from app.errors import ServiceException
 from app.ledger.accounts import Accounts
 from app.process.shared_health import SharedHealth
+from app.services.upstream_trial import ANSWERS, asked_for_models
 from app.upstreams.fleet import NATIVE, Fleet, Wanted
 from app.upstreams.health import Health
 from app.upstreams.keys import Payer
-from app.upstreams.plan import Attempt, UpstreamRequest
-from app.upstreams.retry import AttemptFailed
+from app.upstreams.plan import Attempt
 from app.web.services import service
 
 CHECK_SECONDS = 10.0
@@ -37,8 +36,8 @@ def check(offline: bool) -> None:
         settings = upstream.settings
         click.echo(f"{name}  {settings.base_url}  {', '.join(settings.dialects)}{_rests(upstream.health)}")
         for number, key in enumerate(() if offline else settings.keys, start=1):
-            outcome = _asked(Attempt(upstream, key))
-            failed = failed or outcome != "answers"
+            outcome = asked_for_models(Attempt(upstream, key), CHECK_SECONDS)
+            failed = failed or outcome != ANSWERS
             click.echo(f"  key {number}: {outcome}{_rests(upstream.key_health(key))}")
     for name, route in fleet.catalog.models.items():
         targets = [target.upstream for target in (*route.targets, *route.on_failure)]
@@ -82,11 +81,3 @@ def _look() -> None:
 def _rests(health: Health) -> str:
     rest = health.rest
     return "" if rest is None else f"  rests for {health.due_in:.0f} s ({rest.reason})"
-
-
-def _asked(attempt: Attempt) -> str:
-    try:
-        with attempt.upstream.send(UpstreamRequest("/models"), attempt.key, Call(CHECK_SECONDS)):
-            return "answers"
-    except AttemptFailed as failure:
-        return failure.error.error_code

@@ -15,10 +15,11 @@ RECENT_SECONDS = 300.0
 
 def describe(fleet: Fleet) -> list[dict[str, Any]]:
     """Each upstream in the order of the file, with its keys; times are seconds from now."""
-    return [_upstream(upstream) for upstream in fleet.upstreams.values()]
+    return [describe_one(upstream) for upstream in fleet.upstreams.values()]
 
 
-def _upstream(upstream: Upstream) -> dict[str, Any]:
+def describe_one(upstream: Upstream) -> dict[str, Any]:
+    """The same of one."""
     settings, load = upstream.settings, upstream.load
     recent = [tried for tried in tuple(load.recent) if time.monotonic() - tried.began < RECENT_SECONDS]
     answered = [tried.seconds for tried in recent if tried.code is None]

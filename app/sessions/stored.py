@@ -36,13 +36,22 @@ class StoredSessions:
         self._page_characters = page_characters
         self._seal = seal or Seal()
 
-    def page(self, owner: int, *, cursor: str | None = None, limit: int = 100) -> tuple[list[Described], str | None]:
-        """Sessions, that of the last turn first, and the cursor of the next page (None on the last)."""
+    def page(
+        self, owner: int, *, cursor: str | None = None, limit: int = 100, search: str = ""
+    ) -> tuple[list[Described], str | None]:
+        """Sessions whose names begin with `search`, that of the last turn first, and the cursor of the next page (None
+        on the last)."""
         query = listing(owner, _parsed(cursor), limit + 1)
+        if search:
+            query = query.where(sa.func.substr(sessions.c.name, 1, len(search)) == search)
         found = self._database.read(lambda connection: connection.execute(query).all())
         last = found[limit - 1] if len(found) > limit else None
         described = [self._listed(row) for row in found[:limit]]
         return described, None if last is None else f"{last.updated_at}-{last.id}"
+
+    def known(self, owner: int, name: str) -> Described:
+        """What a list says of a session, which can be told of one whose texts cannot be read as well."""
+        return self._listed(self._database.read(lambda connection: find(connection, owner, name)))
 
     def _listed(self, row: Any) -> Described:
         """What is known of a session; of one whose texts cannot be read nothing is said."""

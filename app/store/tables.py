@@ -1,5 +1,5 @@
-"""The tables: clients, what each and its end users have spent in a budget's period, the ledger of requests and their
-attempts, which upstreams rest, the characters, and the sessions with their turns.
+"""The tables: clients, their logins, what each and its end users have spent in a budget's period, the ledger of
+requests and their attempts, which upstreams rest, the characters, and the sessions with their turns.
 
 Money is in nano-dollars (10**-9 USD), moments are microseconds since 1970 in UTC, durations are milliseconds. A pending
 ledger row is its request's lease as well: it has an owner and a moment after which no worker works on it any more.
@@ -56,6 +56,17 @@ clients = Table(
     Column("per_user_budget_nano", BigInteger),
     Column("per_user_budget_period", String(8)),
 )
+
+logins = Table(
+    "logins",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), nullable=False),
+    Column("token_digest", String(64), nullable=False),
+    Column("expires_at", BigInteger, nullable=False, index=True),
+)
+"""Who is signed in to the console: `digest` stands for a cookie's value as `token_digest` for the token that it was
+exchanged for. A login ends with that token."""
 
 spending = Table(
     "spending",

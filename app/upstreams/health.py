@@ -8,6 +8,7 @@ by app/process/shared_health.py.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import threading
 import time
@@ -101,6 +102,13 @@ class Health:
         """It has said itself, or it is plain, how long it is of no use."""
         with self._lock:
             self._begin(seconds, reason)
+
+    def end_rest(self) -> None:
+        """Its rest is over now, because somebody says so, and the next request finds out how it does: if that fails it
+        rests again, longer."""
+        with self._lock:
+            if self._rest is not None:
+                self._replace(dataclasses.replace(self._rest, until=min(self._rest.until, self._clock())))
 
     def take_over(self, known: Rest | None, rest: Rest | None) -> bool:
         """Another worker knows better than `known`: it rests, or somebody was answered (None). False, and nothing is

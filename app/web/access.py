@@ -21,6 +21,7 @@ from app.web.addresses import check_no_websocket, not_found
 from app.web.middleware import kept, this_request
 from app.web.peer import check_host, check_proxy, is_loopback
 from app.web.services import service
+from app.web.sign_in import refuse_other_sites, signed_in
 
 
 class Access(enum.Enum):
@@ -30,8 +31,10 @@ class Access(enum.Enum):
     CLIENT = "a client"
     ADMITTED = "a client, confirmed in the transaction that admits the request"
     ADMIN = "an admin; without tokens, a local caller"
+    OPERATOR = "the same, and nobody else whatever SYSTEM_API_PUBLIC says: these routes change what others may do"
 
 
+ADMINS = {Access.ADMIN, Access.OPERATOR}
 FLASK_SMOREST = {"api-docs.openapi_json": Access.PUBLIC}
 """The route of flask-smorest's own blueprint, which declares nothing: the specification."""
 
@@ -54,11 +57,11 @@ def register_access(app: Flask, config: Config) -> None:
         # A browser asks before it sends a page's request, without the token (Fetch standard, "CORS-preflight fetch").
         if access is Access.PUBLIC or asked.method == "OPTIONS":
             return
-        if access is not Access.ADMIN:
+        if access not in ADMINS:
             check_proxy(asked, config)
         found = kept().principal = _find_principal(asked, config, remembered=access is Access.ADMITTED)
-        if access is Access.ADMIN:
-            _check_admin(asked, config, found)
+        if access in ADMINS:
+            _check_admin(asked, found, is_public=config.system_api_public and access is Access.ADMIN)
 
 
 def declared_access(app: Flask, endpoint: str) -> Access | None:
@@ -71,6 +74,11 @@ def declared_access(app: Flask, endpoint: str) -> Access | None:
 def principal() -> Principal:
     """Who calls, in a view that is not public."""
     return cast(Principal, kept().principal)
+
+
+def recognise() -> None:
+    """Find who is signed in, on a page for everybody."""
+    kept().principal = signed_in(this_request()) or NOBODY
 
 
 def bearer(authorization: str) -> tuple[str, str]:
@@ -104,15 +112,27 @@ def _find_principal(asked: Request, config: Config, *, remembered: bool) -> Prin
     token, _ = credentials(asked)
     if token:
         return service(Accounts).principal(token, remembered=remembered)
+    if (found := signed_in(asked)) is not None:
+        return found
+    refuse_other_sites(asked, config.cors_origins)
     if config.token_required:
         raise unauthorized()
     return NOBODY
 
 
-def _check_admin(asked: Request, config: Config, caller: Principal) -> None:
-    """Admin tokens; without tokens, loopback peers, or everybody with SYSTEM_API_PUBLIC."""
+def may_administer(asked: Request, config: Config, caller: Principal, access: Access = Access.ADMIN) -> bool:
+    """Whether the caller may use the routes that declare `access`, one of ADMINS."""
+    try:
+        _check_admin(asked, caller, is_public=config.system_api_public and access is Access.ADMIN)
+    except ChatServiceException:
+        return False
+    return caller.account is not None or not config.token_required
+
+
+def _check_admin(asked: Request, caller: Principal, *, is_public: bool) -> None:
+    """Admin tokens; without tokens, loopback peers, or everybody where that is public."""
     if caller.account is not None and not caller.account.admin:
         raise ChatServiceException("This route needs an admin token", "forbidden")
-    if caller.account is None and not config.system_api_public and not is_loopback(asked):
-        message = "The system routes answer local callers only; SYSTEM_API_PUBLIC=true opens them"
+    if caller.account is None and not is_public and not is_loopback(asked):
+        message = "The system routes answer local callers only; SYSTEM_API_PUBLIC=true opens those that only tell"
         raise ChatServiceException(message, "system_routes_private")

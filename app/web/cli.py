@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import sys
 import time
@@ -14,28 +13,19 @@ from flask import Flask
 from flask.cli import AppGroup
 
 from app.errors import ServiceException
-from app.ledger.accounts import Account, Accounts, Limits
-from app.ledger.budgets import parse_budget
+from app.ledger.accounts import Accounts, Limits
+from app.ledger.client_limits import describe, read_limits
 from app.ledger.reports import Period, UsageReports
-from app.models import USAGE_GROUPS
-from app.units import MICROSECONDS, dollars, iso
+from app.models import CLIENT_COUNT_MAX, USAGE_GROUPS
+from app.units import MICROSECONDS, iso
+from app.web.csv_text import csv_text
 from app.web.services import service
 
 NO_LIMIT = object()
-FIELDS = {
-    "rpm": "requests_per_minute",
-    "per_user_rpm": "per_user_rpm",
-    "concurrency": "concurrency",
-    "free_mode": "free_mode",
-    "admin": "admin",
-}
-"""Which field of Limits an option sets as it is."""
-BUDGETS = {
-    "budget_usd": ("budget_nano", "budget_period"),
-    "per_user_budget_usd": ("per_user_budget_nano", "per_user_budget_period"),
-}
-"""Which fields an option with a budget sets."""
-KEY_CHANGED = "key changed"
+SHOWN = (
+    *("name", "state", "rpm", "concurrency", "budget_usd", "per_user_rpm", "per_user_budget_usd"),
+    *("models", "free_mode", "admin", "created", "expires"),
+)
 KEY_HINT = """\
 key changed: the token was made under another TOKEN_DIGEST_KEY (or token_digest.key) and opens nothing. Give that key as
 TOKEN_DIGEST_KEY_OLD, or give the client a new token: clients rotate NAME"""
@@ -81,7 +71,7 @@ class Unlimited(click.ParamType[Any]):
 
 def limit_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that `clients add` and `clients set` share; one that is not given is None."""
-    count = Unlimited(click.IntRange(1, 1_000_000))
+    count = Unlimited(click.IntRange(1, CLIENT_COUNT_MAX))
     for option in reversed(
         [
             click.option("--budget-usd", type=Unlimited(str), help="US dollars, as 5/day, 100/month or 20/total."),
@@ -123,9 +113,10 @@ def set_limits(name: str, **options: Any) -> None:
 def list_clients() -> None:
     """List the clients."""
     with told():
-        rows = [_described(account) for account in service(Accounts).all()]
+        accounts = service(Accounts)
+        rows = [_told(client, SHOWN) for client in describe(accounts, accounts.all())]
         table(rows)
-        if any(row["state"] == KEY_CHANGED for row in rows):
+        if any(row["state"] == "key changed" for row in rows):
             click.echo(KEY_HINT, err=True)
 
 
@@ -173,9 +164,7 @@ def report(since: int, by: str, as_csv: bool) -> None:
         totals = service(UsageReports).totals(by, Period(since=int((time.time() - since) * MICROSECONDS)))
         rows = [{by: row.pop("key") or "-", **row, "cost_usd": row["cost_usd"] or "unknown"} for row in totals]
         if as_csv:
-            writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [by])
-            writer.writeheader()
-            writer.writerows(rows)
+            sys.stdout.write(csv_text(list(rows[0]) if rows else [by], rows))
         else:
             table(rows)
 
@@ -195,23 +184,19 @@ class told:
 def _limits(options: dict[str, Any]) -> dict[str, Any]:
     """The fields of Limits that the options name."""
     given = {name: None if value is NO_LIMIT else value for name, value in options.items() if value is not None}
-    limits: dict[str, Any] = {FIELDS[name]: value for name, value in given.items() if name in FIELDS}
-    if "models" in given:
-        limits["models"] = (given["models"] or "").replace(" ", "")
-    for name in BUDGETS.keys() & given.keys():
-        text = given[name]
-        limits |= dict(zip(BUDGETS[name], parse_budget(text, name) if text else (None, None), strict=True))
+    if models := given.get("models"):
+        given["models"] = models.replace(" ", "").split(",")
     if "expires" in given:
-        seconds = given["expires"]
-        limits["expires_at"] = None if seconds is None else int((time.time() + seconds) * MICROSECONDS)
-    return limits
+        seconds = given.pop("expires")
+        given["expires_at"] = None if seconds is None else int((time.time() + seconds) * MICROSECONDS)
+    return read_limits(given)
 
 
 def _show(name: str) -> None:
-    account = service(Accounts).show(name)
-    spent, reserved = service(Accounts).spending(account)
-    amounts = {"spent_usd": dollars(spent), "reserved_usd": dollars(reserved)} if account.budget_period else {}
-    for field, value in (_described(account) | amounts).items():
+    accounts = service(Accounts)
+    (client,) = describe(accounts, [accounts.show(name)])
+    amounts = ("spent_usd", "reserved_usd") if client["budget_usd"] else ()
+    for field, value in _told(client, (*SHOWN, *amounts)).items():
         click.echo(f"{field:19} {value}")
 
 
@@ -220,33 +205,13 @@ def _print_token(token: str) -> None:
     click.echo(token)
 
 
-def _described(account: Account) -> dict[str, str]:
-    return {
-        "name": account.name,
-        "state": _state(account),
-        "rpm": str(account.requests_per_minute or "-"),
-        "concurrency": str(account.concurrency or "-"),
-        "budget_usd": _budget(account.budget_nano, account.budget_period),
-        "per_user_rpm": str(account.per_user_rpm or "-"),
-        "per_user_budget_usd": _budget(account.per_user_budget_nano, account.per_user_budget_period),
-        "models": account.models or "*",
-        "free_mode": "yes" if account.free_mode else "no",
-        "admin": "yes" if account.admin else "no",
-        "created": iso(account.created_at)[:19],
-        "expires": iso(account.expires_at)[:19] if account.expires_at else "-",
-    }
-
-
-def _budget(nano: int | None, period: str | None) -> str:
-    return "-" if nano is None else f"{dollars(nano)}/{period}"
-
-
-def _state(account: Account) -> str:
-    if account.revoked_at is not None:
-        return "revoked"
-    if not account.is_active(int(time.time() * MICROSECONDS)):
-        return "expired"
-    return "active" if service(Accounts).knows_key_of(account) else KEY_CHANGED
+def _told(client: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
+    """A client in the words of its options."""
+    moments = {name: iso(at)[:19] if (at := client[f"{name}_at"]) else "-" for name in ("created", "expires")}
+    models = {"models": ",".join(client["models"] or "*"), "state": client["state"].replace("_", " ")}
+    words = {True: "yes", False: "no", None: "-"}
+    told = client | moments | models
+    return {name: words[told[name]] if isinstance(told[name], bool | None) else str(told[name]) for name in names}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import http
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,8 @@ OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate
 class ErrorDialect:
     """How a blueprint tells a failure: `document` is given the error, the session id and the request id.
 
-    `event` gives the data of the `error` event that ends a stream, where it is another document.
+    `event` gives the data of the `error` event that ends a stream, where it is another document. `write` makes the
+    answer of a document; else it is sent as JSON. `takes_cookie`: spoken where browsers call, signed in to the console.
     """
 
     name: str
@@ -72,14 +73,27 @@ class ErrorDialect:
     document: Callable[[ServiceException, str, str], dict[str, Any]]
     passes_upstream_headers: bool = False
     event: Callable[[ServiceException], dict[str, Any]] | None = None
+    write: Callable[[dict[str, Any]], Response] | None = None
+    takes_cookie: bool = False
 
     def last_event(self, error: ServiceException, request_id: str) -> dict[str, Any]:
         """The data of the event with which a stream breaks off."""
         return self.document(error, "", request_id) if self.event is None else self.event(error)
 
+    @property
+    def other(self) -> str:
+        """The specification's name for the errors that a route does not list."""
+        return "DEFAULT_ERROR" if self.name == "problem" else f"{self.name.upper()}_ERROR"
+
+    def response(self, codes: Sequence[str]) -> dict[str, Any]:
+        """The specification's response of one status, with an example of each code."""
+        examples = {code: f"{self.name}_{code}" for code in codes}
+        content = {self.media_type: {"schema": self.schema, "examples": examples}}
+        return {"description": " or ".join(f"`{code}`" for code in codes), "content": content}
+
     def example(self, code: str) -> dict[str, Any]:
-        """What an error of this code looks like, for the specification."""
-        meaning = FAILURES[code].meaning.removesuffix(".")
+        """What an error of this code looks like, for the specification: its meaning's first sentence as plain text."""
+        meaning = FAILURES[code].meaning.partition(". ")[0].removesuffix(".").replace("`", "")
         if code == "validation_error":
             broken = {"max_tokens": ["must be from 1 to 1000000000"]}
             return self.document(
@@ -155,7 +169,7 @@ def anthropic_error(error: ServiceException, session_id: str = "", request_id: s
     return {"type": "error", "error": told, "request_id": request_id}
 
 
-PROBLEM = ErrorDialect("problem", "application/problem+json", ProblemSchema, problem)
+PROBLEM = ErrorDialect("problem", "application/problem+json", ProblemSchema, problem, takes_cookie=True)
 OPENAI = ErrorDialect("openai", "application/json", OpenAIErrorSchema, openai_error, True, openai_event)
 ANTHROPIC = ErrorDialect("anthropic", "application/json", AnthropicErrorSchema, anthropic_error, True)
 
@@ -191,9 +205,12 @@ def _answer(error: ServiceException) -> Response:
     g.error_code, dialect = error.error_code, _declared_dialect()
     explain_misplaced(error, this_request(), key_header(this_request()))
     document = dialect.document(error, g.get("session_id", ""), g.call.request_id)
-    if dialect is PROBLEM and prefers_english():
+    if dialect.document is problem and prefers_english():
         document["error_message"] = error.message
-    response = Response(f"{current_app.json.dumps(document)}\n", error.status, mimetype=dialect.media_type)
+    if dialect.write is not None:
+        response = dialect.write(document)
+    else:
+        response = Response(f"{current_app.json.dumps(document)}\n", error.status, mimetype=dialect.media_type)
     if dialect.passes_upstream_headers:
         response.headers.update(error.upstream_headers)
     # OpenAI's SDKs ask this header first; without it they would repeat every 409, 429 and 5xx.

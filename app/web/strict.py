@@ -60,6 +60,7 @@ CHAT_PROBLEMS = (
     "upstream_connection_error",
     "unauthorized",
     "auth_mode_required",
+    "csrf_failed",
     "misdirected_request",
     "model_not_allowed",
     "not_covered",
@@ -110,7 +111,8 @@ class StrictBlueprint(Blueprint):
     """A blueprint that declares who may use its routes and how it tells a failure.
 
     `access` holds for all its routes; a route that names its own, `@blp.get("/x", access=…)`, has that. `key_header`: a
-    header that may carry a token or a key as `Authorization` does. Views are documented with every problem they can
+    header that may carry a token or a key as `Authorization` does. `takes_cookie`: whether the cookie of the console's
+    login opens its routes. Views are documented with every problem they can
     answer.
     """
 
@@ -127,6 +129,7 @@ class StrictBlueprint(Blueprint):
         self.access: dict[str, Access] = {}
         self.errors = errors
         self.key_header = key_header
+        self.takes_cookie = errors.takes_cookie
         self._access = access
         super().__init__(name, import_name, **options)
 
@@ -176,13 +179,8 @@ class StrictBlueprint(Blueprint):
         by_status: dict[int, list[str]] = {}
         for code in codes:
             by_status.setdefault(FAILURES[code].status, []).append(code)
-        return self.doc(responses={str(status): self._problem(found) for status, found in by_status.items()})
-
-    def _problem(self, codes: list[str]) -> dict[str, Any]:
-        """The response of one status, with an example of each code."""
-        examples = {code: f"{self.errors.name}_{code}" for code in codes}
-        content = {self.errors.media_type: {"schema": self.errors.schema, "examples": examples}}
-        return {"description": " or ".join(f"`{code}`" for code in codes), "content": content}
+        found: dict[str, Any] = {str(status): self.errors.response(codes) for status, codes in by_status.items()}
+        return self.doc(responses=found | {"default": self.errors.other})
 
 
 def _documented(document: Callable[..., Any], serve: Callable[[ServedView], None] = lambda served: None) -> Decorator:

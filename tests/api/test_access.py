@@ -17,7 +17,7 @@ from app.errors import ChatServiceException
 from app.ledger.accounts import KNOWN_SECONDS, Accounts, Limits
 from app.store.database import Database
 from app.store.tables import clients
-from app.web.access import FLASK_SMOREST, Access
+from app.web.access import ADMINS, FLASK_SMOREST, Access
 from app.web.services import service
 from tests.records import connected, settled
 from tests.upstream import Upstream
@@ -25,16 +25,19 @@ from tests.upstream import Upstream
 DECLARED = dict(FLASK_SMOREST)
 MODULES = [importlib.import_module(f"blueprints.{found.name}") for found in pkgutil.iter_modules(blueprints.__path__)]
 for module in MODULES:
-    DECLARED.update(module.blp.access)
-PUBLIC, ADMIN = ({name for name, access in DECLARED.items() if access is of} for of in (Access.PUBLIC, Access.ADMIN))
+    for blueprint in getattr(module, "PAGES", None) or (module.blp,):
+        DECLARED.update(blueprint.access)
+PUBLIC, ADMIN = ({name for name, access in DECLARED.items() if access in of} for of in ({Access.PUBLIC}, ADMINS))
 
-NOT_THERE = {"usage.one_request", "characters.show", "characters.card", "characters.delete"}
+NOT_THERE = {"usage.one_request", "characters.show", "characters.card", "characters.delete", "characters.versions"}
 NOT_THERE |= {"sessions.session", "sessions.change", "sessions.delete", "sessions.export", "sessions.interrupt"}
-NOT_THERE |= {"sessions.summarise", "sessions.forget_summary"}
+NOT_THERE |= {"sessions.summarise", "sessions.forget_summary", "upstreams.try_now"}
+NOT_THERE |= {f"clients.{name}" for name in ("client", "change", "rotate", "revoke", "delete")}
 """Routes of something that is not there when they are walked."""
 MAKING = {"characters.put", "sessions.take_in"}
 LOCAL, ELSEWHERE = "127.0.0.1", "203.0.113.9"
 BODIES: dict[str, dict[str, Any]] = {
+    "clients.add": {"name": "made"},
     "chat.chat": {"user_message": "x", "free_mode": True},
     "chat.preview": {"user_message": "x", "free_mode": True},
     "openai.responses": {"input": [{"content": "x"}]},
@@ -63,11 +66,12 @@ def app(make_app: Callable[..., Flask]) -> Flask:
 
 
 def walk(app: Flask, token: str = "", peer: str = LOCAL) -> dict[str, set[int]]:
-    """Every route's statuses over its methods, by endpoint."""
+    """Every route's statuses over its methods, by endpoint; the console's pages are walked in test_console.py."""
     client, statuses = app.test_client(), dict[str, set[int]]()
     headers = {"X-Free-Mode": "true"} | ({"Authorization": f"Bearer {token}"} if token else {})
     # What makes something is walked last.
-    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.endpoint in MAKING):
+    routes = (rule for rule in app.url_map.iter_rules() if not rule.rule.startswith("/console"))
+    for rule in sorted(routes, key=lambda rule: rule.endpoint in MAKING):
         path = app.url_map.bind("localhost").build(rule.endpoint, {name: VALUES[name] for name in rule.arguments})
         for method in sorted(rule.methods - {"OPTIONS"}):
             sent = {"json": BODIES.get(rule.endpoint, {}) if method in {"POST", "PUT", "PATCH"} else None}
@@ -121,6 +125,14 @@ def test_in_open_mode(make_app: Callable[..., Flask]) -> None:
                 assert statuses == {403}, endpoint
             else:
                 assert statuses <= {200, 201, 204, 302, 308, 404, 409}, endpoint
+
+
+def test_public_system_routes_only_tell(make_app: Callable[..., Flask]) -> None:
+    """SYSTEM_API_PUBLIC opens what shows how the server does; what changes what others may do stays with this host."""
+    changing = {name for name, access in DECLARED.items() if access is Access.OPERATOR}
+    app = make_app(auth_mode="open", system_api_public=True)
+    walked = walk(app, peer=ELSEWHERE)
+    assert {name for name, statuses in walked.items() if statuses == {403}} == changing & walked.keys()
 
 
 def test_a_route_that_declares_nothing_is_closed(app: Flask) -> None:

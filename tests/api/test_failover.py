@@ -209,6 +209,32 @@ def test_who_fails_again_and_again_is_asked_last(two: Flask, upstream: Upstream,
     assert ask(two).get_json()["response_text"] == "from a"
 
 
+def test_an_operator_has_an_upstream_tried_now(two: Flask, upstream: Upstream, b: Upstream) -> None:
+    """Its rest and its keys' are over, and the next request tries it; each key is asked for the models, and the answer
+    tells how that went, and no key and none of the upstream's words."""
+    upstream.default = reply(500, error_document())
+    for _ in range(5):
+        assert ask(two).status_code == 200
+    fleet = service(Fleet, two)
+    first, second = fleet.upstreams["a"].settings.keys
+    fleet.upstreams["a"].key_health(first).rest_for(600, "insufficient_quota")
+    asked = len(upstream.received)
+    upstream.script(reply(200, {"data": []}), reply(401, error_document()))
+    answer = two.test_client().post("/api/v1/upstreams/a/try", json={})
+    told = answer.get_json()
+    assert [received.path for received in upstream.received[asked:]] == ["/v1/models"] * 2
+    assert [received.key for received in upstream.received[asked:]] == [first.secret, second.secret]
+    assert [key["outcome"] for key in told["keys"]] == ["answers", "server_credentials_rejected"]
+    assert all(key["ms"] > 0 for key in told["keys"])
+    assert (told["upstream"]["name"], told["upstream"]["state"]) == ("a", "well")
+    assert [key["state"] for key in told["upstream"]["keys"]] == ["well", "well"]
+    assert not any(secret in answer.text for secret in ("UPSTREAM-SECRET", first.secret, second.secret))
+    upstream.default = text("from a")
+    assert ask(two).get_json()["response_text"] == "from a"
+    assert two.test_client().post("/api/v1/upstreams/c/try", json={}).status_code == 404
+    assert two.test_client().post("/api/v1/upstreams/a/try", content_type="text/plain").status_code == 415
+
+
 def test_a_limit_of_rate_rests_as_long_as_it_says(two: Flask, upstream: Upstream, b: Upstream) -> None:
     """Exactly; nobody asks meanwhile."""
     upstream.default = MOVES["too many requests"][0]

@@ -62,7 +62,7 @@ def test_what_a_new_user_sees(demo: Server) -> None:
     assert lines[0] == "No OPENAI_API_KEY and no OPENAI_BASE_URL: answering with a small local model."
     assert sum("local model: loading" in line for line in lines) == 1
     assert [line for line in lines if "ready at" in line] == [
-        f"LLM Server is ready at {demo.url}   (documentation: {demo.url}/docs)"
+        f"LLM Server is ready at {demo.url}   (in a browser: {demo.url}/console, documentation: {demo.url}/docs)"
     ]
     assert lines[-2:-1] == ["Try it:"]
     assert demo.stderr() == ""

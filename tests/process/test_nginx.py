@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import re
-import shutil
 import ssl
 import subprocess
 import time
@@ -18,15 +17,16 @@ import trustme
 
 from app.config import Config
 from tests.conftest import SERVER_KEY
+from tests.programs import path_of
 from tests.server import ROOT, Answer, Server, free_port
 from tests.streams import response_events, stream
 from tests.upstream import Upstream
 
-NGINX = shutil.which("nginx")
+NGINX = path_of("nginx")
 SITE = (ROOT / "deploy" / "nginx.conf").read_text()
 NAME = "llm.example.com"
 CHAT = {"user_message": "hi", "free_mode": True}
-pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+pytestmark = pytest.mark.skipif(NGINX is None, reason="not on this machine: nginx; see make install-browser")
 
 AROUND = """\
 daemon off;

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if "node_modules" not in path.parts)
-LEVELS = ("unit", "api", "process", "model")
+LEVELS = ("unit", "api", "process", "browser", "model")
 OURS = ("app", "blueprints", "schemas")
 
 
@@ -62,8 +62,15 @@ ROOMS: dict[str, set[str]] = {
     "app.web": FOUNDATION | {"app.config", "app.web", "app.services", "app.ledger", "app.calls", "schemas"},
     "blueprints": FOUNDATION
     | {"blueprints", "schemas", "app.web", "app.services", "app.ledger.accounts", "app.ledger.reports"}
-    | {"app.upstreams.fleet", "app.characters", "app.sessions.changes", "app.sessions.lines", "app.sessions.stored"}
-    | {"app.process.metrics", "app.process.readiness", "app.process.system"},
+    | {
+        "app.config",
+        "app.ledger.client_limits",
+        "app.ledger.logins",
+        "app.upstreams.fleet",
+        "app.upstreams.local_model",
+    }
+    | {"app.characters", "app.sessions.changes", "app.sessions.lines", "app.sessions.stored"}
+    | {"app.process.metrics", "app.process.readiness", "app.process.shared_health", "app.process.system"},
     "app.process": BELOW_THE_WEB | {"app.process", "app.logging", "app.web"},
     "app.factory": BELOW_THE_WEB | {"app.process", "app.web", "blueprints"},
     "app": {"app.config", "app.factory"},
@@ -83,6 +90,7 @@ LIBRARIES = {
     "flask_cors": WEB,
     "flask_smorest": WEB,
     "werkzeug": WEB,
+    "jinja2": {"app.web.console"},
     "marshmallow": {"app.web", "schemas"},
     "gevent": {"app.process.workers", "app.store.threads"},
     "gunicorn": {"app.process.workers", "app.process.answer", "app.web.problems"},
@@ -103,7 +111,7 @@ ONE_WAY = {
     "app.upstreams.openai_client": {"app.factory", "app.services.exchange"},
     "app.upstreams.routing": {"app.services.exchange", "app.upstreams.openai_client"},
     "app.upstreams.fleet": {"app.upstreams.openai_client", "app.services"}
-    | {"app.process.upstream_commands", "blueprints.upstreams"},
+    | {"app.process.upstream_commands", "blueprints.upstreams", "blueprints.console"},
     "app.upstreams.slots": {
         "app.factory",
         "app.services.exchange",

@@ -52,7 +52,7 @@ def test_headers_are_described() -> None:
 ELSEWHERE = {
     *("bad_request", "not_found", "method_not_allowed", "client_closed_request"),
     *("system_routes_private", "not_ready", "forbidden", "websocket_unsupported"),
-    *("session_not_found", "session_exists", "turn_not_found"),
+    *("session_not_found", "session_exists", "turn_not_found", "sign_in_limited"),
 }
 """Codes that no well-routed chat request gets an answer with."""
 
@@ -105,7 +105,7 @@ def test_the_page_offers_what_can_be_sent() -> None:
         if (operation := item.get("post"))
         if "application/json" in (content := operation["requestBody"]["content"])
     }
-    assert len(bodies) == 13
+    assert len(bodies) == 17
     assert all(body["free_mode"] is True for path, body in bodies.items() if path.startswith(CHAT))
     assert all(body["model"] for path, body in bodies.items() if path.startswith("/v1/"))
     assert SPEC["components"]["securitySchemes"]["token"]["scheme"] == "bearer"

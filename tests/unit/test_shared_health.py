@@ -116,6 +116,29 @@ def test_a_rest_is_everybodys(start: Start, clock: Clock) -> None:
 
 
 @EVERY_STORE
+def test_an_operator_ends_a_rest_for_all(start: Start, clock: Clock, database_url: str) -> None:
+    """Of the upstream and its keys, also one that another worker has prolonged; it does not come back from the
+    database, and the failure of the next request is a new one."""
+    one, other, third = start(), start(), start()
+    one.fail()
+    one.key.rest_for(KEY_REST_SECONDS, "insufficient_quota")
+    exchange(one, other, third)
+    other.health.rest_for(200, "upstream_rate_limited")
+    other.shared.exchange()
+    one.shared.end_rests("b")
+    assert one.health.due_in > 0
+    one.shared.end_rests("a")
+    for _ in range(3):
+        exchange(third, other, one)
+        clock.now += 1
+        assert [round(worker.due_in) for way in (one, other, third) for worker in (way.health, way.key)] == [0] * 6
+    assert round(start().health.due_in) == 0
+    third.fail(1)
+    exchange(third, one)
+    assert one.health.rest is not None
+
+
+@EVERY_STORE
 def test_the_answer_to_one_probe_ends_it_for_all(start: Start, clock: Clock) -> None:
     """During a rest, as when everybody rests, and after it; then all is forgotten, how often it has rested as well."""
     one, other, third = start(), start(), start()
