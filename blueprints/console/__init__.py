@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from app.web.strict import StrictBlueprint
-from blueprints.console import characters, front, login, playground, sessions, static, system, upstreams
+from blueprints.console import characters, front, login, playground, sessions, static, system, upstreams, usage
 
 PAGES: tuple[StrictBlueprint, ...] = (
     *(front.blp, front.below, login.blp, login.writes, static.blp),
-    *(playground.blp, sessions.blp, characters.blp, upstreams.blp, system.blp),
+    *(playground.blp, sessions.blp, characters.blp, upstreams.blp, system.blp, usage.blp),
 )
