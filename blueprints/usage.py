@@ -13,7 +13,14 @@ from app.web.access import Access, principal
 from app.web.problems import PROBLEM
 from app.web.services import service
 from app.web.strict import StrictBlueprint
-from schemas.usage import OneUsageRowSchema, SeriesQuerySchema, SeriesSchema, UsageQuerySchema, UsageSchema
+from schemas.usage import (
+    REQUEST_ID_PARAMETER,
+    OneUsageRowSchema,
+    SeriesQuerySchema,
+    SeriesSchema,
+    UsageQuerySchema,
+    UsageSchema,
+)
 
 blp = StrictBlueprint(
     "usage", __name__, url_prefix="/api/v1/usage", description="Who spent what", access=Access.CLIENT, errors=PROBLEM
@@ -55,7 +62,7 @@ def series(query: dict[str, Any]) -> dict[str, Any]:
     return service(UsageReports).series(_period(query), client_id, step_seconds=step)
 
 
-@blp.get("/requests/<request_id>")
+@blp.get("/requests/<request_id>", parameters=[REQUEST_ID_PARAMETER])
 @blp.response(200, OneUsageRowSchema)
 @blp.problems("not_found", *PROBLEMS)
 def one_request(request_id: str) -> dict[str, Any]:

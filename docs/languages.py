@@ -127,6 +127,7 @@ ROUTES_KO = {
     "metrics.metrics": "Prometheus가 수집하는 지표",
     "health.livez": "프로세스가 응답하는지 확인(liveness)",
     "health.readyz": "요청을 보내도 되는지 확인(readiness)",
+    "health.health": "`/readyz`와 같은 응답. 흔히 쓰는 주소",
     "health.root": "서버의 이름, 상태, 버전",
     "api-docs.openapi_json": "OpenAPI 3.1 명세",
     "docs.page": "API 문서 페이지(Swagger UI)",

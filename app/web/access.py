@@ -120,10 +120,10 @@ def _find_principal(asked: Request, config: Config, *, remembered: bool) -> Prin
     return NOBODY
 
 
-def may_administer(asked: Request, config: Config, caller: Principal) -> bool:
-    """Whether the caller may use the routes for admins."""
+def may_administer(asked: Request, config: Config, caller: Principal, access: Access = Access.ADMIN) -> bool:
+    """Whether the caller may use the routes that declare `access`, one of ADMINS."""
     try:
-        _check_admin(asked, caller, is_public=config.system_api_public)
+        _check_admin(asked, caller, is_public=config.system_api_public and access is Access.ADMIN)
     except ChatServiceException:
         return False
     return caller.account is not None or not config.token_required

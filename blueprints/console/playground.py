@@ -39,13 +39,23 @@ def playground(query: dict[str, str]) -> Response:
         characters=known,
         characters_are_cut=is_cut,
         models=_models(caller, [config.default_model, *catalog.models]),
-        default_model=config.default_model,
+        defaults=_defaults(config),
         upstreams=list(catalog.upstreams) if catalog.is_listed else [],
         remembers=config.sessions,
         free=may_be_free and service(Exchange).keys.has_server_key,
         may_be_free=may_be_free,
         data=_data(config),
     )
+
+
+def _defaults(config: Config) -> dict[str, Any]:
+    """What a request has where it says nothing, for the fields to show."""
+    return {
+        "model": config.default_model,
+        "temperature": config.default_temperature,
+        "max_tokens": config.default_max_tokens,
+        "max_context_tokens": config.default_max_context_tokens,
+    }
 
 
 def _data(config: Config) -> dict[str, Any]:

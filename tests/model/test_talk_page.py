@@ -1,4 +1,4 @@
-"""The page of the guide, examples/talk.html: what it understands of a stream, run with Node."""
+"""What the guide's page, examples/talk.html, and the console's playground understand of a stream, run with Node."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.server import ROOT
 from tests.streams import event, read_events
 
 PAGE = (ROOT / "examples" / "talk.html").read_text()
+PLAYGROUND = (ROOT / "app" / "web" / "console" / "static" / "playground-stream.js").read_text()
 SEGMENT = {"index": 1, "text": "좋아요 😀! ", "start": 4, "end": 18, "tag": "happy"}
 STREAM = (
     event({"request_id": "r-1"}, "start")
@@ -44,7 +45,11 @@ def run(script: str, *arguments: object) -> Any:
     counting = re.search(r"const heardAt = .*\n", PAGE)
     assert functions, "the page has no eventsOf"
     assert counting, "the page has no heardAt"
-    program = functions[0] + counting[0] + script
+    return run_program(functions[0] + counting[0] + script, *arguments)
+
+
+def run_program(program: str, *arguments: object) -> Any:
+    """What a module says."""
     command = [BIN / "node", "--input-type=module", "-e", program, *map(json.dumps, arguments)]
     return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
 
@@ -62,3 +67,22 @@ def test_what_was_heard_is_counted_as_the_server_counts() -> None:
     script = "console.log(JSON.stringify(JSON.parse(process.argv[1]).map((at) => heardAt(segment, at))))"
     heard = run(f"const segment = {json.dumps(SEGMENT)};{script}", [0, 4, 6, 8])
     assert heard == [18 - 7, 18 - 3, 18 - 2, 18]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_the_playground_reads_the_same(size: int) -> None:
+    """It ends with `done` or `error`; without either the answer was cut."""
+    events = run_program(PLAYGROUND + READ, [size, *STREAM])
+    assert [tuple(one) for one in events] == read_events(STREAM)
+    cut = STREAM[: STREAM.index(b"event: done")]
+    *events, end = run_program(PLAYGROUND + READ, [size, *cut])
+    assert [tuple(one) for one in events] == read_events(cut)
+    assert end == "the stream did not end with done"
+
+
+def test_the_playground_counts_as_the_server_counts() -> None:
+    """In code points: how much was shown of an answer, and what of it no segment has yet."""
+    script = "const [text, segments] = JSON.parse(process.argv[1]);"
+    script += "console.log(JSON.stringify([lengthOf(text), behind(text, segments), behind(text, [])]))"
+    text = "[happy] 좋아요 😀! 그리고"
+    assert run_program(PLAYGROUND + script, [text, [SEGMENT | {"end": 15}]]) == [18, "그리고", text]

@@ -63,16 +63,13 @@ ROOMS: dict[str, set[str]] = {
     "blueprints": FOUNDATION
     | {"blueprints", "schemas", "app.web", "app.services", "app.ledger.accounts", "app.ledger.reports"}
     | {
-        "app.upstreams.fleet",
-        "app.upstreams.local_model",
         "app.config",
         "app.ledger.client_limits",
         "app.ledger.logins",
-        "app.characters",
-        "app.sessions.changes",
-        "app.sessions.lines",
-        "app.sessions.stored",
+        "app.upstreams.fleet",
+        "app.upstreams.local_model",
     }
+    | {"app.characters", "app.sessions.changes", "app.sessions.lines", "app.sessions.stored"}
     | {"app.process.metrics", "app.process.readiness", "app.process.shared_health", "app.process.system"},
     "app.process": BELOW_THE_WEB | {"app.process", "app.logging", "app.web"},
     "app.factory": BELOW_THE_WEB | {"app.process", "app.web", "blueprints"},

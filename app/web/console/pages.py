@@ -21,7 +21,7 @@ from app.config import Config
 from app.ledger.accounts import NOBODY, Principal
 from app.units import iso
 from app.version import __version__
-from app.web.access import may_administer
+from app.web.access import Access, may_administer
 from app.web.flask_app import Response
 from app.web.middleware import kept, this_request
 from app.web.problems import ErrorDialect, problem
@@ -66,8 +66,12 @@ def language(asked: Request) -> str:
 
 
 def to_root(asked: Request) -> str:
-    """The relative address of `/` from that of a request, as `../../`; the browser knows what lies above it."""
-    return "../" * (asked.path.count("/") - 1) or "./"
+    """The relative address of `/` from that of a request, as `../../`; the browser knows what lies above it.
+
+    As it was sent: a `%2F` within a name is no step.
+    """
+    sent = asked.environ.get("RAW_URI", "").partition("?")[0]
+    return "../" * ((sent if sent.startswith("/") else asked.path).count("/") - 1) or "./"
 
 
 def _around(asked: Request) -> dict[str, Any]:
@@ -89,6 +93,7 @@ def _around(asked: Request) -> dict[str, Any]:
         "client": principal.account,
         "is_open": not config.token_required,
         "is_admin": may_administer(asked, config, principal),
+        "is_operator": may_administer(asked, config, principal, Access.OPERATOR),
         "forgery_token": forgery_token(asked),
         "version": __version__,
     }

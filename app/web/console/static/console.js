@@ -102,6 +102,18 @@ export function showTimes(within) {
   }
 }
 
+/** Copy a text. A browser gives `navigator.clipboard` only to pages that came over TLS or from this machine. */
+async function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const focused = document.activeElement;
+  const field = Object.assign(document.createElement("textarea"), { value: text });
+  document.body.append(field);
+  field.select();
+  document.execCommand("copy");
+  field.remove();
+  return focused.focus();
+}
+
 /** Put a button beside a block that copies its text. */
 export function addCopy(block) {
   const button = document.createElement("button");
@@ -109,7 +121,7 @@ export function addCopy(block) {
   button.className = "copy";
   button.textContent = t("Copy", "복사");
   button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(block.querySelector("code")?.textContent ?? block.textContent);
+    await copy(block.querySelector("code")?.textContent ?? block.textContent);
     button.textContent = t("Copied", "복사됨");
     setTimeout(() => (button.textContent = t("Copy", "복사")), 1500);
   });

@@ -46,7 +46,9 @@ function areGood() {
     judge("session_id", isName ? "" : t("A name without / and \\", "/와 \\가 없는 이름을 쓰세요")),
     judge("key", isKey ? "" : t("A key has no such characters", "키에 쓸 수 없는 문자가 있습니다")),
     judge("temperature", field("temperature").validity.valid ? "" : t("A number from 0 to 2", "0에서 2까지의 수를 쓰세요")),
-    judge("max_tokens", field("max_tokens").validity.valid ? "" : t("A whole number from 1 on", "1 이상의 정수를 쓰세요")),
+    ...["max_tokens", "max_context_tokens"].map((name) =>
+      judge(name, field(name).validity.valid ? "" : t("A whole number from 1 on", "1 이상의 정수를 쓰세요")),
+    ),
   ].every(Boolean);
 }
 
@@ -65,12 +67,14 @@ export function request(said, images, history, isKept) {
     conversation_history: history.length && !(remember && isKept) ? history : undefined,
     character: text("character") || undefined,
     user_name: text("user_name") || undefined,
+    system_message: text("system_message") || undefined,
     role: text("role") || undefined,
     memory_context: lines("memory_context").length ? lines("memory_context") : undefined,
     instructions: text("instructions") || undefined,
     model: text("model") || undefined,
     temperature: number("temperature"),
     max_tokens: number("max_tokens"),
+    max_context_tokens: number("max_context_tokens"),
     images: images.length ? images : undefined,
     response_schema: wanted,
     segments: segments || undefined,

@@ -1,9 +1,9 @@
 /* An answer as the server streams it. */
 
-/** The events of a body as {name, data}. One ends with an empty line; a line that begins with a colon is a comment.
-    Throws where the body ends before `done` or `error`. */
-export async function* eventsOf(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+/** The events of an answer as {name, data}. One ends with an empty line; a line that begins with a colon is a comment.
+    Throws where it ends before `done` or `error`. */
+export async function* eventsOf(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   for (let rest = ""; ; ) {
     const { done, value } = await reader.read();
     if (done) throw new Error("the stream did not end with done");

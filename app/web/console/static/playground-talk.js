@@ -69,7 +69,7 @@ export async function send(asked, said, images, first, changed) {
   const began = performance.now();
   try {
     const answer = await ask("POST", "api/v1/chat", asked.body, { headers: asked.headers, signal: turn.stream.signal });
-    for await (const event of eventsOf(answer.body)) {
+    for await (const event of eventsOf(answer)) {
       take(turn, event, began);
       changed();
     }
@@ -77,7 +77,7 @@ export async function send(asked, said, images, first, changed) {
     fail(turn, error);
   }
   turn.totalMs = performance.now() - began;
-  if (turn.session && turn.state !== "failed") conversation.isKept = true;
+  if (turn.session && turn.state !== "failed" && conversation.turns.includes(turn)) conversation.isKept = true;
   if (conversation.running === turn) conversation.running = null;
   changed();
 }
@@ -92,7 +92,9 @@ function take(turn, { name, data }, began) {
     turn.segments.push(data);
   } else if (name === "done") {
     const { model, character, api_key_source: source, request_id: requestId } = data;
-    Object.assign(turn, { state: "done", done: data, model, character, source, requestId, answer: data.response_text });
+    Object.assign(turn, { done: data, model, character, source, requestId });
+    // An answer that ended while it was being stopped is kept as far as it was shown.
+    Object.assign(turn, turn.isStopping ? { state: "stopped" } : { state: "done", answer: data.response_text });
   } else if (name === "error") {
     fail(turn, new Problem(data));
   }

@@ -14,6 +14,9 @@ const seconds = (ms) => `${(ms / 1000).toLocaleString(document.documentElement.l
 export const payer = (source) =>
   source === "default" ? t("the server's key", "서버의 키") : source === "user_provided" ? t("your key", "내 키") : source;
 
+/** Go to the end of the conversation, and stay there as it grows. */
+export const toEnd = () => place.scrollTo(0, place.scrollHeight);
+
 const cost = (usd) => (usd === null ? t("unknown", "알 수 없음") : `$${usd}`);
 
 /** Draw the conversation; `acts`: what the buttons do, `again(turn)`, `edit(turn)` and `say(text)`. */
@@ -68,7 +71,7 @@ function Failure({ turn, acts }) {
     <div class="row">
       <button type="button" onClick=${() => acts.again(turn)}>${t("Try again", "다시 시도")}</button>
       <button type="button" onClick=${() => acts.edit(turn)}>${t("Edit", "고치기")}</button>
-      ${told.code === "unauthorized" && html`<a class="button" href="${root}console/login">${t("Sign in", "로그인")}</a>`}
+      ${told.code === "unauthorized" && html`<a class="button" href=${`${root}console/login?next=${encodeURIComponent("console/playground" + location.search)}`}>${t("Sign in", "로그인")}</a>`}
     </div>
   </div>`;
 }

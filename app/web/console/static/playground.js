@@ -1,16 +1,18 @@
 /* The playground: joins the fields, the conversation, the preview and the code. */
 
-import { Problem, t } from "./api.js";
+import { Problem, root, t } from "./api.js";
 import { tell } from "./console.js";
 import { curl, javascript, python } from "./playground-code.js";
 import * as pictures from "./playground-images.js";
 import * as preview from "./playground-preview.js";
 import { asProgram, field } from "./playground-request.js";
 import { begin, conversation, drop, greet, open, send, stop, wouldBe } from "./playground-talk.js";
-import { draw as drawTurns } from "./playground-turns.js";
+import { draw as drawTurns, toEnd } from "./playground-turns.js";
 
 const TYPING_MS = 400;
+const PREVIEW_MS = 1000; // What a message waits for its preview at most, which shows the session as it was before.
 const WRITERS = { curl, python, javascript };
+const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 const by = (id) => document.getElementById(id);
 const message = by("message");
 const known = JSON.parse(by("data").textContent);
@@ -41,11 +43,13 @@ function draw() {
     drawTurns(conversation, acts);
     by("send").hidden = Boolean(conversation.running);
     by("stop").hidden = !conversation.running;
+    by("stored").hidden = !conversation.isKept;
+    by("stored").href = `${root}console/sessions/${encodeURIComponent(field("session_id").value)}`;
   });
 }
 
 /** An id that nobody else has. (`crypto.randomUUID` is for pages over TLS only.) */
-const newId = () => `play-${[...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+const newId = () => `play-${[...crypto.getRandomValues(new Uint8Array(6))].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 
 /** Have the address name the conversation, so that it goes on after a reload. */
 function address() {
@@ -91,7 +95,10 @@ async function say(text, images) {
   }
   clearTimeout(typing);
   const shown = preview.preview(asked).then(preview.sent);
-  await send(asked, text, images, shown, draw);
+  const answered = send(asked, text, images, Promise.race([shown, pause(PREVIEW_MS)]), draw);
+  toEnd();
+  await answered;
+  preview.forget();
   address();
   if (document.activeElement === document.body) message.focus();
   look();
@@ -144,10 +151,14 @@ message.addEventListener("keydown", (event) => {
   // While a syllable is being composed, Enter belongs to the input method (Safari says so by the code 229 alone).
   if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
   event.preventDefault();
-  submit();
+  if (!conversation.running) by("talk").requestSubmit();
 });
-document.addEventListener("keydown", (event) => event.key === "Escape" && stop());
-message.addEventListener("input", changed);
+document.addEventListener("keydown", (event) => event.key === "Escape" && !event.isComposing && stop());
+message.addEventListener("input", () => {
+  message.setCustomValidity("");
+  changed();
+});
+message.addEventListener("invalid", () => message.setCustomValidity(t("Write a message first.", "먼저 메시지를 쓰세요.")));
 by("talk").addEventListener("submit", (event) => {
   event.preventDefault();
   submit();
