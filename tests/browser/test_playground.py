@@ -98,7 +98,7 @@ def test_a_first_message_is_answered_as_it_comes(page: Browser, server: Server, 
 
 def test_a_remembered_conversation_goes_on_after_a_reload(page: Browser, shared_upstream: Upstream) -> None:
     """Its address names it; the turns are shown, and sent again by the server."""
-    shared_upstream.script(stream(response_events("Hello, Mina.")), stream(response_events("Mina.")))
+    shared_upstream.script(*[stream(response_events(text)) for text in ("Hello, Mina.", "Mina.", "Mina.")])
     page.open(f"{PLAYGROUND}?character=mina")
     page.wait(lambda: MARKUP in page.text("#log .answer"))
     type_in(page, f"My name is Mina.{ENTER}")
@@ -111,6 +111,9 @@ def test_a_remembered_conversation_goes_on_after_a_reload(page: Browser, shared_
     said = [turn["content"] for turn in shared_upstream.received[-1].json["input"]][-4:]
     assert said == [said[0], "My name is Mina.", "Hello, Mina.", "What is my name?"]
     assert said[0].endswith(f"I am <b>미나</b> {MARKUP}")
+    type_in(page, f"What is my name?{ENTER}")
+    answered(page, 4)
+    assert as_sent(page) == bodies(shared_upstream)[-1] != bodies(shared_upstream)[-2]
     page.click("#anew")
     page.wait(lambda: "Hello, Mina." not in page.text("#log"))
     assert page.problems() == []
@@ -136,6 +139,7 @@ def test_stop_closes_the_call_to_the_upstream(
     if remembered:
         turn = kept.json["turns"][0]
         assert (turn["response_text"], turn["interrupted"]) == ("Once upon a time 🌊", True)
+        assert server.request("GET", f"/api/v1/usage/requests/{turn['request_id']}").json["code"] == "turn_interrupted"
     page.find("#message").send_keys(f"And then?{ENTER}")
     answered(page, 2)
     said = [turn["content"] for turn in shared_upstream.received[1].json["input"][1:]]
@@ -189,7 +193,7 @@ def test_markup_stays_text(page: Browser, shared_upstream: Upstream) -> None:
 
 def test_pictures_and_a_schema_reach_the_upstream(page: Browser, shared_upstream: Upstream, tmp_path: Path) -> None:
     """A large picture is made smaller, what is no picture is left out, a schema that is no JSON is not sent."""
-    shared_upstream.script(stream(response_events('{"city":"서울"}')))
+    shared_upstream.script(*[stream(response_events('{"city":"서울"}'))] * 2)
     noise = [random.randbytes(1200) for _ in range(700)]
     with open(tmp_path / "large.png", "wb") as file:
         png.Writer(1200, 700, greyscale=True).write(file, noise)
@@ -209,8 +213,13 @@ def test_pictures_and_a_schema_reach_the_upstream(page: Browser, shared_upstream
     assert page.text("#wrong-response_schema")
     page.find("[name=response_schema]").send_keys('"object"}')
     page.wait(lambda: not page.all("#wrong-response_schema"))
+    page.click("[name=remember]")
+    page.wait(lambda: '"response_schema"' in page.text("#code") and '"remember"' not in page.text("#code"))
+    code = page.run("return document.getElementById('code').textContent")
+    assert subprocess.run(["bash"], input=code, capture_output=True, text=True, timeout=30).returncode == 0
     page.find("#message").send_keys(ENTER)
     answered(page)
+    assert bodies(shared_upstream)[0] == bodies(shared_upstream)[1]
     sent = shared_upstream.received[0].json
     text, picture, pasted = sent["input"][-1]["content"]
     assert text["text"] == "Which city?"

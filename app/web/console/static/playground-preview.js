@@ -39,17 +39,20 @@ export async function preview(asked) {
     Object.assign(shown, { key, told, failure: null, isSent: false });
   } catch (error) {
     if (signal.aborted) return;
-    if (!(error instanceof Problem)) throw error;
-    Object.assign(shown, { key: "", told: null, failure: error, isSent: false });
+    const failure = error instanceof Problem ? error : new Problem({ detail: t("No preview", "미리 볼 수 없습니다"), code: "unknown" });
+    Object.assign(shown, { key: "", told: null, failure, isSent: false });
   }
   draw();
 }
 
-/** What is shown has been sent; the next look asks anew, as a session has grown. */
+/** What is shown has been sent. */
 export function sent() {
-  Object.assign(shown, { key: "", isSent: true });
+  shown.isSent = true;
   draw();
 }
+
+/** Ask anew the next time, even for the same request: a session has grown. */
+export const forget = () => (shown.key = "");
 
 /** Show the body as it is sent, or indented. */
 export function asSent(isRaw) {

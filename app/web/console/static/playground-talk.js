@@ -77,7 +77,7 @@ export async function send(asked, said, images, first, changed) {
     fail(turn, error);
   }
   turn.totalMs = performance.now() - began;
-  if (turn.session && turn.state !== "failed") conversation.isKept = true;
+  if (turn.session && turn.state !== "failed" && conversation.turns.includes(turn)) conversation.isKept = true;
   if (conversation.running === turn) conversation.running = null;
   changed();
 }

@@ -10,7 +10,9 @@ import { begin, conversation, drop, greet, open, send, stop, wouldBe } from "./p
 import { draw as drawTurns, toEnd } from "./playground-turns.js";
 
 const TYPING_MS = 400;
+const PREVIEW_MS = 1000; // What a message waits for its preview at most, which shows the session as it was before.
 const WRITERS = { curl, python, javascript };
+const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 const by = (id) => document.getElementById(id);
 const message = by("message");
 const known = JSON.parse(by("data").textContent);
@@ -93,9 +95,10 @@ async function say(text, images) {
   }
   clearTimeout(typing);
   const shown = preview.preview(asked).then(preview.sent);
-  const answered = send(asked, text, images, shown, draw);
+  const answered = send(asked, text, images, Promise.race([shown, pause(PREVIEW_MS)]), draw);
   toEnd();
   await answered;
+  preview.forget();
   address();
   if (document.activeElement === document.body) message.focus();
   look();
