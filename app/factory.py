@@ -49,7 +49,7 @@ from app.sessions.stored import StoredSessions
 from app.store.database import Database
 from app.upstreams.catalog import Catalog
 from app.upstreams.keys import KeySelector
-from app.upstreams.local_model import LocalModelProbe
+from app.upstreams.local_model import LocalModelProbe, model_name
 from app.upstreams.memory_server import MemoryServer
 from app.upstreams.openai_client import make_fleet
 from app.upstreams.slots import Slots
@@ -159,7 +159,8 @@ def make_app(config: Config) -> Flask:
 
 def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None:
     """Join the hooks, the error handlers, the routes and the commands."""
-    api = ServerApi(app)
+    api = ServerApi(app, (config.local_model and model_name(config.local_model)) or config.default_model)
+    provide(app, api)
     register_middleware(app, config, counts, calls)
     register_access(app, config)
     register_error_handlers(app)

@@ -14,6 +14,8 @@ def estimate_tokens(text: str) -> int:
     Errs on the high side: OpenAI's guide gives four characters per token for English, and its tokenizers take less
     than one token per Korean syllable. Source: OpenAI help center, "What are tokens and how to count them?".
     """
+    if text.isascii():
+        return math.ceil(len(text) / ASCII_CHARACTERS_PER_TOKEN)
     ascii_characters = _ascii_characters(text)
     return _tokens(ascii_characters, len(text) - ascii_characters)
 

@@ -42,10 +42,17 @@ blp = StrictBlueprint(
 PROBLEMS = ("validation_error", "unauthorized", "store_unavailable", "internal_error")
 PUT_PROBLEMS = ("invalid_json", "unsupported_media_type", "request_too_large", "forbidden", *PROBLEMS)
 PICTURE = "image/png"
+TRY = {
+    "description": "Mina keeps an inn at the foot of the northern mountain.",
+    "speech_style": "Warm and brief.",
+    "first_message": "Welcome! A cup of tea?",
+    "examples": [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Come in, {{user}}!"}],
+    "lore": [{"keywords": ["dragon"], "text": "A dragon lives in the northern mountain."}],
+}
 BODY: dict[str, Any] = {
     "required": True,
     "content": {
-        "application/json": {"schema": CharacterBodySchema},
+        "application/json": {"schema": CharacterBodySchema, "example": TRY},
         PICTURE: {"schema": {"type": "string", "format": "binary", "description": "A picture that carries a card."}},
     },
 }
@@ -64,6 +71,22 @@ def page(query: dict[str, Any]) -> dict[str, Any]:
         owner(), after=query.get("cursor"), limit=query["limit"], search=query["search"]
     )
     return {"characters": [_dated(one) for one in listed], "next_cursor": cursor}
+
+
+@blp.put("/<name>", parameters=[NAME_PARAMETER])
+@blp.arguments(SharedQuerySchema, location="query")
+@blp.doc(requestBody=BODY)
+@blp.response(200, CharacterSchema)
+@blp.problems(*PUT_PROBLEMS)
+def put(query: dict[str, Any], name: str) -> dict[str, Any]:
+    """Put a character
+
+    As a new version, unless nothing changes. The body may also be a character card, "chara_card_v2" or
+    "chara_card_v3", as JSON or in a PNG.
+    """
+    character, left_out = read_file(*_body(), read_name(name))
+    kept = service(Characters).put(character, _writable_owner(character.shared or query.get("shared") == "true"))
+    return _told(kept) | ({"left_out": left_out} if left_out else {})
 
 
 @blp.get("/<name>", parameters=[NAME_PARAMETER])
@@ -103,22 +126,6 @@ def card(query: dict[str, Any], name: str) -> dict[str, Any]:
     In the form "chara_card_v2", which other programs read.
     """
     return written_card(found(name, query))
-
-
-@blp.put("/<name>", parameters=[NAME_PARAMETER])
-@blp.arguments(SharedQuerySchema, location="query")
-@blp.doc(requestBody=BODY)
-@blp.response(200, CharacterSchema)
-@blp.problems(*PUT_PROBLEMS)
-def put(query: dict[str, Any], name: str) -> dict[str, Any]:
-    """Put a character
-
-    As a new version, unless nothing changes. The body may also be a character card, "chara_card_v2" or
-    "chara_card_v3", as JSON or in a PNG.
-    """
-    character, left_out = read_file(*_body(), read_name(name))
-    kept = service(Characters).put(character, _writable_owner(character.shared or query.get("shared") == "true"))
-    return _told(kept) | ({"left_out": left_out} if left_out else {})
 
 
 @blp.delete("/<name>", parameters=[NAME_PARAMETER])

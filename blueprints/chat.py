@@ -17,15 +17,23 @@ from app.web.problems import PROBLEM
 from app.web.services import service
 from app.web.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint
 from schemas.chat import ChatHeadersSchema, ChatPreviewSchema, ChatRequestSchema, ChatResponseSchema
+from schemas.sessions import TRIED_NAME
 
 blp = StrictBlueprint(
     "chat", __name__, url_prefix="/api/v1", description="Chat turns", access=Access.ADMITTED, errors=PROBLEM
 )
 
 
-TRY = {"user_message": "What is the capital of France?", "temperature": 0, "free_mode": True}
+TRY = {
+    "session_id": TRIED_NAME,
+    "user_message": "What is the capital of France?",
+    "max_tokens": 40,
+    "temperature": 0,
+    "free_mode": True,
+    "remember": True,
+}
 TRY_PREVIEW = TRY | {"role": "You are a teacher.", "memory_context": ["Mina likes tea"], "instructions": "Be brief."}
-"""What the documentation's page offers to send."""
+"""What the documentation's page offers to send. The routes of sessions offer the session that this begins."""
 
 
 @blp.post("/chat")

@@ -35,6 +35,18 @@ def readyz() -> dict[str, str]:
     return {"status": "ok"}
 
 
+@blp.get("/health")
+@blp.response(200, HealthSchema)
+@blp.problems("not_ready", "server_shutting_down")
+def health() -> dict[str, str]:
+    """Tell the same as /readyz
+
+    At the address where many look first. No redirect: some probes take one for a good answer.
+    """
+    service(Readiness).check()
+    return {"status": "ok"}
+
+
 @blp.get("/api/v1/", strict_slashes=False)
 @blp.response(200, RootSchema)
 def root() -> dict[str, str]:

@@ -13,6 +13,7 @@ from app.web.passing import json_body, passed_answer, passed_credentials, query
 from app.web.problems import ANTHROPIC
 from app.web.services import service
 from app.web.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint
+from schemas import answers
 from schemas.messages import MessagesHeadersSchema
 from schemas.openai import PassedOnSchema, request_body
 
@@ -32,7 +33,7 @@ PASSED_HEADERS = {"version": "anthropic-version", "beta": "anthropic-beta"}
 
 @blp.post("")
 @blp.arguments(MessagesHeadersSchema, location="headers")
-@blp.response(200, PassedOnSchema, description="The answer as upstream gave it")
+@blp.response(200, PassedOnSchema, description="The answer as upstream gave it", example=answers.MESSAGE)
 @blp.alt_response(200, **EVENT_STREAM)
 @blp.problems(*CHAT_PROBLEMS)
 @blp.doc(requestBody=request_body("Anthropic", model="claude-haiku-4-5", max_tokens=40, messages=TURNS))
@@ -46,7 +47,7 @@ def messages(headers: dict[str, str]) -> Response:
 
 @blp.post("/count_tokens")
 @blp.arguments(MessagesHeadersSchema, location="headers")
-@blp.response(200, PassedOnSchema, description="The answer as upstream gave it")
+@blp.response(200, PassedOnSchema, description="The answer as upstream gave it", example=answers.TOKEN_COUNT)
 @blp.problems(*CHAT_PROBLEMS)
 @blp.doc(requestBody=request_body("Anthropic", model="claude-haiku-4-5", messages=TURNS))
 def count_tokens(headers: dict[str, str]) -> Response:

@@ -14,7 +14,8 @@ from app.web.passing import json_body, openai_credentials, passed_answer, query
 from app.web.problems import OPENAI
 from app.web.services import service
 from app.web.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint
-from schemas.openai import OpenAIHeadersSchema, PassedOnSchema, request_body
+from schemas import answers
+from schemas.openai import MODEL, MODEL_PARAMETER, OpenAIHeadersSchema, PassedOnSchema, request_body
 
 blp = StrictBlueprint(
     "openai",
@@ -32,25 +33,29 @@ MESSAGES = [
 View = Callable[..., Response]
 
 
-def documented(view: View) -> View:
-    """Document what all these routes have in common: headers, errors, an answer as upstream gave it."""
-    view = blp.problems(*CHAT_PROBLEMS)(view)
-    view = blp.response(200, PassedOnSchema, description="The answer as upstream gave it")(view)
-    return blp.arguments(OpenAIHeadersSchema, location="headers")(view)
+def documented(answer: answers.Answer) -> Callable[[View], View]:
+    """Document what all these routes have in common: headers, errors, an answer as upstream gave it, as `answer`."""
+
+    def decorator(view: View) -> View:
+        view = blp.problems(*CHAT_PROBLEMS)(view)
+        view = blp.response(200, PassedOnSchema, description="The answer as upstream gave it", example=answer)(view)
+        return cast(View, blp.arguments(OpenAIHeadersSchema, location="headers")(view))
+
+    return decorator
 
 
-def documented_with_body(**example: Any) -> Callable[[View], View]:
+def documented_with_body(answer: answers.Answer, **example: Any) -> Callable[[View], View]:
     """The same of a route that takes a body, as `example`, and can answer it with a stream."""
 
     def decorator(view: View) -> View:
-        view = blp.alt_response(200, **EVENT_STREAM)(documented(view))
+        view = blp.alt_response(200, **EVENT_STREAM)(documented(answer)(view))
         return cast(View, blp.doc(requestBody=request_body(**example))(view))
 
     return decorator
 
 
 @blp.post("/responses")
-@documented_with_body(model="gpt-4o-mini", input=MESSAGES, max_output_tokens=40, temperature=0)
+@documented_with_body(answers.RESPONSE, model=MODEL, input=MESSAGES, max_output_tokens=40, temperature=0)
 def responses(headers: dict[str, str]) -> Response:
     """Create a model response
 
@@ -60,7 +65,7 @@ def responses(headers: dict[str, str]) -> Response:
 
 
 @blp.post("/chat/completions")
-@documented_with_body(model="gpt-4o-mini", messages=MESSAGES, max_tokens=40, temperature=0)
+@documented_with_body(answers.CHAT_COMPLETION, model=MODEL, messages=MESSAGES, max_tokens=40, temperature=0)
 def chat_completions(headers: dict[str, str]) -> Response:
     """Create a chat completion
 
@@ -70,7 +75,7 @@ def chat_completions(headers: dict[str, str]) -> Response:
 
 
 @blp.post("/embeddings")
-@documented_with_body(model="text-embedding-3-small", input="Paris")
+@documented_with_body(answers.EMBEDDINGS, model="text-embedding-3-small", input="Paris")
 def embeddings(headers: dict[str, str]) -> Response:
     """Create embeddings
 
@@ -80,7 +85,7 @@ def embeddings(headers: dict[str, str]) -> Response:
 
 
 @blp.get("/models")
-@documented
+@documented(answers.MODELS)
 def models(headers: dict[str, str]) -> Response:
     """List upstream's models
 
@@ -89,8 +94,8 @@ def models(headers: dict[str, str]) -> Response:
     return passed_answer(service(ModelList).all(openai_credentials(headers), principal(), call(), query()), OPENAI)
 
 
-@blp.get("/models/<path:model>")
-@documented
+@blp.get("/models/<path:model>", parameters=[MODEL_PARAMETER])
+@documented(answers.MODEL_KNOWN)
 def model(headers: dict[str, str], model: str) -> Response:
     """Show one of upstream's models
 

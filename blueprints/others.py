@@ -14,6 +14,7 @@ from app.web.passing import form_body, json_body, openai_credentials, passed_ans
 from app.web.problems import OPENAI
 from app.web.services import service
 from app.web.strict import CHAT_PROBLEMS, EVENT_STREAM, StrictBlueprint
+from schemas import answers
 from schemas.openai import OpenAIHeadersSchema, PassedOnSchema, request_body
 from schemas.openai import form_body as documented_form
 
@@ -29,19 +30,25 @@ ANYTHING: dict[str, Any] = {"schema": {}, "content_type": "*/*", "success": True
 View = Callable[..., Response]
 
 
-def documented(body: dict[str, Any], other: Mapping[str, Any] = ANYTHING) -> Callable[[View], View]:
-    """Document headers, errors and an answer as upstream gave it, in JSON or as `other` says."""
+def documented(
+    body: dict[str, Any], answer: answers.Answer | None = None, other: Mapping[str, Any] = ANYTHING
+) -> Callable[[View], View]:
+    """Document headers, errors and an answer as upstream gave it, in JSON, such as `answer`, or as `other` says."""
 
     def decorator(view: View) -> View:
         view = blp.alt_response(200, **other)(blp.problems(*CHAT_PROBLEMS)(view))
-        view = blp.response(200, PassedOnSchema, description="The answer as upstream gave it")(view)
+        view = blp.response(200, PassedOnSchema, description="The answer as upstream gave it", example=answer)(view)
         return cast(View, blp.doc(requestBody=body)(blp.arguments(OpenAIHeadersSchema, location="headers")(view)))
 
     return decorator
 
 
 @blp.post("/completions")
-@documented(request_body(model="gpt-3.5-turbo-instruct", prompt="The capital of France is"), EVENT_STREAM)
+@documented(
+    request_body(model="gpt-3.5-turbo-instruct", prompt="The capital of France is", max_tokens=16),
+    answers.COMPLETION,
+    EVENT_STREAM,
+)
 def completions(headers: dict[str, str]) -> Response:
     """Complete a text
 
@@ -61,7 +68,7 @@ def speech(headers: dict[str, str]) -> Response:
 
 
 @blp.post("/audio/transcriptions")
-@documented(documented_form())
+@documented(documented_form(), answers.TRANSCRIPTION)
 def transcriptions(headers: dict[str, str]) -> Response:
     """Write down what is spoken
 
@@ -76,7 +83,7 @@ def transcriptions(headers: dict[str, str]) -> Response:
 
 
 @blp.post("/images/generations")
-@documented(request_body(model="gpt-image-1", prompt="A cat"))
+@documented(request_body(model="gpt-image-1", prompt="A cat"), answers.IMAGES)
 def images(headers: dict[str, str]) -> Response:
     """Draw pictures
 
@@ -86,7 +93,7 @@ def images(headers: dict[str, str]) -> Response:
 
 
 @blp.post("/moderations")
-@documented(request_body(model="omni-moderation-latest", input="Hello."))
+@documented(request_body(model="omni-moderation-latest", input="Hello."), answers.MODERATION)
 def moderations(headers: dict[str, str]) -> Response:
     """Judge a text
 
@@ -96,7 +103,9 @@ def moderations(headers: dict[str, str]) -> Response:
 
 
 @blp.post("/rerank")
-@documented(request_body(model="rerank-v3.5", query="Where is Paris?", documents=["In France.", "In Texas."]))
+@documented(
+    request_body(model="rerank-v3.5", query="Where is Paris?", documents=["In France.", "In Texas."]), answers.RANKING
+)
 def rerank(headers: dict[str, str]) -> Response:
     """Rank documents by a question
 

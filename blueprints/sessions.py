@@ -11,12 +11,15 @@ from app.sessions.lines import read_lines
 from app.sessions.stored import StoredSessions
 from app.web.access import Access, principal
 from app.web.flask_app import Response
-from app.web.lines import DOCUMENTED, lines_answer, lines_body
+from app.web.lines import documented, lines_answer, lines_body
 from app.web.problems import PROBLEM
 from app.web.services import service
 from app.web.strict import StrictBlueprint
 from schemas.interruption import InterruptionSchema, InterruptSchema
 from schemas.sessions import (
+    EXPORTED,
+    NAME_PARAMETER,
+    NEW_NAME_PARAMETER,
     SessionChangeSchema,
     SessionQuerySchema,
     SessionSchema,
@@ -54,7 +57,7 @@ def sessions(query: dict[str, Any]) -> dict[str, Any]:
     return {"sessions": page, "next_cursor": next_cursor}
 
 
-@blp.get("/<session_id>")
+@blp.get("/<session_id>", parameters=[NAME_PARAMETER])
 @blp.arguments(SessionQuerySchema, location="query")
 @blp.response(200, SessionWithTurnsSchema)
 @blp.problems(*PROBLEMS_OF_ONE, "session_unreadable")
@@ -67,7 +70,7 @@ def session(query: dict[str, Any], session_id: str) -> dict[str, Any]:
     return service(StoredSessions).show(owner(), session_id, newest_first=newest_first, **query)
 
 
-@blp.patch("/<session_id>")
+@blp.patch("/<session_id>", parameters=[NAME_PARAMETER])
 @blp.arguments(SessionChangeSchema, example={"title": "About Seoul", "metadata": {"place": "Seoul"}})
 @blp.response(200, SessionSchema)
 @blp.problems(*PROBLEMS_OF_ONE, "session_unreadable", *PROBLEMS_OF_A_BODY)
@@ -79,7 +82,7 @@ def change(given: dict[str, Any], session_id: str) -> dict[str, Any]:
     return service(SessionChanges).change(owner(), session_id, **given)
 
 
-@blp.delete("/<session_id>")
+@blp.delete("/<session_id>", parameters=[NAME_PARAMETER])
 @blp.response(204)
 @blp.problems(*PROBLEMS_OF_ONE)
 def delete(session_id: str) -> Response:
@@ -91,8 +94,8 @@ def delete(session_id: str) -> Response:
     return Response(status=204)
 
 
-@blp.get("/<session_id>/export")
-@blp.doc(responses={"200": {"description": "A header, then a line for each turn", "content": DOCUMENTED}})
+@blp.get("/<session_id>/export", parameters=[NAME_PARAMETER])
+@blp.doc(responses={"200": {"description": "A header, then a line for each turn", "content": documented(EXPORTED)}})
 @blp.problems(*PROBLEMS_OF_ONE, "session_unreadable")
 def export(session_id: str) -> Response:
     """Export a session as JSON Lines
@@ -102,8 +105,8 @@ def export(session_id: str) -> Response:
     return lines_answer(service(StoredSessions).export(owner(), session_id))
 
 
-@blp.post("/<session_id>/import")
-@blp.doc(requestBody={"content": DOCUMENTED, "required": True})
+@blp.post("/<session_id>/import", parameters=[NEW_NAME_PARAMETER])
+@blp.doc(requestBody={"content": documented(EXPORTED), "required": True})
 @blp.response(201, SessionSchema)
 @blp.problems(*PROBLEMS, *PROBLEMS_OF_A_BODY, "session_exists", "session_busy")
 def take_in(session_id: str) -> dict[str, Any]:
@@ -115,8 +118,8 @@ def take_in(session_id: str) -> dict[str, Any]:
     return service(SessionChanges).take_in(whose, session_id, read_lines(lines_body()))
 
 
-@blp.put("/<session_id>/summary")
-@blp.arguments(SummaryRequestSchema, example={"text": "Mina lives in Seoul and likes tea.", "covers": 12})
+@blp.put("/<session_id>/summary", parameters=[NAME_PARAMETER])
+@blp.arguments(SummaryRequestSchema, example={"text": "The user asked for the capital of France.", "covers": 1})
 @blp.response(200, SummarySchema)
 @blp.problems(*PROBLEMS_OF_ONE, *PROBLEMS_OF_A_BODY)
 def summarise(given: dict[str, Any], session_id: str) -> dict[str, Any] | None:
@@ -127,7 +130,7 @@ def summarise(given: dict[str, Any], session_id: str) -> dict[str, Any] | None:
     return service(SessionChanges).summarise(owner(), session_id, **given)
 
 
-@blp.delete("/<session_id>/summary")
+@blp.delete("/<session_id>/summary", parameters=[NAME_PARAMETER])
 @blp.response(204)
 @blp.problems(*PROBLEMS_OF_ONE)
 def forget_summary(session_id: str) -> Response:
@@ -139,8 +142,8 @@ def forget_summary(session_id: str) -> Response:
     return Response(status=204)
 
 
-@blp.post("/<session_id>/interrupt")
-@blp.arguments(InterruptSchema, example={"heard_characters": 42})
+@blp.post("/<session_id>/interrupt", parameters=[NAME_PARAMETER])
+@blp.arguments(InterruptSchema, example={"heard_characters": 10})
 @blp.response(200, InterruptionSchema)
 @blp.problems(*PROBLEMS_OF_ONE, "turn_not_found", "session_unreadable", *PROBLEMS_OF_A_BODY, "session_busy")
 def interrupt(body: dict[str, Any], session_id: str) -> Interruption:

@@ -13,7 +13,14 @@ from app.web.access import Access, principal
 from app.web.problems import PROBLEM
 from app.web.services import service
 from app.web.strict import StrictBlueprint
-from schemas.usage import OneUsageRowSchema, SeriesQuerySchema, SeriesSchema, UsageQuerySchema, UsageSchema
+from schemas.usage import (
+    REQUEST_ID_PARAMETER,
+    OneUsageRowSchema,
+    SeriesQuerySchema,
+    SeriesSchema,
+    UsageQuerySchema,
+    UsageSchema,
+)
 
 blp = StrictBlueprint(
     "usage", __name__, url_prefix="/api/v1/usage", description="Who spent what", access=Access.CLIENT, errors=PROBLEM
@@ -31,7 +38,7 @@ def report(query: dict[str, Any]) -> dict[str, Any]:
 
     A client sees its own; an admin, or anybody in open mode, everybody's or one client's.
     """
-    reports, client_id = service(UsageReports), _visible_client(query.get("client"))
+    reports, client_id = service(UsageReports), visible_client(query.get("client"))
     period = _period(query)
     by, page = query.get("by"), {"cursor": query.get("cursor"), "limit": query["limit"]}
     sort = query.get("sort")
@@ -51,11 +58,11 @@ def series(query: dict[str, Any]) -> dict[str, Any]:
 
     In steps without gaps, at most 200; the sums of the steps are those of the ledger.
     """
-    client_id, step = _visible_client(query.get("client")), query.get("step_seconds")
+    client_id, step = visible_client(query.get("client")), query.get("step_seconds")
     return service(UsageReports).series(_period(query), client_id, step_seconds=step)
 
 
-@blp.get("/requests/<request_id>")
+@blp.get("/requests/<request_id>", parameters=[REQUEST_ID_PARAMETER])
 @blp.response(200, OneUsageRowSchema)
 @blp.problems("not_found", *PROBLEMS)
 def one_request(request_id: str) -> dict[str, Any]:
@@ -63,7 +70,7 @@ def one_request(request_id: str) -> dict[str, Any]:
 
     Another client's request is not found, exactly as one that never was.
     """
-    row = service(UsageReports).one(request_id, _visible_client(None))
+    row = service(UsageReports).one(request_id, visible_client(None))
     if row is None:
         raise ChatServiceException("There is no such request", "not_found")
     return row
@@ -79,7 +86,7 @@ def _paged(name: str, page: tuple[list[dict[str, Any]], int | None]) -> dict[str
     return {name: page[0], "next_cursor": page[1]}
 
 
-def _visible_client(name: str | None) -> int | None:
+def visible_client(name: str | None) -> int | None:
     """Whose rows may be seen: a client's own, or for admins and in open mode anybody's (None)."""
     account = principal().account
     if account is not None and not account.admin:

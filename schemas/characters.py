@@ -226,7 +226,7 @@ class CharacterVersionsSchema(Schema):
         fields.Nested(CharacterVersionSchema), metadata={"description": "The newest first.", "example": []}
     )
     next_cursor = fields.Integer(
-        allow_none=True, metadata={"description": "Pass as `cursor` for the next page.", "example": None, "minimum": 1}
+        allow_none=True, metadata={"description": "Pass as `cursor` for the next page.", "example": 100, "minimum": 1}
     )
 
 
@@ -246,7 +246,7 @@ class PageQuerySchema(Schema):
 
     cursor = fields.String(
         validate=validate.Regexp(NAME_PATTERN, error="must be `next_cursor` of a page"),
-        metadata={"description": "`next_cursor` of the page before.", "example": "mina"},
+        metadata={"description": "`next_cursor` of the page before."},
     )
     limit = fields.Integer(
         load_default=100,
@@ -270,7 +270,7 @@ class VersionQuerySchema(SharedQuerySchema):
 
     version = fields.Integer(
         validate=validate.Range(min=1, max=VERSION_MAX),
-        metadata={"description": "One of its versions. Default: the newest.", "example": 1},
+        metadata={"description": "One of its versions. Default: the newest."},
     )
 
 

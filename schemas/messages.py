@@ -9,13 +9,13 @@ from schemas.openai import free_mode_header, own_key_header
 from schemas.quick import QuickSchema
 
 
-def passed_header(name: str, length: int, example: str) -> fields.String:
-    """A header of Anthropic's that passes on, whoever pays."""
+def passed_header(name: str, length: int, **example: str) -> fields.String:
+    """A header of Anthropic's that passes on, whoever pays; the documentation's page sends its example."""
     pattern = rf"^[\x20-\x7e]{{0,{length}}}$"
     return fields.String(
         data_key=name,
         validate=validate.Regexp(pattern, error=f"must be at most {length} printable ASCII characters"),
-        metadata={"description": "Passed on.", "pattern": pattern, "example": example},
+        metadata={"description": "Passed on.", "pattern": pattern} | example,
     )
 
 
@@ -25,8 +25,8 @@ class MessagesHeadersSchema(QuickSchema):
     openai_api_key = own_key_header("The caller's own key; wins over `x-api-key` and `Authorization: Bearer`.")
     free_mode = free_mode_header()
     upstream = upstream_header()
-    version = passed_header("anthropic-version", 64, "2023-06-01")
-    beta = passed_header("anthropic-beta", 4096, "context-management-2025-06-27")
+    version = passed_header("anthropic-version", 64, example="2023-06-01")
+    beta = passed_header("anthropic-beta", 4096)
 
 
 class AnthropicDetailsSchema(Schema):

@@ -9,6 +9,15 @@ from marshmallow import Schema, fields, validate
 from schemas.chat import KEY, upstream_header, well_formed_key
 from schemas.quick import QuickSchema
 
+MODEL = "gpt-4o-mini"
+"""In an example: the model that this server asks where nothing is said."""
+MODEL_PARAMETER: dict[str, Any] = {
+    "in": "path",
+    "name": "model",
+    "required": True,
+    "description": "The `id` of a model of `GET /v1/models`.",
+    "schema": {"type": "string", "example": MODEL},
+}
 STREAM = {
     "type": ["boolean", "null"],
     "description": "Whether the answer is an event stream.",
@@ -34,7 +43,7 @@ def request_body(whose: str = "OpenAI", **example: Any) -> dict[str, Any]:
 def form_body() -> dict[str, Any]:
     """The form of a request with a file."""
     properties = {
-        "file": {"format": "binary", "description": "The sound."},
+        "file": {"type": "string", "format": "binary", "description": "The sound."},
         "model": {"description": "All fields are texts.", "example": "gpt-4o-mini-transcribe"},
     }
     names = {"pattern": r"^[A-Za-z0-9_.\[\]-]{1,64}$"}

@@ -17,6 +17,12 @@ from app.models import (
 )
 from schemas.fields import StrictInteger, beginning
 
+TRIED_NAME = "docs-1"
+"""The session that the example of a chat request begins, for those of the other routes."""
+EXPORTED = """\
+{"format":"llm-server-session","version":1,"title":"About Seoul"}
+{"turn":1,"user_message":"I am Mina.","response_text":"Hello Mina."}
+"""
 TURNS_MAX = 2**31 - 1
 TITLE: dict[str, Any] = {
     "example": "About Seoul",
@@ -38,6 +44,17 @@ METADATA: dict[str, Any] = {
     "additionalProperties": False,
 }
 LIMIT: dict[str, Any] = {"load_default": 100, "validate": validate.Range(min=1, max=SESSION_PAGE_MAX)}
+NAME_PARAMETER: dict[str, Any] = {
+    "in": "path",
+    "name": "session_id",
+    "required": True,
+    "description": "The session's name: the `session_id` of requests that had `remember`.",
+    "schema": {"type": "string", "minLength": 1, "example": TRIED_NAME},
+}
+NEW_NAME_PARAMETER: dict[str, Any] = NAME_PARAMETER | {
+    "description": "The new session's name, which no session has yet.",
+    "schema": NAME_PARAMETER["schema"] | {"example": f"{TRIED_NAME}-again"},
+}
 MOMENT = {"example": "2026-01-31T12:00:00+00:00"}
 SPEAKER = {"description": "The character that spoke last.", "example": None}
 
@@ -47,7 +64,7 @@ class SessionsQuerySchema(Schema):
 
     cursor = fields.String(
         validate=validate.Regexp(CURSOR, error="must be the `next_cursor` of the page before"),
-        metadata={"description": "`next_cursor` of the page before.", "example": "1769860800000000-42"},
+        metadata={"description": "`next_cursor` of the page before."},
     )
     limit = fields.Integer(**LIMIT, metadata={"description": "Sessions per page.", "example": 100})
     search = beginning("Only sessions whose id begins with this.", "s-", SESSION_ID_MAX_LENGTH)
@@ -59,11 +76,11 @@ class SessionQuerySchema(Schema):
     order = fields.String(
         load_default="oldest",
         validate=validate.OneOf(["oldest", "newest"]),
-        metadata={"description": "Which turns come first.", "example": "newest"},
+        metadata={"description": "Which turns come first."},
     )
     cursor = fields.Integer(
         validate=validate.Range(min=0, max=TURNS_MAX),
-        metadata={"description": "`next_cursor` of the page before: the number of its last turn.", "example": 100},
+        metadata={"description": "`next_cursor` of the page before: the number of its last turn."},
     )
     limit = fields.Integer(**LIMIT, metadata={"description": "Turns per page.", "example": 100})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from marshmallow import Schema, fields, validate
 
 from app.models import (
@@ -14,6 +16,13 @@ from app.models import (
 )
 from schemas.fields import Moment, writable
 
+REQUEST_ID_PARAMETER: dict[str, Any] = {
+    "in": "path",
+    "name": "request_id",
+    "required": True,
+    "description": "The `X-Request-ID` of an answer, or the `request_id` of a row of `GET /api/v1/usage`.",
+    "schema": {"type": "string", "minLength": 1},
+}
 WRITABLE = {"pattern": r"^[^\u0000]*$"}
 UPSTREAM_MAX_LENGTH = 64
 USER_QUERY_MAX_LENGTH = 1024
@@ -23,32 +32,29 @@ USER_QUERY_MAX_LENGTH = 1024
 class PeriodQuerySchema(Schema):
     """Whose requests a report covers, and when."""
 
-    since = Moment(
-        metadata={"description": "First moment, ISO 8601 with offset.", "example": "2026-01-01T00:00:00+00:00"}
-    )
+    since = Moment(metadata={"description": "First moment, ISO 8601 with offset, such as 2026-01-01T00:00:00+00:00."})
     until = Moment(
-        metadata={"description": "Moment after the last, ISO 8601 with offset.", "example": "2026-02-01T00:00:00+00:00"}
+        metadata={"description": "Moment after the last, ISO 8601 with offset, such as 2026-02-01T00:00:00+00:00."}
     )
     client = fields.String(
         validate=[validate.Length(max=64), writable],
-        metadata={"description": "Admin only: one client's rows. Default: everybody's.", "example": "web"} | WRITABLE,
+        metadata={"description": "Admin only: one client's rows. Default: everybody's."} | WRITABLE,
     )
     user = fields.String(
         validate=[validate.Length(min=1, max=USER_QUERY_MAX_LENGTH), writable],
-        metadata={"description": "One end user's rows, by the name that the requests gave.", "example": "player-42"}
-        | WRITABLE,
+        metadata={"description": "One end user's rows, by the name that the requests gave."} | WRITABLE,
     )
     session_id = fields.String(
         validate=[validate.Length(max=SESSION_ID_MAX_LENGTH), writable],
-        metadata={"description": "Only requests with this session id.", "example": "s-1"} | WRITABLE,
+        metadata={"description": "Only requests with this session id."} | WRITABLE,
     )
     model = fields.String(
         validate=[validate.Length(max=MODEL_MAX_LENGTH), writable],
-        metadata={"description": "Only requests for this model.", "example": "gpt-4o-mini"} | WRITABLE,
+        metadata={"description": "Only requests for this model."} | WRITABLE,
     )
     upstream = fields.String(
         validate=[validate.Length(max=UPSTREAM_MAX_LENGTH), writable],
-        metadata={"description": "Only requests for which this upstream was asked.", "example": "openai"} | WRITABLE,
+        metadata={"description": "Only requests for which this upstream was asked."} | WRITABLE,
     )
 
 
@@ -57,18 +63,17 @@ class UsageQuerySchema(PeriodQuerySchema):
 
     by = fields.String(
         validate=validate.OneOf(USAGE_GROUPS),
-        metadata={"description": "Sums by this; without it the rows themselves, newest first.", "example": "day"},
+        metadata={"description": "Sums by this; without it the rows themselves, newest first."},
     )
     sort = fields.String(
         validate=validate.OneOf(USAGE_SORTS),
         metadata={
             "description": "Sums in this order, the largest first (`key`: from A to Z), and at most `limit` of them.",
-            "example": "cost_usd",
         },
     )
     cursor = fields.Integer(
         validate=validate.Range(min=1, max=2**62),
-        metadata={"description": "`next_cursor` of the page before.", "example": 4711},
+        metadata={"description": "`next_cursor` of the page before."},
     )
     limit = fields.Integer(
         load_default=100,

@@ -110,15 +110,20 @@ class Characters:
     ) -> tuple[list[dict[str, Any]], str | None]:
         """Name, version, `shared` and `created_at` of what an owner sees whose name begins with `search`, by name, and
         the last name of a page that is not the last one."""
-        rows, last = self._page(_seen_by(owner, _FOUND[1:-1]), after, limit, search)
+        rows, last = self._page(owner, after, limit, search)
         return [_listed(row) for row in rows], last
 
     def page_of_whole(
         self, owner: int, *, after: str | None = None, limit: int = 50, search: str = ""
     ) -> tuple[list[Character], str | None]:
         """The same with all that they are; each may be a quarter of a megabyte."""
-        rows, last = self._page(_seen_by(owner, _FOUND[1:]), after, limit, search)
-        return [kept(glance_json(row.body.encode()), **_listed(row)) for row in rows], last
+        rows, last = self._page(owner, after, limit, search)
+        versions = character_versions.c
+        wanted = sa.tuple_(versions.character, versions.version).in_([(row.id, row.version) for row in rows])
+        query = sa.select(versions.character, versions.body).where(wanted)
+        found = self._database.read(lambda connection: connection.execute(query).all())
+        bodies = {row.character: row.body for row in found}
+        return [kept(glance_json(bodies[row.id].encode()), **_listed(row)) for row in rows if row.id in bodies], last
 
     def versions(
         self, name: str, owner: int, *, before: int | None = None, limit: int = 100
@@ -140,13 +145,14 @@ class Characters:
         told = [{"version": row.version, "created_at": int(row.created_at)} for row in rows[:limit]]
         return told, (told[-1]["version"] if len(rows) > limit else None)
 
-    def _page(self, query: sa.Select[Any], after: str | None, limit: int, search: str) -> tuple[list[Any], str | None]:
+    def _page(self, owner: int, after: str | None, limit: int, search: str) -> tuple[Sequence[Any], str | None]:
+        query = _seen_by(owner)
         if after is not None:
             query = query.where(characters.c.name > after)
         if beginning := composed(search):
             query = query.where(sa.func.substr(characters.c.name, 1, len(beginning)) == beginning)
         rows = self._database.read(lambda connection: connection.execute(query.limit(limit + 1)).all())
-        return list(rows[:limit]), (rows[limit - 1].name if len(rows) > limit else None)
+        return rows[:limit], (rows[limit - 1].name if len(rows) > limit else None)
 
     def put(self, character: Character, owner: int) -> Character:
         """Keep it as the newest version of its name, and give that; what changes nothing makes no new version.
@@ -239,21 +245,20 @@ def _keep(connection: sa.Connection, row: Any, body: str, now: int) -> tuple[int
     return version, now
 
 
-def _seen_by(owner: int, columns: Sequence[Any]) -> sa.Select[Any]:
+def _seen_by(owner: int) -> sa.Select[Any]:
     """The newest versions of an owner's characters and of everybody's whose names it has not itself, by name."""
+    newest = sa.select(*_FOUND[:-1]).join(character_versions, _newest_of(characters)).order_by(characters.c.name)
+    if owner == EVERYBODYS:
+        return newest.where(owner_of_character == EVERYBODYS)
     own = characters.alias()
     own_newest = sa.exists().where(
-        own.c.client_id == owner,
+        # As the index has it: without that each name is looked for among all of the owner's.
+        sa.func.coalesce(own.c.client_id, sa.literal_column("0")) == owner,
         own.c.name == characters.c.name,
         owner_of_character == 0,
         sa.exists().where(character_versions.c.character == own.c.id).correlate(own),
     )
-    return (
-        sa.select(*columns)
-        .join(character_versions, _newest_of(characters))
-        .where(owner_of_character.in_({owner, EVERYBODYS}), ~own_newest)
-        .order_by(characters.c.name)
-    )
+    return newest.where(owner_of_character.in_({owner, EVERYBODYS}), ~own_newest)
 
 
 def _newest_of(table: Any) -> Any:

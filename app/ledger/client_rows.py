@@ -25,15 +25,17 @@ def by_digest(connection: sa.Connection, digest: str) -> list[dict[str, Any]]:
     return _BY_DIGEST.rows(connection, digest=digest)
 
 
-def hold(connection: sa.Connection, ids: Iterable[int | None]) -> list[dict[str, Any]]:
-    """The rows of these clients; until the transaction ends, no other one admits or settles for them.
+def hold(
+    connection: sa.Connection, ids: Iterable[int | None], beside: Iterable[int | None] = ()
+) -> list[dict[str, Any]]:
+    """The rows of these clients; until the transaction ends, no other one admits or settles for them, or for those
+    `beside` them.
 
-    PostgreSQL locks them, always in one order, so no two transactions wait for each other. SQLite's transaction
+    PostgreSQL locks them all, always in one order, so no two transactions wait for each other. SQLite's transaction
     excludes others anyway.
     """
-    wanted = sorted({client_id for client_id in ids if client_id is not None})
-    if not wanted:
-        return []
+    wanted = {client_id for client_id in ids if client_id is not None}
     if connection.dialect.name == "postgresql":
-        return _HOLD.rows(connection, ids=wanted)
-    return [row for client_id in wanted for row in _BY_ID.rows(connection, of_client=client_id)]
+        held = sorted(wanted.union(client_id for client_id in beside if client_id is not None))
+        return _HOLD.rows(connection, ids=held) if held else []
+    return [row for client_id in sorted(wanted) for row in _BY_ID.rows(connection, of_client=client_id)]

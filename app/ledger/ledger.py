@@ -237,16 +237,14 @@ class Ledger:
         openings = [item for item in items if isinstance(item, Opening)]
         held = hold(
             connection,
-            {
-                *(item.admitted.client_id for item in settled if item.admitted.is_paid_of_a_budget),
-                *(opening.principal.account.id for opening in openings if opening.principal.account is not None),
-            },
+            (opening.principal.account.id for opening in openings if opening.principal.account is not None),
+            beside=(item.admitted.client_id for item in settled if item.admitted.is_paid_of_a_budget),
         )
         besides = [item.beside for item in items if item.beside is not None]
         if besides:
             besides[0].hold(connection, {beside.key for beside in besides})
         settlement.settle_all(connection, settled)
-        decisions = iter(self._admission.admit_all(connection, openings, held))
+        decisions = iter(self._admission.admit_all(connection, openings, held) if openings else ())
         return [next(decisions) if isinstance(item, Opening) else None for item in items]
 
     def _now(self) -> int:

@@ -98,7 +98,7 @@ class Prices:
             for name, priced in (upstreams or {}).items()
             for model, table in priced.own.items()
         }
-        self.version = "genai-prices " + importlib.metadata.version("genai-prices")
+        self.version = _list_version()
         if self._at:
             raw += repr(self._at).encode()
         if raw:
@@ -180,6 +180,12 @@ def _shipped(model: str, provider: str) -> Price | None:
         cache_write=_tiers_or_none(found.cache_write_mtok),
         cache_write_1h=_tiers_or_none(found.cache_write_1h_mtok),
     )
+
+
+@functools.cache
+def _list_version() -> str:
+    """What the list is called in the ledger."""
+    return "genai-prices " + importlib.metadata.version("genai-prices")
 
 
 @functools.cache

@@ -94,8 +94,10 @@ class Spent:
             yield self.client_id, self.end_user, self.user_period_start
 
 
-def settle_all(connection: sa.Connection, settlements: Sequence[Settlement]) -> list[None]:
+def settle_all(connection: sa.Connection, settlements: Sequence[Settlement]) -> None:
     """Close the rows that are open; a row that a sweep has closed stays as it is."""
+    if not settlements:
+        return
     closed = {row["id"] for row in _SETTLE.rows(connection, [item.row for item in settlements])}
     ours = [item for item in settlements if item.admitted.row_id in closed]
     attempts.write(connection, ((item.admitted.row_id, item.attempts) for item in ours if item.attempts))
@@ -103,7 +105,6 @@ def settle_all(connection: sa.Connection, settlements: Sequence[Settlement]) -> 
     for item in ours:
         if item.write is not None:
             item.write(connection)
-    return [None] * len(settlements)
 
 
 def take_back(connection: sa.Connection, admitted: Admitted) -> None:

@@ -51,10 +51,11 @@ class Assembled:
 
 @dataclass(frozen=True)
 class _Past:
-    """The past turns that are sent, what the user says behind them, and how many turns were left out. `left`: tokens
-    that are not used yet; None is no limit."""
+    """The past turns that are sent, with their tokens, what the user says behind them, and how many turns were left
+    out. `left`: tokens that are not used yet; None is no limit."""
 
     messages: Sequence[Message]
+    tokens: int
     user_message: str
     dropped: int
     left: int | None
@@ -109,15 +110,14 @@ class Assembler:
 
     def assemble(self, checked: Checked, turn: OpenTurn | None = None) -> Assembled:
         """What the model is asked: after what the request brings, or after what the session has."""
-        history = checked.history if turn is None else messages_of(turn.past)
-        cast = self._cast(checked, history)
+        cast = self._cast(checked, turn)
         request = cast.request
         parts = self.system_parts(request, cast, turn)
         tokens = {name: estimate_tokens(part) for name, part in parts.items()}
-        past = self._past(request, history, turn, sum(tokens.values()))
+        past = self._past(request, checked.history, turn, sum(tokens.values()))
         # In a session what the character says first is a turn, which a summary may cover.
         before = prompt.turns_before(cast.examples, cast.opening if turn is None else None, past.left)
-        tokens |= {"history": prompt.tokens_of(past.messages), "user": estimate_tokens(past.user_message)}
+        tokens |= {"history": past.tokens, "user": estimate_tokens(past.user_message)}
         tokens |= {name: prompt.tokens_of(found) for name, found in before.items()}
         user = {"role": "user", "content": past.user_message}
         model = request.model or self._config.default_model
@@ -148,14 +148,14 @@ class Assembler:
             summary=None if turn is None else turn.conversation.summary,
         )
 
-    def _cast(self, checked: Checked, history: Sequence[Message]) -> Script:
+    def _cast(self, checked: Checked, turn: OpenTurn | None) -> Script:
         """The request with what its character gives, if it names one."""
         if checked.character is None:
             return Script(checked.request)
         return script(
             checked.character,
             checked.request,
-            history,
+            checked.history if turn is None else messages_of(turn.past),
             default_system=self._config.default_system_message,
             default_user=self._config.prompt_user_name,
         )
@@ -172,13 +172,9 @@ class Assembler:
         else:
             messages = prompt.newest_turns(history, left) if limit else list(history)
             dropped = len(history) - len(messages)
-        return _Past(messages, user_message, dropped, _still_left(limit, left, messages, dropped))
-
-
-def _still_left(limit: int, left: int, messages: Sequence[Message], dropped: int) -> int | None:
-    if not limit:
-        return None
-    return 0 if dropped else max(0, left - prompt.tokens_of(messages))
+        tokens = prompt.tokens_of(messages)
+        still_left = None if not limit else 0 if dropped else max(0, left - tokens)
+        return _Past(messages, tokens, user_message, dropped, still_left)
 
 
 def system_message(parts: dict[str, str]) -> Message:

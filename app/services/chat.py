@@ -90,8 +90,9 @@ class ChatService:
                     answer = self._cached(cache, exchange, assembled.generation, call, principal, listener)
                 if turn is not None:
                     turn.answer = answer.completion.output_text
-                response = self._response(request, assembled, answer, call, exchange)
-            return response if turn is None else _numbered(response, turn, is_written=exchange.is_written)
+                response = self._response(request, assembled, answer, call, exchange, turn)
+            is_sure = turn is None or (exchange.is_written and turn.is_kept)
+            return response if is_sure else dataclasses.replace(response, turn=None, summarised_turns=None)
 
         if request.remember:
             return self._remembering.turn(self._assembler.new_turn(checked), principal, call, answer)
@@ -158,8 +159,15 @@ class ChatService:
         return ParsedCompletion(completion, parsed(completion, generation))
 
     def _response(
-        self, request: ChatRequest, assembled: Assembled, answer: ParsedCompletion, call: Call, exchange: OpenExchange
+        self,
+        request: ChatRequest,
+        assembled: Assembled,
+        answer: ParsedCompletion,
+        call: Call,
+        exchange: OpenExchange,
+        turn: OpenTurn | None,
     ) -> ChatResponse:
+        """The answer. It has the place of a remembered turn, which has to be taken out if that is not durable then."""
         generation = assembled.generation
         last = exchange.receipt.last
         is_sent = generation.sends_temperature(self._parameters.of(last.model if last else generation.model))
@@ -176,6 +184,8 @@ class ChatService:
             cost_usd=dollars(exchange.cost_nano()),
             model=generation.model,
             temperature=generation.temperature if is_sent else None,
+            turn=None if turn is None else turn.number,
+            summarised_turns=None if turn is None else turn.conversation.summary_turns,
         )
         if request.response_schema is None:
             return response
@@ -211,13 +221,6 @@ class _Heard:
         """See Listener."""
         self._listener.text(piece)
         self._pieces.append(piece)
-
-
-def _numbered(response: ChatResponse, turn: OpenTurn, *, is_written: bool) -> ChatResponse:
-    """The answer with its place in the session, once that is sure."""
-    if not is_written or not turn.is_kept:
-        return response
-    return dataclasses.replace(response, turn=turn.number, summarised_turns=turn.conversation.summary_turns)
 
 
 def _ask(request: ChatRequest, assembled: Assembled, *, streamed: bool) -> Ask:

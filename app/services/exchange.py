@@ -6,8 +6,8 @@ attempts and settles, and the only one that writes a request's receipt.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -217,10 +217,11 @@ class OpenExchange:
                 asked.clear()
                 asked.append((attempt, ask(attempt)))
             response = self._adapted(attempt, asked[-1][1], may_move)
-            with contextlib.ExitStack() as unless_begun:
-                unless_begun.callback(response.close)
+            try:
                 found = self._begun(response, begin)
-                unless_begun.pop_all()
+            except BaseException:
+                response.close()
+                raise
             if (body := asked[-1][1].body) is not None:
                 body.accepted()
             return response, found
@@ -334,18 +335,21 @@ class OpenExchange:
 
     def _in_slot(self, attempt: Attempt, asked: Asked, may_move: bool) -> HeldResponse:
         upstream = attempt.upstream
-        with contextlib.ExitStack() as taken:
-            if upstream.slots is not None:
-                if may_move and upstream.slots.is_full:
-                    raise AttemptFailed(busy())
-                self._take_slot(upstream.slots)
-                taken.callback(upstream.slots.release)
-            self._take_slot(self._exchange.slots)
-            taken.callback(self._exchange.slots.release)
+        if may_move and upstream.slots is not None and upstream.slots.is_full:
+            raise AttemptFailed(busy())
+        taken: list[Callable[[], None]] = []
+        try:
+            for slots in (upstream.slots, self._exchange.slots):
+                if slots is not None:
+                    self._take_slot(slots)
+                    taken.append(slots.release)
             upstream.load.begin(attempt.key)
-            taken.callback(upstream.load.end, attempt.key)
+            taken.append(functools.partial(upstream.load.end, attempt.key))
             response = self._attempt(attempt, asked)
-            return HeldResponse(response, attempt, self.receipt, taken.pop_all().close, may_move=may_move)
+        except BaseException:
+            _give_back(taken)
+            raise
+        return HeldResponse(response, attempt, self.receipt, taken, may_move=may_move)
 
     def _attempt(self, attempt: Attempt, asked: Asked) -> Response:
         receipt, upstream = self.receipt, attempt.upstream.settings
@@ -388,7 +392,7 @@ class HeldResponse:
     answer, another upstream can be asked."""
 
     def __init__(
-        self, response: Response, attempt: Attempt, receipt: Receipt, release: Callable[[], None], *, may_move: bool
+        self, response: Response, attempt: Attempt, receipt: Receipt, taken: list[Callable[[], None]], *, may_move: bool
     ) -> None:
         self.headers = response.headers
         self.max_bytes = response.max_bytes
@@ -396,7 +400,7 @@ class HeldResponse:
         self.may_move = may_move
         self._response = response
         self._receipt = receipt
-        self._release: Callable[[], None] | None = release
+        self._taken = taken
 
     def read(self) -> bytes:
         """The whole body; raises OpenAIClientException when it cannot be had."""
@@ -418,15 +422,19 @@ class HeldResponse:
     def close(self) -> None:
         """Close the connection if the body was not read to its end, and give the slot back."""
         self._response.close()
-        release, self._release = self._release, None
-        if release is not None:
-            release()
+        _give_back(self._taken)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _give_back(taken: list[Callable[[], None]]) -> None:
+    """Give back what was taken last first, and each once."""
+    while taken:
+        taken.pop()()
 
 
 ENDINGS = {"client_closed_request": "cancelled", "turn_interrupted": "cancelled", "upstream_timeout": "timeout"}

@@ -87,12 +87,12 @@ class Remembering:
             memories = self._recall(new, principal, call)
             is_fresh = bool(new.request.conversation_history)
             while True:
-                session = sessions.conversation(*key, new.max_tokens, is_fresh=is_fresh)
+                known = sessions.recent.take(key, new.max_tokens)
+                session = sessions.conversation(*key, new.max_tokens) if is_fresh or known is None else known
                 if session is None:
                     sessions.begin(*key)
                     continue
                 turn = self._begun(session, new, call.request_id, memories)
-                sessions.recent.drop(key)
                 try:
                     with self._running.running((turn.key, turn.request_id), call):
                         answered = answer(turn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,17 @@ class Turn:
     def tokens(self) -> int:
         """Of both texts, estimated; counted once, as a turn is sent again and again."""
         return estimate_tokens(self.user_text or "") + estimate_tokens(self.answer_text or "")
+
+    @functools.cached_property
+    def messages(self) -> tuple[Message, ...]:
+        """What a model reads of it; every prompt that the turn is part of has the same, so nobody may change them."""
+        texts = ("user", self.user_text), ("assistant", self.answer_text)
+        return tuple({"role": role, "content": text} for role, text in texts if text)
+
+    @functools.cached_property
+    def characters(self) -> int:
+        """Of both texts."""
+        return len(self.user_text or "") + len(self.answer_text or "")
 
 
 @dataclass(frozen=True)
@@ -72,14 +84,12 @@ def messages_of(turns: Iterable[Turn]) -> list[Message]:
     """The turns as a model reads them. What was said without an answer is said again before what came next: many models
     take no two messages of a user in a row."""
     messages: list[Message] = []
-    for turn in turns:
-        for role, text in (("user", turn.user_text), ("assistant", turn.answer_text)):
-            if not text:
-                continue
-            if messages and messages[-1]["role"] == role:
-                messages[-1] = {"role": role, "content": f"{messages[-1]['content']}\n\n{text}"}
-            else:
-                messages.append({"role": role, "content": text})
+    for message in itertools.chain.from_iterable(turn.messages for turn in turns):
+        if messages and messages[-1]["role"] == message["role"]:
+            content = f"{messages[-1]['content']}\n\n{message['content']}"
+            messages[-1] = {"role": message["role"], "content": content}
+        else:
+            messages.append(message)
     return messages
 
 

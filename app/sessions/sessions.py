@@ -48,14 +48,12 @@ class Sessions:
         self.seal = seal or Seal()
         self.recent = RecentConversations()
 
-    def conversation(self, owner: int, name: str, max_tokens: int, *, is_fresh: bool = True) -> Conversation | None:
+    def conversation(self, owner: int, name: str, max_tokens: int) -> Conversation | None:
         """A session as a turn finds it, with as many of its newest turns as `max_tokens` may hold; None where there is
-        none yet. Unless it has to be fresh it may be what this worker knew last.
+        none yet.
 
         Raises ChatServiceException `store_unavailable`.
         """
-        if not is_fresh and (known := self.recent.get((owner, name), max_tokens)) is not None:
-            return known
         return self._database.read(lambda connection: self._read(connection, owner, name, max_tokens))
 
     def begin(self, owner: int, name: str) -> None:

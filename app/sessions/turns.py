@@ -9,7 +9,6 @@ worker is.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +39,7 @@ def is_pending(request: sa.ColumnElement[str]) -> sa.Exists:
 
 
 IS_FREE = ~is_pending(sessions.c.turn_request)
-"""No turn of the session goes on."""
+"""No turn of the session goes on: it names none, or one whose worker was lost."""
 _HOLD = Statement(
     sa.select(sessions.c.id)
     .where(sessions.c.id == sa.func.any(sa.bindparam("ids", type_=sa.ARRAY(sa.BigInteger))))
@@ -58,6 +57,7 @@ _COUNT = Statement(
     # A session that was deleted meanwhile, and one that has its id now, have not been claimed by this request.
     .where(sessions.c.id == sa.bindparam("of_session"), sessions.c.turn_request == sa.bindparam("request"))
     .values(
+        turn_request=sa.null(),
         turns=sessions.c.turns + sa.bindparam("more_turns"),
         revision=sessions.c.revision + sa.bindparam("more_turns"),
         updated_at=sa.func.coalesce(sa.bindparam("at", type_=sa.BigInteger), sessions.c.updated_at),
@@ -150,11 +150,13 @@ class OpenTurn:
         session = self.conversation
         past = (*self.past, Turn(self.user_text, self.answer, character=self.character))
         most = len(newest(past, max_tokens)) + 1
-        return dataclasses.replace(
-            session,
+        return Conversation(
+            id=session.id,
             revision=session.revision + len(self.before) + 1,
             turns=self.number,
             recent=past[-most:],
+            summary=session.summary,
+            summary_turns=session.summary_turns,
             character=self.character or session.character,
         )
 

@@ -203,9 +203,10 @@ sessions = Table(
     sqlite_autoincrement=True,
 )
 """`owner`: a client's id; 0 where nobody needs a token. `revision` changes with everything that a turn is made of.
-`turn_request` and `summary_request` are the ids of the requests that worked on it last: while such a row of the ledger
-is pending, it is the lock. `summary` covers the first `summary_turns` turns. A session without turns is none yet. Ids
-are not used again: a turn that goes on must not end in another session than the one that was deleted meanwhile."""
+`turn_request` and `summary_request` are the ids of the requests that work on it, or worked on it last: while such a row
+of the ledger is pending, it is the lock. `summary` covers the first `summary_turns` turns. A session without turns is
+none yet. Ids are not used again: a turn that goes on must not end in another session than the one that was deleted
+meanwhile."""
 
 turns = Table(
     "turns",

@@ -19,6 +19,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
+from gevent import Timeout, get_hub
+from gevent.hub import Waiter
+from gevent.monkey import get_original, is_module_patched
+
 Result = TypeVar("Result")
 
 WAKEUPS = "llm_server_wakeups"
@@ -44,15 +48,11 @@ def start_thread(run: Callable[[], None]) -> None:
     if not _has_greenlets():
         threading.Thread(target=run, daemon=True).start()
         return
-    from gevent.monkey import get_original
-
     get_original("_thread", "start_new_thread")(run, ())
 
 
 def pause(seconds: float) -> None:
     """Sleep in a system thread."""
-    from gevent.monkey import get_original
-
     get_original("time", "sleep")(seconds)
 
 
@@ -67,8 +67,6 @@ class Bell:
     """Wakes a system thread; rung before it is waited for, it is not lost."""
 
     def __init__(self) -> None:
-        from gevent.monkey import get_original
-
         self._rings = get_original("queue", "SimpleQueue")()
 
     def ring(self) -> None:
@@ -100,8 +98,6 @@ def offload(work: Callable[[], Result], seconds: float | None = None) -> Result:
             outcome.append((None, exc))
 
     if _has_greenlets():
-        from gevent import Timeout, get_hub
-
         # A full pool is waited for as well.
         with Timeout(seconds, TimeoutError):
             get_hub().threadpool.spawn(guarded).get()
@@ -124,8 +120,6 @@ def _run_in_thread(run: Callable[[], None], seconds: float | None) -> None:
 
 
 def _has_greenlets() -> bool:
-    from gevent.monkey import is_module_patched
-
     return bool(is_module_patched("threading"))
 
 
@@ -152,17 +146,13 @@ class _GreenletDone:
     """
 
     def __init__(self) -> None:
-        from gevent import Timeout
-        from gevent.hub import Waiter
-
-        self._timeout = Timeout
         self._is_done = False
         self._waiter = Waiter()
         # Before anybody can tell that it is done.
         self._wakeups = _Wakeups.of_this_thread()
 
     def wait(self, seconds: float) -> bool:
-        with self._timeout(seconds, False):
+        with Timeout(seconds, False):
             self._waiter.get()
         return self._is_done
 
@@ -185,8 +175,6 @@ class _Wakeups:
     @classmethod
     def of_this_thread(cls) -> _Wakeups:
         """Kept by the thread's hub, and made with the first wait."""
-        from gevent import get_hub
-
         hub: Any = get_hub()
         found: _Wakeups | None = getattr(hub, WAKEUPS, None)
         if found is None:

@@ -7,6 +7,7 @@ weight and the others behind it, then those for failures. Who rests comes last, 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from app.upstreams.catalog import Catalog, Route, Target, native_dialect
 from app.upstreams.keys import Payer
 from app.upstreams.plan import Attempt, Plan, Upstream, make_plan
 
+ATTEMPTS_KEPT = 1024
 NATIVE = "native"
 """Instead of a dialect: any in which the native chat can be asked."""
 NAMES = {"responses": "the Responses API", "chat_completions": "Chat Completions", "messages": "the Messages API"}
@@ -47,7 +49,8 @@ class Fleet:
         self.upstreams = upstreams
         self._native = native
         self._first = next(iter(upstreams.values()))
-        # Every request asks for these.
+        # What every request asks for: the attempts at a target are the same for all requests of a model.
+        self._at_target = functools.lru_cache(ATTEMPTS_KEPT)(self._make_at_target)
         self._dialects = {
             name: {*upstream.settings.dialects, *([NATIVE] if self.native_dialect(upstream) else [])}
             for name, upstream in upstreams.items()
@@ -70,8 +73,8 @@ class Fleet:
     def everywhere(self) -> Iterator[Attempt]:
         """Each upstream with one of the server's keys, for what is asked of all."""
         for upstream in self.upstreams.values():
-            for key in _least_loaded(upstream)[:1]:
-                yield Attempt(upstream, key)
+            attempts = [Attempt(upstream, key) for key in upstream.settings.keys]
+            yield from _least_loaded(attempts)[:1]
 
     def native_dialect(self, upstream: Upstream) -> str:
         """The dialect in which the native chat asks an upstream."""
@@ -81,7 +84,7 @@ class Fleet:
         if key.source != "default":
             return [self._own(key, wanted)]
         found = list(self._storing(wanted) if wanted.stored_at else self._servers(wanted))
-        due = [_due_in(attempt) for attempt in found]
+        due = [attempt.due_in for attempt in found]
         if any(due):
             found = _by_rest(found, due)
         if wanted.stored_at is not None:
@@ -101,8 +104,8 @@ class Fleet:
     def _storing(self, wanted: Wanted) -> Iterator[Attempt]:
         """The upstream that has stored what the request goes on with."""
         upstream = self._stored_at(wanted.stored_at or "")
-        for key in _least_loaded(upstream):
-            yield self._at(upstream, key, wanted, "made the response before")
+        attempts = [self._at(upstream, key, wanted, "made the response before") for key in upstream.settings.keys]
+        yield from _least_loaded(attempts)
 
     def _stored_at(self, name: str) -> Upstream:
         if name not in self.upstreams:
@@ -120,14 +123,21 @@ class Fleet:
 
     def _servers(self, wanted: Wanted) -> Iterator[Attempt]:
         route = self._route(wanted)
-        chosen = _by_session(route.targets, wanted.session) if route.affinity else _by_weight(route.targets)
-        first = "chosen by session" if route.affinity and wanted.session else "chosen by weight"
-        for place, target in enumerate((*chosen, *route.on_failure)):
-            reason = first if place == 0 else "next target" if place < len(chosen) else "on failure"
-            upstream = self.upstreams[target.upstream]
-            if self._speaks(upstream, wanted.dialect):
-                for key in _least_loaded(upstream):
-                    yield Attempt(upstream, key, target.model or wanted.model, reason)
+        by_session = bool(route.affinity and wanted.session)
+        chosen = _by_session(route.targets, wanted.session) if by_session else _by_weight(route.targets)
+        reason = "chosen by session" if by_session else "chosen by weight"
+        for target in chosen:
+            yield from _least_loaded(self._at_target(target, wanted.dialect, wanted.model, reason))
+            reason = "next target"
+        for target in route.on_failure:
+            yield from _least_loaded(self._at_target(target, wanted.dialect, wanted.model, "on failure"))
+
+    def _make_at_target(self, target: Target, dialect: str, model: str, reason: str) -> tuple[Attempt, ...]:
+        """One attempt for each key at a target; none where it does not speak the dialect."""
+        upstream = self.upstreams[target.upstream]
+        if not self._speaks(upstream, dialect):
+            return ()
+        return tuple(Attempt(upstream, key, target.model or model, reason) for key in upstream.settings.keys)
 
     def _route(self, wanted: Wanted) -> Route:
         """Where the model is answered: as the file says, or at the first upstream that speaks the dialect."""
@@ -143,10 +153,6 @@ class Fleet:
         return not dialect or dialect in self._dialects[upstream.settings.name]
 
 
-def _due_in(attempt: Attempt) -> float:
-    return max(attempt.upstream.health.due_in, attempt.upstream.key_health(attempt.key).due_in)
-
-
 def _by_rest(attempts: Sequence[Attempt], due: Sequence[float]) -> list[Attempt]:
     """Those that rest last, the one that is due first before others."""
     ordered = sorted(zip(due, attempts, strict=True), key=lambda pair: pair[0])
@@ -156,10 +162,11 @@ def _by_rest(attempts: Sequence[Attempt], due: Sequence[float]) -> list[Attempt]
     ]
 
 
-def _least_loaded(upstream: Upstream) -> Sequence[ApiKey]:
-    """Its keys, the one with the least in flight first."""
-    keys = upstream.settings.keys
-    return keys if len(keys) == 1 else sorted(keys, key=upstream.load.of)
+def _least_loaded(attempts: Sequence[Attempt]) -> Sequence[Attempt]:
+    """Attempts at one upstream, that with the key with the least in flight first."""
+    if len(attempts) == 1:
+        return attempts
+    return sorted(attempts, key=lambda attempt: attempt.upstream.load.of(attempt.key))
 
 
 def _by_weight(targets: Sequence[Target]) -> list[Target]:
@@ -177,8 +184,6 @@ def _by_session(targets: Sequence[Target], session: str) -> list[Target]:
 
     Rendezvous hashing with weights. Source: Schindelhauer and Schomaker, "Weighted Distributed Hash Tables", 2005.
     """
-    if not session:
-        return _by_weight(targets)
 
     def score(target: Target) -> float:
         mark = f"{target.upstream}\n{target.model}\n{session}".encode()

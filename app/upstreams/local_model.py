@@ -47,19 +47,27 @@ STOP_SECONDS = 5.0
 
 def model_file(setting: str) -> Path:
     """The GGUF file that `LOCAL_MODEL` names; raises ConfigurationException when it is not there."""
-    if setting != DEMO:
-        path = Path(setting).expanduser()
-    else:
-        # Found without importing the package, whose own imports would need a compiler.
-        package = importlib.util.find_spec(DEMO_PACKAGE)
-        places = package.submodule_search_locations if package else None
-        path = next(iter(Path(places[0]).glob("*.gguf")), Path()) if places else Path()
+    path = _place(setting)
     if not path.is_file() or importlib.util.find_spec("xllamacpp") is None:
         raise ConfigurationException(
             "LOCAL_MODEL needs a GGUF file and the packages that `make install-model` installs",
             "LOCAL_MODEL",
         )
     return path.resolve()
+
+
+def model_name(setting: str) -> str:
+    """What llama.cpp calls the model that `LOCAL_MODEL` names; empty when it is not there."""
+    return _place(setting).stem
+
+
+def _place(setting: str) -> Path:
+    if setting != DEMO:
+        return Path(setting).expanduser()
+    # Found without importing the package, whose own imports would need a compiler.
+    package = importlib.util.find_spec(DEMO_PACKAGE)
+    places = package.submodule_search_locations if package else None
+    return next(iter(Path(places[0]).glob("*.gguf")), Path()) if places else Path()
 
 
 class LocalModel:

@@ -4,6 +4,7 @@ app/upstreams/routing.py follows it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -56,6 +57,16 @@ class Attempt:
     key: ApiKey
     model: str = ""
     reason: str = ""
+
+    @property
+    def due_in(self) -> float:
+        """Seconds until it may be made again; 0 where neither its upstream nor its key rests."""
+        upstream, key = self._healths
+        return max(upstream.due_in, key.due_in)
+
+    @functools.cached_property
+    def _healths(self) -> tuple[Health, Health]:
+        return self.upstream.health, self.upstream.key_health(self.key)
 
     def described(self) -> dict[str, str]:
         """What may be told of it."""

@@ -7,6 +7,7 @@ what they put into the specification: the headers of paginated answers, and its 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 
 from apispec import APISpec
 from flask import Flask
@@ -14,6 +15,7 @@ from flask_smorest import Api
 
 from app.failures import FAILURES
 from app.version import __version__
+from app.web.documented import DocumentedRoutes
 from app.web.problems import ANTHROPIC, OPENAI, PROBLEM
 from app.web.strict import StrictBlueprint
 from schemas.chat import SEGMENTS_RULE
@@ -26,6 +28,8 @@ Every answer of 400 and above is a problem document (RFC 9457), under `/v1/` an 
 and 503 carries `Retry-After`."""
 
 
+OTHER_CODES = ("bad_request", "method_not_allowed", "internal_error")
+"""What any request may be answered with."""
 TOKEN = {
     "type": "http",
     "scheme": "bearer",
@@ -41,7 +45,8 @@ class ServerApi(Api):
 
     ERROR_SCHEMA = ProblemSchema
 
-    def __init__(self, app: Flask) -> None:
+    def __init__(self, app: Flask, model: str) -> None:
+        """`model`: what the examples of requests name."""
         self._undescribed: list[StrictBlueprint] = []
         self._lock = threading.RLock()
         app.config |= {
@@ -51,8 +56,16 @@ class ServerApi(Api):
             "OPENAPI_URL_PREFIX": "/",
             "OPENAPI_JSON_PATH": "openapi.json",
         }
-        # A token may be sent on every route; the empty one says that none has to be where none is required.
-        super().__init__(app, spec_kwargs={"info": {"description": DESCRIPTION}, "security": [{}, {"token": []}]})
+        told = {
+            "info": {"description": DESCRIPTION},
+            # Relative to the specification's own address, so that a prefix in front of it is kept.
+            "servers": [{"url": "."}],
+            # The empty one says that no token has to be sent where none is required.
+            "security": [{"token": []}, {}],
+        }
+        documented = DocumentedRoutes(app, model)
+        self.endpoints: Mapping[str, str] = documented.endpoints
+        super().__init__(app, spec_kwargs=told | {"extra_plugins": [documented]})
 
     def register(self, *blueprints: StrictBlueprint) -> None:
         """Register blueprints; only those with a description are in the specification."""
@@ -67,6 +80,8 @@ class ServerApi(Api):
     def spec(self) -> APISpec:
         """The specification, complete."""
         with self._lock:
+            if self._undescribed:
+                self._register_problems()
             while self._undescribed:
                 blueprint = self._undescribed.pop(0)
                 blueprint.register_views_in_doc(self, self._app, self._spec, name=blueprint.name, parameters=None)
@@ -79,16 +94,21 @@ class ServerApi(Api):
     def spec(self, spec: APISpec) -> None:
         self._spec = spec
 
-    def _register_responses(self) -> None:
+    def _register_problems(self) -> None:
         """Describe what flask-smorest refers to by name: other problems, and broken rules."""
-        content = {PROBLEM.media_type: {"schema": PROBLEM.schema}}
-        for name, description in [("DEFAULT_ERROR", "Any other problem"), ("UNPROCESSABLE_ENTITY", "A broken rule")]:
-            self.spec.components.response(name, {"description": description, "content": content}, lazy=True)
-
+        broken = PROBLEM.response(["validation_error"]) | {"description": "A broken rule"}
+        self._spec.components.response("UNPROCESSABLE_ENTITY", broken, lazy=True)
         for dialect in (PROBLEM, OPENAI, ANTHROPIC):
+            other = dialect.response(OTHER_CODES) | {"description": "Any other problem"}
+            self._spec.components.response(dialect.other, other, lazy=True)
             for code in FAILURES:
-                self.spec.components.example(f"{dialect.name}_{code}", {"value": dialect.example(code)}, lazy=True)
-        self.spec.components.security_scheme("token", TOKEN)
+                # apispec overlooks what only a lazy response refers to.
+                one = {"value": dialect.example(code)}
+                self._spec.components.example(f"{dialect.name}_{code}", one, lazy=code not in OTHER_CODES)
+        self._spec.components.security_scheme("token", TOKEN)
+
+    def _register_responses(self) -> None:
+        """The answers that are no success are described with the rest."""
 
     def _register_pagination_header(self) -> None:
         """Nothing here comes in pages."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import sys
 import time
@@ -19,6 +18,7 @@ from app.ledger.client_limits import describe, read_limits
 from app.ledger.reports import Period, UsageReports
 from app.models import CLIENT_COUNT_MAX, USAGE_GROUPS
 from app.units import MICROSECONDS, iso
+from app.web.csv_text import csv_text
 from app.web.services import service
 
 NO_LIMIT = object()
@@ -164,9 +164,7 @@ def report(since: int, by: str, as_csv: bool) -> None:
         totals = service(UsageReports).totals(by, Period(since=int((time.time() - since) * MICROSECONDS)))
         rows = [{by: row.pop("key") or "-", **row, "cost_usd": row["cost_usd"] or "unknown"} for row in totals]
         if as_csv:
-            writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [by])
-            writer.writeheader()
-            writer.writerows(rows)
+            sys.stdout.write(csv_text(list(rows[0]) if rows else [by], rows))
         else:
             table(rows)
 

@@ -14,7 +14,11 @@ from app.web.middleware import this_request
 JSON_LINES = "application/x-ndjson"
 ALSO_JSON_LINES = frozenset({JSON_LINES, "application/jsonl", "application/json-lines"})
 """None of these is registered; programs use all of them."""
-DOCUMENTED: dict[str, Any] = {JSON_LINES: {"schema": {"type": "string"}}}
+
+
+def documented(example: str) -> dict[str, Any]:
+    """A body of lines, for the specification."""
+    return {JSON_LINES: {"schema": {"type": "string"}, "example": example}}
 
 
 def lines_body() -> bytes:

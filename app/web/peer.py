@@ -23,7 +23,7 @@ FORWARDING = (
     *("HTTP_FLY_", "HTTP_FASTLY_", "HTTP_CDN_LOOP"),
 )
 """How the headers begin that proxies add, as WSGI names them."""
-PROBES = {"health.livez", "health.readyz"}
+PROBES = {"health.livez", "health.readyz", "health.health"}
 """They tell nothing, and load balancers ask them by names of their own."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import http
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,9 +80,20 @@ class ErrorDialect:
         """The data of the event with which a stream breaks off."""
         return self.document(error, "", request_id) if self.event is None else self.event(error)
 
+    @property
+    def other(self) -> str:
+        """The specification's name for the errors that a route does not list."""
+        return "DEFAULT_ERROR" if self.name == "problem" else f"{self.name.upper()}_ERROR"
+
+    def response(self, codes: Sequence[str]) -> dict[str, Any]:
+        """The specification's response of one status, with an example of each code."""
+        examples = {code: f"{self.name}_{code}" for code in codes}
+        content = {self.media_type: {"schema": self.schema, "examples": examples}}
+        return {"description": " or ".join(f"`{code}`" for code in codes), "content": content}
+
     def example(self, code: str) -> dict[str, Any]:
-        """What an error of this code looks like, for the specification."""
-        meaning = FAILURES[code].meaning.removesuffix(".")
+        """What an error of this code looks like, for the specification: its meaning's first sentence as plain text."""
+        meaning = FAILURES[code].meaning.partition(". ")[0].removesuffix(".").replace("`", "")
         if code == "validation_error":
             broken = {"max_tokens": ["must be from 1 to 1000000000"]}
             return self.document(

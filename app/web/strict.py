@@ -179,13 +179,8 @@ class StrictBlueprint(Blueprint):
         by_status: dict[int, list[str]] = {}
         for code in codes:
             by_status.setdefault(FAILURES[code].status, []).append(code)
-        return self.doc(responses={str(status): self._problem(found) for status, found in by_status.items()})
-
-    def _problem(self, codes: list[str]) -> dict[str, Any]:
-        """The response of one status, with an example of each code."""
-        examples = {code: f"{self.errors.name}_{code}" for code in codes}
-        content = {self.errors.media_type: {"schema": self.errors.schema, "examples": examples}}
-        return {"description": " or ".join(f"`{code}`" for code in codes), "content": content}
+        found: dict[str, Any] = {str(status): self.errors.response(codes) for status, codes in by_status.items()}
+        return self.doc(responses=found | {"default": self.errors.other})
 
 
 def _documented(document: Callable[..., Any], serve: Callable[[ServedView], None] = lambda served: None) -> Decorator:

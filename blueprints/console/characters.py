@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from app.characters.character import NAME_FORM, NAME_PATTERN, Character, parse_reference
+from app.characters.character import NAME_FORM, NAME_MAX_LENGTH, NAME_PATTERN, Character, parse_reference
 from app.characters.characters import Characters
 from app.characters.rules import document_of
 from app.units import iso
@@ -20,6 +20,10 @@ from schemas.browsing import BrowseCharacterSchema, BrowseCharactersSchema
 
 blp = StrictBlueprint(
     "console_characters", __name__, url_prefix="/console/characters", access=Access.CLIENT, errors=PAGE
+)
+NAME_FORM_KO = (
+    f"모든 문자의 글자나 숫자, `-`, `_`, `.`, 공백으로 1~{NAME_MAX_LENGTH}자여야 하며, "
+    "글자, 숫자, `_`로 시작하고 공백으로 끝나지 않아야 합니다"
 )
 NEW = "new"
 """The address of the form for a new one. A character of this name is shown where a version of it is asked for."""
@@ -76,5 +80,5 @@ def _around() -> dict[str, Any]:
         "path_of": path_of,
         "iso": iso,
         "name_pattern": NAME_PATTERN,
-        "name_form": NAME_FORM,
+        "name_form": (NAME_FORM, NAME_FORM_KO),
     }

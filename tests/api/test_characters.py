@@ -17,7 +17,7 @@ from alembic.config import Config as AlembicConfig
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.characters.characters import _NEWEST, CHARACTERS_MAX, Characters
+from app.characters.characters import _NEWEST, CHARACTERS_MAX, Characters, _seen_by
 from app.characters.files import FILE_MAX_BYTES
 from app.ledger.accounts import Accounts, Limits
 from app.store.database import Database
@@ -131,6 +131,21 @@ class TestVersions:
         assert codes(client.get(f"{ROUTE}/mina?version=1")) == [(404, "character_not_found")]
         assert client.get(f"{ROUTE}/mina?version=2").status_code == 200
 
+    def test_versions_are_listed(self, client: FlaskClient) -> None:
+        """The newest first, page by page, with when each was made; none of what was deleted."""
+        assert codes(client.get(f"{ROUTE}/mina/versions")) == [(404, "character_not_found")]
+        made = [client.put(f"{ROUTE}/mina", json={"role": str(n)}).get_json()["created_at"] for n in range(5)]
+        found, cursor = [], None
+        for _ in range(3):
+            query = {"limit": 2} | ({"cursor": cursor} if cursor else {})
+            page = client.get(f"{ROUTE}/mina/versions", query_string=query).get_json()
+            found += page["versions"]
+            cursor = page["next_cursor"]
+        assert cursor is None
+        assert found == [{"version": n, "created_at": made[n - 1]} for n in (5, 4, 3, 2, 1)]
+        client.delete(f"{ROUTE}/mina")
+        assert codes(client.get(f"{ROUTE}/mina/versions")) == [(404, "character_not_found")]
+
     def test_names(self, client: FlaskClient) -> None:
         """Of every script, in an address, in a request and in either of Unicode's forms."""
         for name in ("미나", "Dr. Who", "✨Luna✨", "मीना"):
@@ -154,6 +169,20 @@ class TestVersions:
             cursor = page["next_cursor"]
         assert (found, cursor) == ([f"c{number}" for number in range(5)], None)
 
+    def test_characters_are_searched(self, client: FlaskClient) -> None:
+        """By what their names begin with, to the letter, in either of Unicode's forms."""
+        for name in ("mina", "Mina", "mi_a", "미나", "a mina", "mina 2"):
+            assert client.put(f"{ROUTE}/{quote(name)}", json={}).status_code == 200
+
+        def found(search: str, **query: Any) -> list[str]:
+            page = client.get(ROUTE, query_string=query | {"search": search}).get_json()
+            return [one["name"] for one in page["characters"]]
+
+        assert found("mina") == ["mina", "mina 2"]
+        assert found("mina", cursor="mina") == ["mina 2"]
+        assert [found(search) for search in ("mi_", "%", "no")] == [["mi_a"], [], []]
+        assert found(unicodedata.normalize("NFD", "미나")) == ["미나"]
+
     def test_there_is_a_bound(self, client: FlaskClient, database_url: str) -> None:
         """A client cannot fill the database with names; versions of what is there go on."""
         client.put(f"{ROUTE}/mina", json={})
@@ -176,7 +205,8 @@ class TestOwners:
         client = app.test_client()
         admin, web, other = (bearer(app, name, admin=name == "admin") for name in ("admin", "web", "other"))
         assert codes(client.put(f"{ROUTE}/mina", json={})) == [(401, "unauthorized")]
-        client.put(f"{ROUTE}/mina", json={"role": "everybody's", "shared": True}, headers=admin)
+        for role in ("of before", "everybody's"):
+            client.put(f"{ROUTE}/mina", json={"role": role, "shared": True}, headers=admin)
         client.put(f"{ROUTE}/yuna?shared=true", json={"role": "everybody's"}, headers=admin)
         assert client.get(f"{ROUTE}/mina", headers=web).get_json()["role"] == "everybody's"
         own = client.put(f"{ROUTE}/mina", json={"role": "web's"}, headers=web).get_json()
@@ -198,6 +228,14 @@ class TestOwners:
             for who in (web, other)
         ]
         assert listed == [[("mina", False), ("secret", False), ("yuna", True)], [("mina", True), ("yuna", True)]]
+        versions = [
+            [one["version"] for one in client.get(f"{ROUTE}/{path}", headers=who).get_json().get("versions", [])]
+            for path, who in (
+                *(("mina/versions", web), ("mina/versions?shared=true", web), ("mina/versions", other)),
+                ("secret/versions", other),
+            )
+        ]
+        assert versions == [[1], [2, 1], [2, 1], []]
         client.delete(f"{ROUTE}/mina", headers=web)
         left = client.get(ROUTE, headers=web).get_json()["characters"]
         assert [(one["name"], one["shared"]) for one in left] == [("mina", True), ("secret", False), ("yuna", True)]
@@ -506,7 +544,7 @@ class TestCommands:
             (b'{"name": "<b>"}', "name must be 1 to 64"),
             (b'{"name": "a", "mood": 1}', "mood Unknown field."),
         ],
-        ids=lambda value: str(value)[:20],
+        ids=lambda value: str(value[:20])[:20],
     )
     def test_mistakes(self, app: Flask, tmp_path: Path, content: bytes, told: str) -> None:
         """One line that says what is wrong, soon; nothing is kept."""
@@ -554,6 +592,14 @@ def test_characters_are_copied(make_app: Callable[..., Flask], sqlite_url: str, 
     assert client.get(f"{ROUTE}/mina?version=1", headers=headers).get_json()["role"] == "a"
     assert client.put(f"{ROUTE}/mina", json={"role": "c"}, headers=headers).get_json()["version"] == 3
     assert client.put(f"{ROUTE}/yuna", json={}, headers=headers).get_json()["version"] == 1
+
+
+def test_whose_name_hides_everybodys_is_found_by_an_index(database_url: str) -> None:
+    """A page of a client's list, where it and everybody have ten thousand, takes no time."""
+    with connected(database_url) as connection:
+        text = str(_seen_by(7).compile(connection, compile_kwargs={"literal_binds": True}))
+        plan = " ".join(str(row) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}"))
+    assert "SEARCH characters_1 USING INDEX characters_by_name (<expr>=? AND name=?)" in plan
 
 
 @EVERY_STORE

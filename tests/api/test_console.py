@@ -230,6 +230,12 @@ def test_a_page_is_strict_and_speaks_the_browsers_language(client: FlaskClient, 
     assert f'<html lang="{other}">' in client.get(path, headers=HTML | {"Accept-Language": language}).text
 
 
+def test_an_encoded_slash_is_no_step(client: FlaskClient) -> None:
+    """The browser's address has one segment there, and so have relative links."""
+    sent = client.get("/console/a%2Fb?c=/", headers=HTML, environ_overrides={"RAW_URI": "/console/a%2Fb?c=/"})
+    assert 'href="../console/static/console.css' in sent.text
+
+
 def test_what_a_cookie_says_stays_text(client: FlaskClient) -> None:
     """Only known languages and themes are taken from one."""
     client.set_cookie("llm_server_language", '"><script>')

@@ -10,7 +10,6 @@ from urllib.parse import quote
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from openai._streaming import SSEDecoder
 
 from app.upstreams.slots import Slots
 from app.web.services import service
@@ -281,6 +280,8 @@ def test_comments_are_no_events(client: FlaskClient, upstream: Upstream, path: s
 
 def test_openais_client_reads_events_with_ids(client: FlaskClient, upstream: Upstream) -> None:
     """Its decoder keeps the last `id`, and with one it takes a block of comments for an event."""
+    from openai._streaming import SSEDecoder
+
     events = [b"id: 1\n" + block for block in response_events("a")]
     upstream.script(stream(events))
     body = client.post(RESPONSES, json={"stream": True}, headers=OWN).data

@@ -207,9 +207,9 @@ def test_a_session_that_is_deleted_keeps_nothing_of_the_turn_that_goes_on(
     with connected(database_url) as connection:
         connection.execute(sessions.delete())
     assert say(make_app().test_client(), "New question.", session="s-2").status_code == 200
-    slow.result()
+    assert not {"turn", "summarised_turns"} & slow.result().get_json().keys()
     assert [row["user_text"] for row in kept(database_url)] == ["New question."]
-    assert service(Remembering, app)._open().recent.get((0, "s-1"), 0) is None
+    assert service(Remembering, app)._open().recent.take((0, "s-1"), 0) is None
 
 
 def test_more_turns_are_read_when_more_may_be_sent(client: FlaskClient, upstream: Upstream) -> None:
@@ -342,6 +342,14 @@ def test_a_session_is_held_by_its_own_turns_only(
     wait_for(lambda: len(upstream.received) == 3)
     assert ask("s-1", mina).get_json()["turn"] == 2
     assert [one.result(10).get_json()["turn"] for one in asked] == [1, 1]
+
+
+def test_a_turn_that_is_over_holds_nothing(client: FlaskClient, upstream: Upstream, database_url: str) -> None:
+    """Not even by its id: where all requests of a caller have one, each turn would look at the rows of all of them."""
+    upstream.script(text("Hi."), reply(400, {"error": {"message": "No.", "type": "invalid_request_error"}}))
+    assert [say(client, "Hello.").status_code for _ in range(2)] == [200, 400]
+    with connected(database_url) as connection:
+        assert connection.execute(sa.select(sessions.c.turn_request)).scalars().all() == [None]
 
 
 def test_a_refused_first_turn_leaves_no_row(make_app: Callable[..., Flask], database_url: str) -> None:

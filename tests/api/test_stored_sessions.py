@@ -62,6 +62,22 @@ class TestReading:
         assert names == [("b", 2), ("e", 1), ("d", 1), ("c", 1), ("a", 1)]
         assert cursor is None
 
+    def test_sessions_are_searched(self, client: FlaskClient) -> None:
+        """By what their ids begin with, to the letter, in the same order and by the same pages."""
+        for name in ("s-1", "S-1", "s%2", "s-10", "t-s-1", "s-2", "s_3"):
+            talk(client, 1, name)
+
+        def found(search: str, **query: Any) -> Any:
+            page = client.get(SESSIONS, query_string=query | {"search": search}).get_json()
+            return [one["session_id"] for one in page["sessions"]], page["next_cursor"]
+
+        assert found("s-") == (["s-2", "s-10", "s-1"], None)
+        assert [found(search)[0] for search in ("s%", "s_", "s-10", "s-3")] == [["s%2"], ["s_3"], ["s-10"], []]
+        names, cursor = found("s-", limit=2)
+        assert names == ["s-2", "s-10"]
+        assert found("s-", limit=2, cursor=cursor) == (["s-1"], None)
+        assert len(found("")[0]) == 7
+
     def test_a_session_is_shown(self, client: FlaskClient, upstream: Upstream, database_url: str) -> None:
         """With its turns in order and its bill, as the ledger has it."""
         upstream.script(text("Hello Mina."), text("You are Mina."))
@@ -109,7 +125,8 @@ class TestReading:
         assert b"".join(short.export(0, "s-1")).count(b"\n") == 5
 
     @pytest.mark.parametrize(
-        "path", ["?cursor=x", "?cursor=1-", "?cursor=99999999999999999-1", "?limit=0", "?limit=501", "?since=1", "?a"]
+        "path",
+        ["?cursor=x", "?cursor=1-", "?cursor=99999999999999999-1", "?limit=0", "?limit=501", "?since=1", "?search=%00"],
     )
     def test_a_query_is_read_strictly(self, client: FlaskClient, path: str) -> None:
         """Another name would be ignored, and the answer would not be what was asked for."""

@@ -103,8 +103,9 @@ def fill(server: Server, token: str) -> str:
 
 PAGES = (
     *("", "console/login", "console/playground?session=tea", "console/sessions", "console/sessions/tea"),
-    *("console/characters", "console/characters/mina", "console/usage", "console/usage/{request_id}"),
-    *("console/clients", "console/clients/web", "console/upstreams", "console/system", "console/nowhere"),
+    *("console/characters", "console/characters/mina", "console/characters/new"),
+    *("console/usage", "console/usage/{request_id}", "console/clients", "console/clients/web"),
+    *("console/upstreams", "console/system", "console/nowhere"),
 )
 
 

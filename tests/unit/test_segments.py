@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from app.services.segments import LIMIT, MOST, PIECE, Segment, Segmenter
 
@@ -155,13 +153,20 @@ PARTS = [
     *("[happy]", "[sad]", "[hap", "😀", " 😀", "🇰🇷", "Dr", "e.g", "12", "a://b ", "word ", "\r\n", " ", "  "),
     *(" " * 90, "z" * 50, "가나다라" * 20),
 ]
-ANSWERS = st.lists(st.sampled_from(PARTS), max_size=300).map("".join)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(ANSWERS, st.lists(st.integers(1, 60), min_size=1), st.sampled_from([(), TAGS]))
-def test_pieces_change_nothing(answer: str, lengths: list[int], tags: tuple[str, ...]) -> None:
+def test_pieces_change_nothing() -> None:
     """However an answer is cut into pieces, its segments are the same, and together they are the answer."""
+    from hypothesis import given, settings
+    from hypothesis import strategies as st
+
+    answers = st.lists(st.sampled_from(PARTS), max_size=300).map("".join)
+    given_all = given(answers, st.lists(st.integers(1, 60), min_size=1), st.sampled_from([(), TAGS]))
+    settings(max_examples=300, deadline=None, derandomize=True)(given_all(check_pieces))()
+
+
+def check_pieces(answer: str, lengths: list[int], tags: tuple[str, ...]) -> None:
+    """An answer in pieces of these lengths, again and again."""
     pieces, at = [], 0
     while at < len(answer):
         pieces.append(answer[at : at + lengths[len(pieces) % len(lengths)]])

@@ -66,8 +66,12 @@ def language(asked: Request) -> str:
 
 
 def to_root(asked: Request) -> str:
-    """The relative address of `/` from that of a request, as `../../`; the browser knows what lies above it."""
-    return "../" * (asked.path.count("/") - 1) or "./"
+    """The relative address of `/` from that of a request, as `../../`; the browser knows what lies above it.
+
+    As it was sent: a `%2F` within a name is no step.
+    """
+    sent = asked.environ.get("RAW_URI", "").partition("?")[0]
+    return "../" * ((sent if sent.startswith("/") else asked.path).count("/") - 1) or "./"
 
 
 def _around(asked: Request) -> dict[str, Any]:

@@ -100,7 +100,8 @@ async function save() {
   const question = t("There is a character of this name. Save this as its new version?", "같은 이름의 캐릭터가 있습니다. 그 캐릭터의 새 버전으로 저장할까요?");
   if (!form.dataset.name && (await isTaken(name)) && !confirm(`${name}: ${question}`)) return;
   const saved = await api("PUT", `api/v1/characters/${encodeURIComponent(name)}`, body);
-  if (String(saved.version) !== form.dataset.version) showSaved(saved);
+  const isSame = String(saved.version) === form.dataset.version && saved.shared === (form.dataset.whose === "everybody");
+  if (!isSame) showSaved(saved);
   else say(t(`Nothing has changed: it is still version ${saved.version}.`, `바뀐 내용이 없습니다. 그대로 버전 ${saved.version}입니다.`));
 }
 
