@@ -22,20 +22,20 @@ class DocsPage:
         ids: list[str] = self._browser.run("return [...document.querySelectorAll('.opblock')].map((one) => one.id)")
         return [one.partition("-")[2].partition("-")[2] for one in ids]
 
-    def execute(
-        self, operation: str, values: dict[str, str] | None = None, *, seconds: float = 60.0
-    ) -> tuple[int, str]:
+    def execute(self, operation: str, **values: str) -> tuple[int, str]:
         """Press "Try it out" and "Execute" of an operation; gives the status and what is shown of the answer.
 
         `values` are typed into its parameters by name; all else is as the page offers it.
         """
         box = self.open(operation)
-        self._browser.click(f"{box} .try-out__btn")
-        for name, value in (values or {}).items():
+        # Once pressed it stays so, and would cancel.
+        if not self._browser.all(f"{box} .execute"):
+            self._browser.click(f"{box} .try-out__btn")
+        for name, value in values.items():
             self._browser.find(f"{box} [data-param-name='{name}'] input").send_keys(value)
         self._browser.click(f"{box} .execute")
         shown = f"{box} .live-responses-table .response"
-        status = self._browser.wait(lambda: self._browser.text(f"{shown} .response-col_status").split(), seconds)[0]
+        status = self._browser.wait(lambda: self._browser.text(f"{shown} .response-col_status").split(), 120)[0]
         answer = self._browser.text(f"{shown} .response-col_description")
         self._press(box)
         return int(status), answer
