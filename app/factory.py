@@ -160,6 +160,7 @@ def make_app(config: Config) -> Flask:
 def _join_web(app: Flask, config: Config, counts: Metrics, calls: Calls) -> None:
     """Join the hooks, the error handlers, the routes and the commands."""
     api = ServerApi(app, (config.local_model and model_name(config.local_model)) or config.default_model)
+    provide(app, api)
     register_middleware(app, config, counts, calls)
     register_access(app, config)
     register_error_handlers(app)

@@ -8,8 +8,13 @@ import flask_swagger_ui
 from flask import Response, redirect, send_from_directory
 from werkzeug import Response as Redirect
 
-from app.web.access import Access
+from app.json_bytes import dump_json
+from app.web.access import Access, recognise
+from app.web.api import ServerApi
+from app.web.console import pages
+from app.web.korean import in_korean
 from app.web.problems import PROBLEM
+from app.web.services import service
 from app.web.strict import StrictBlueprint
 
 # Without a description: these are pages, not routes of the API.
@@ -20,63 +25,32 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>LLM Server API</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="stylesheet" href="docs/swagger-ui.css">
-<link rel="icon" type="image/png" href="docs/favicon-32x32.png">
-</head>
-<body>
-<div id="swagger-ui"></div>
-<noscript>This page needs JavaScript. The specification is at <a href="openapi.json">/openapi.json</a>.</noscript>
-<script src="docs/swagger-ui-bundle.js"></script>
-<script src="docs/start.js"></script>
-</body>
-</html>
-"""
-START = """// What deletes stands last, the innermost first: who tries one after the other finds what was made before.
-const rank = (operation) => operation.get("method") === "delete" ? 1000 - operation.get("path").length : 0;
-// Swagger UI writes a text in quotes where a media type has "json" in its name, and so lines of JSON as one string.
-const lines = () => ({
-    afterLoad() {
-        const sample = this.fn.getSampleSchema;
-        this.fn.getSampleSchema = (schema, type, config, example) => {
-            const asItIs = type === "application/x-ndjson" && typeof example === "string";
-            return asItIs ? example : sample(schema, type, config, example);
-        };
-    },
-});
-SwaggerUIBundle({
-    url: "openapi.json",
-    dom_id: "#swagger-ui",
-    deepLinking: true,
-    displayRequestDuration: true,
-    plugins: [lines],
-    operationsSorter: (one, other) => rank(one) - rank(other),
-    validatorUrl: null,
-});
-"""
+OURS = {"start.js": ("docs.js", "text/javascript"), "page.css": ("docs.css", "text/css")}
+"""Our own files beside Swagger UI's: where each lies among the console's, and its type."""
 
 
 @blp.get("/docs")
 def page() -> Response:
-    """The page itself."""
-    return Response(PAGE, mimetype="text/html", headers={"Content-Security-Policy": POLICY})
+    """The page itself, in the browser's language."""
+    recognise()
+    response = pages.page("docs.html")
+    response.headers["Content-Security-Policy"] = POLICY
+    return response
+
+
+@blp.get("/docs/openapi.ko.json")
+def korean() -> Response:
+    """The specification in Korean, for the page alone: programs and other tools read the one at /openapi.json."""
+    api = service(ServerApi)
+    told = in_korean(api.spec.to_dict(), api.endpoints)
+    # Relative to this file's address.
+    return Response(dump_json(told | {"servers": [{"url": ".."}]}), mimetype="application/json")
 
 
 @blp.get("/docs/")
 def page_with_slash() -> Redirect:
     """To the page, whose own links would lead astray from here."""
     return redirect("../docs")
-
-
-@blp.get("/docs/start.js")
-def start() -> Response:
-    """The line that starts Swagger UI; a file of its own because the page's policy forbids inline scripts."""
-    return Response(START, mimetype="text/javascript")
 
 
 @blp.get("/favicon.ico")
@@ -87,7 +61,10 @@ def icon() -> Response:
 
 @blp.get("/docs/<path:name>")
 def asset(name: str) -> Response:
-    """One of Swagger UI's files."""
+    """One of the page's files: ours, or Swagger UI's."""
+    if name in OURS:
+        file, kind = OURS[name]
+        return Response((pages.STATIC / file).read_bytes(), mimetype=kind)
     return _file(name)
 
 

@@ -14,7 +14,7 @@ from app.web.problems import PROBLEM
 from app.web.services import service
 from app.web.strict import ADMIN_PROBLEMS, StrictBlueprint
 from schemas.fields import NothingSchema
-from schemas.upstreams import UpstreamStatesSchema, UpstreamTrialSchema
+from schemas.upstreams import NAME_PARAMETER, UpstreamStatesSchema, UpstreamTrialSchema
 
 blp = StrictBlueprint(
     "upstreams",
@@ -37,7 +37,7 @@ def states() -> dict[str, Any]:
     return {"upstreams": describe(service(Fleet))}
 
 
-@blp.post("/<name>/try", access=Access.OPERATOR)
+@blp.post("/<name>/try", access=Access.OPERATOR, parameters=[NAME_PARAMETER])
 @blp.arguments(NothingSchema, example={})
 @blp.response(200, UpstreamTrialSchema)
 @blp.problems(*ADMIN_PROBLEMS, "not_found", "invalid_json", "validation_error", "unsupported_media_type")

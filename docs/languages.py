@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 
+from app.web.korean import SUMMARIES
+
 Cells = tuple[str, ...]
 
 
@@ -75,66 +77,13 @@ ACCEPTED_KO = {
 }
 """What parsers accept, as patterns of `accepted`, and the same in Korean."""
 
-ROUTES_KO = {
-    "chat.chat": "채팅 한 턴에 답변",
-    "chat.preview": "채팅 한 턴이 업스트림에 보낼 내용을 미리 보기",
-    "sessions.interrupt": "진행 중인 응답을 끊거나 마지막 응답을 들은 데까지 줄이기",
-    "notice.notice": "사람에게 보여 줄 AI 고지",
-    "characters.page": "캐릭터 목록",
-    "characters.versions": "캐릭터의 버전 목록(최근 버전부터)",
-    "characters.show": "캐릭터 하나, 또는 그 버전 하나",
-    "characters.card": "캐릭터를 캐릭터 카드(chara_card_v2)로 내보내기",
-    "characters.put": "캐릭터를 새 버전으로 저장. 캐릭터 카드(JSON, PNG)도 가능",
-    "characters.delete": "캐릭터를 모든 버전과 함께 삭제",
-    "openai.responses": "OpenAI Responses API 요청을 업스트림에 그대로 전달",
-    "openai.chat_completions": "OpenAI Chat Completions 요청을 업스트림에 그대로 전달",
-    "openai.embeddings": "OpenAI 임베딩 요청을 업스트림에 그대로 전달",
-    "openai.models": "업스트림의 모델 목록",
-    "openai.model": "업스트림의 모델 하나",
-    "clients.clients": "클라이언트 목록: 제한, 상태, 이번 기간에 쓴 금액",
-    "clients.add": "클라이언트를 만들고 토큰을 한 번 보여 주기",
-    "clients.client": "클라이언트 하나",
-    "clients.change": "클라이언트의 제한 변경",
-    "clients.rotate": "클라이언트에 새 토큰을 주고 이전 토큰을 끝내기",
-    "clients.revoke": "클라이언트의 토큰을 끝내기",
-    "clients.delete": "클라이언트와 그 세션 삭제",
-    "upstreams.try_now": "업스트림과 키의 휴식을 지금 끝내고 모델 목록을 물어보기",
-    "upstreams.states": "업스트림과 키의 상태: 쉬는지, 이유, 진행 중인 호출",
-    "others.completions": "OpenAI Completions(이전 API) 요청을 업스트림에 그대로 전달",
-    "others.speech": "OpenAI 음성 합성 요청을 업스트림에 그대로 전달",
-    "others.transcriptions": "OpenAI 음성 전사 요청을 업스트림에 그대로 전달",
-    "others.images": "OpenAI 이미지 생성 요청을 업스트림에 그대로 전달",
-    "others.moderations": "OpenAI 검열(moderation) 요청을 업스트림에 그대로 전달",
-    "others.rerank": "문서 순위 매기기(rerank) 요청을 업스트림에 그대로 전달",
-    "messages.messages": "Anthropic Messages API 요청을 업스트림에 그대로 전달",
-    "messages.count_tokens": "Anthropic 토큰 수 계산 요청을 업스트림에 그대로 전달",
-    "sessions.sessions": "호출자의 세션 목록(마지막 턴이 최근인 순서)",
-    "sessions.session": "세션 하나: 턴, 요약, 토큰과 비용",
-    "sessions.change": "세션의 제목과 메타데이터 변경",
-    "sessions.delete": "세션과 모든 턴 삭제",
-    "sessions.export": "세션을 JSON Lines로 내보내기",
-    "sessions.take_in": "내보낸 세션을 새 이름으로 가져오기",
-    "sessions.summarise": "세션의 요약 교체",
-    "sessions.forget_summary": "세션의 요약 삭제",
-    "usage.report": "사용량: 날짜·모델·클라이언트·키 종류·세션별 합계 또는 사용 기록",
-    "usage.series": "시간에 따른 사용량: 요청, 실패, 토큰, 비용, 응답 시간",
-    "usage.one_request": "요청 하나의 사용 기록",
-    "system.info": "호스트, CPU, 메모리, 디스크, 네트워크, 프로세스, 컨테이너",
-    "system.status": "부하, 남은 메모리, 가동 시간",
-    "system.cpu": "CPU",
-    "system.memory": "메모리",
-    "system.disk": "디스크",
-    "metrics.metrics": "Prometheus가 수집하는 지표",
-    "health.livez": "프로세스가 응답하는지 확인(liveness)",
-    "health.readyz": "요청을 보내도 되는지 확인(readiness)",
-    "health.health": "`/readyz`와 같은 응답. 흔히 쓰는 주소",
-    "health.root": "서버의 이름, 상태, 버전",
+ROUTES_KO = SUMMARIES | {
     "api-docs.openapi_json": "OpenAPI 3.1 명세",
     "docs.page": "API 문서 페이지(Swagger UI)",
     "front.front": "첫 페이지. HTML을 요청하지 않으면 JSON",
     "docs.page_with_slash": "API 문서 페이지로 이동",
     "docs.icon": "API 문서 페이지의 아이콘",
-    "docs.start": "API 문서 페이지를 시작하는 스크립트",
+    "docs.korean": "API 문서 페이지를 위한 한국어 명세",
     "docs.asset": "API 문서 페이지의 파일",
 }
 
@@ -144,7 +93,7 @@ PAGES_EN = {
     "front.front": "The front page; JSON for programs, which do not ask for HTML",
     "docs.page_with_slash": "Leads to the documentation page",
     "docs.icon": "The icon of the documentation page",
-    "docs.start": "The script that starts the documentation page",
+    "docs.korean": "The specification in Korean, for the documentation page",
     "docs.asset": "The files of the documentation page",
 }
 """The routes that are not in the specification, so that their views have no summary for readers."""

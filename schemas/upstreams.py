@@ -6,6 +6,14 @@ from marshmallow import Schema, fields, validate
 
 STATES = ["well", "rests", "probed"]
 
+NAME_PARAMETER = {
+    "in": "path",
+    "name": "name",
+    "required": True,
+    "description": "The upstream's name; `default` where the server has one upstream and no file of them.",
+    "schema": {"type": "string", "minLength": 1, "example": "default"},
+}
+
 
 class StateSchema(Schema):
     """Whether something may be asked."""

@@ -140,7 +140,7 @@ class Browser:
         """Where the page is, below the base; query and fragment included."""
         return self.driver.current_url.removeprefix(self.base_url)
 
-    def wait(self, condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+    def wait(self, condition: Callable[[], Any], seconds: float = 30.0) -> Any:
         """What the condition gives once it holds; elements that the page replaces meanwhile are looked for again."""
         give_up = time.monotonic() + seconds
         while True:

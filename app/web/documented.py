@@ -20,6 +20,8 @@ class DocumentedRoutes(BasePlugin):
     def __init__(self, app: Flask, model: str) -> None:
         self._app = app
         self._model = model
+        self.endpoints: dict[str, str] = {}
+        """The routes' endpoints by operation id."""
 
     def path_helper(
         self,
@@ -34,6 +36,7 @@ class DocumentedRoutes(BasePlugin):
             words = re.findall(r"[a-z0-9]+", rule.rule.replace("<path:", "<"))
             # In the page's links, where Swagger UI complains of an underscore.
             operation["operationId"] = "-".join([method, *words])
+            self.endpoints[operation["operationId"]] = rule.endpoint
             if declared_access(self._app, rule.endpoint) is Access.PUBLIC:
                 operation["security"] = []
             body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example", {})

@@ -92,7 +92,7 @@ def test_the_page_works_from_local_files(client: FlaskClient) -> None:
     assert len(assets.loaded) >= 5
     assert assets.inline == 0
     types = {".css": "text/css", ".js": "text/javascript", ".png": "image/png", ".json": "application/json"}
-    for address in assets.loaded:
+    for address in set(assets.loaded) - {"./"}:
         # Relative, so that it works behind a prefix too.
         assert re.match(r"\w", address)
         with client.get(f"/{address}") as answer:
