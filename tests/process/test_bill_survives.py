@@ -21,6 +21,8 @@ from tests.upstream import Answer, Received, Upstream, delayed, echo, error_docu
 SECONDS = float(os.environ.get("BILL_SECONDS", "12"))
 CALLERS = 20
 WORKERS = 2
+MOST_PAUSE_SECONDS = 0.06
+"""Before a caller's next request: most of them are still under way when a worker is killed, at a third of the cost."""
 SWEPT_SECONDS = 30.0
 """Housekeeping sweeps every 5 s; a lease ends with REQUEST_TIMEOUT and its grace of 5 s."""
 
@@ -73,7 +75,7 @@ async def call(port: int, token: str, name: str, chance: random.Random) -> int |
 
 
 async def storm(server: Server, token: str, seconds: float, chance: random.Random) -> tuple[dict[str, int | None], int]:
-    """Callers that never stop and a killer of workers.
+    """Callers that go on and on and a killer of workers.
 
     Gives the status of every request by its id, None if unknown, and the number of workers killed.
     """
@@ -87,6 +89,7 @@ async def storm(server: Server, token: str, seconds: float, chance: random.Rando
             turn += 1
             name = f"r-{number}-{turn}"
             statuses[name] = await call(server.port, token, name, chance)
+            await asyncio.sleep(chance.random() * MOST_PAUSE_SECONDS)
 
     async def killer() -> None:
         nonlocal kills

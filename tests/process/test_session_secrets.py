@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,19 @@ Start = Callable[..., Server]
 pytestmark = EVERY_STORE
 
 
-def turns(**members: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Chat turns for every fault of the upstream: the first of a session, with a history, and one that comes after."""
-    for number, (fault, streamed) in enumerate(itertools.product(FAULTS, (False, True))):
+def turns(faults: Iterable[str], **members: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Chat turns for each fault of the upstream: the first of a session, with a history, and one that comes after."""
+    for number, (fault, streamed) in enumerate(itertools.product(faults, (False, True))):
         first = PROMPT | {"free_mode": True, "stream": streamed, "session_id": f"s-{number}"} | members
         yield fault, first
         yield "answer", {name: value for name, value in first.items() if name != "conversation_history"}
         yield fault, first | {"conversation_history": [], "openai_api_key": CALLER_KEY}
 
 
-def sweep(server: Server, upstream: Upstream, **members: Any) -> set[int]:
+def sweep(server: Server, upstream: Upstream, faults: Iterable[str] = FAULTS, **members: Any) -> set[int]:
     """Have all turns answered; no error shows a canary. Gives the statuses seen."""
     seen = set()
-    for fault, body in turns(**members):
+    for fault, body in turns(faults, **members):
         upstream.default = FAULTS[fault]
         answer = server.request("POST", CHAT, body)
         told = answer.body.decode(errors="replace") + str(answer.headers)
@@ -129,9 +129,10 @@ def test_what_is_remembered(
     upstream: Upstream, start: Start, database_url: str, tmp_path: Path, settings: dict[str, str]
 ) -> None:
     """It is in the tables of sessions and nowhere else, and with SESSION_KEY not even there; the keys of sessions are
-    in no place at all. So it is while the server runs, after it has ended, and with another one after it."""
-    for server in (start(**settings), start(**settings)):
-        assert {200, 502} <= sweep(server, upstream, remember=True)
+    in no place at all. So it is while the server runs, after it has ended, and with another one after it, which goes on
+    with some of the sessions."""
+    for server, faults in ((start(**settings), FAULTS), (start(**settings), ("answer", "reset"))):
+        assert {200, 502} <= sweep(server, upstream, faults, remember=True)
         describe(server)
         settled(database_url)
         elsewhere = told(server, tmp_path / "tmp")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -130,9 +131,20 @@ def lives_in(module: str, rooms: set[str]) -> bool:
     return any(module == room or (room != "app" and module.startswith(room + ".")) for room in rooms)
 
 
-def imports(source: str) -> Iterator[str]:
+@functools.cache
+def parsed(source: str) -> ast.Module:
+    """Each file is asked about by several laws."""
+    return ast.parse(source)
+
+
+@functools.cache
+def imports(source: str) -> tuple[str, ...]:
     """Every module that the source imports, at its top or inside a function."""
-    for node in ast.walk(ast.parse(source)):
+    return tuple(imports_of(parsed(source)))
+
+
+def imports_of(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -176,7 +188,7 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 def environment_reads(source: str) -> Iterator[str]:
     """Every use of the process's environment, of a `.env` file or of Flask's configuration."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             yield f"{node.value.id}.{node.attr}"
         elif isinstance(node, ast.ImportFrom):
@@ -251,7 +263,7 @@ def test_environment_reads_are_noticed(source: str) -> None:
 
 def test_modules_say_what_lives_in_them() -> None:
     """Every module that holds something opens with a sentence."""
-    trees = {path: ast.parse(path.read_text()) for path in [*MODULES.values(), *TESTS]}
+    trees = {path: parsed(path.read_text()) for path in [*MODULES.values(), *TESTS]}
     assert [path for path, tree in trees.items() if tree.body and not ast.get_docstring(tree)] == []
 
 

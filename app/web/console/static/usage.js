@@ -36,7 +36,8 @@ const PLOTS = {
     bars: true,
     write: dollars,
     sum: (all) =>
-      dollars(usd(all)) +
+      // To the last digit, as the ledger has it.
+      (all.cost_usd === null ? dollars(null) : `$${all.cost_usd}`) +
       (all.requests_of_unknown_cost
         ? t(`, unknown for ${number(all.requests_of_unknown_cost)} requests`, `, 비용을 알 수 없는 요청 ${number(all.requests_of_unknown_cost)}건`)
         : ""),
