@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.json_bytes import is_writable
 from app.ledger.end_users import known_as
 from app.ledger.sums import Sums, middle_ms, order, told
 from app.models import USAGE_POINTS_MAX, USAGE_STEPS_SECONDS
@@ -144,6 +145,8 @@ class UsageReports:
 
     def one(self, request_id: str, client_id: int | None = None) -> dict[str, Any] | None:
         """The newest row of a request id; None when there is none, or it is another client's."""
+        if not is_writable(request_id):
+            return None
         conditions = [*_restrictions(Period(), client_id), requests.c.request_id == request_id]
         query = requests.select().where(*conditions).order_by(requests.c.id.desc()).limit(1)
         row = self._database.read(lambda connection: connection.execute(query).first())

@@ -577,3 +577,4 @@ def test_usage_is_paged_and_grouped(make_app: Callable[..., Flask], database_url
     one = client.get("/api/v1/usage/requests/r3").get_json()
     assert (one["request_id"], one["cost_usd"], one["status"]) == ("r3", "0.00000585", "ok")
     assert client.get("/api/v1/usage/requests/r9").status_code == 404
+    assert client.get("/api/v1/usage/requests/%00").status_code == 404
