@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
-from marshmallow import Schema, fields, validate
+from marshmallow import Schema, ValidationError, fields, validate
 
 from app.models import CLIENT_COUNT_MAX, CLIENT_NAME_PATTERN, CLIENT_STATES
-from schemas.fields import BoundedList, Moment, StrictBoolean, StrictInteger
+from schemas.fields import BoundedList, Moment, StrictBoolean, StrictInteger, writable
 
 PATTERNS_MAX = 100
 MODEL_PATTERN = r"^[^\s,\u0000-\u001f]+$"
@@ -20,6 +21,12 @@ NAME_PARAMETER: dict[str, Any] = {
     "schema": {"type": "string", "pattern": f"^{CLIENT_NAME_PATTERN}$", "example": NAME["example"]},
 }
 BUDGET = "US dollars per day, month or for good, as `5/day`, `0.50/month` or `20/total`; null is no limit."
+
+
+def _showable(moment: datetime) -> None:
+    """Refuse what no calendar shows once it is told in UTC."""
+    if not 1970 <= moment.year < 9999:
+        raise ValidationError("must be from the year 1970 to 9998")
 
 
 def count(description: str, example: int) -> StrictInteger:
@@ -45,7 +52,7 @@ class LimitsSchema(Schema):
         allow_none=True, metadata={"description": f"Of each end user: {BUDGET}", "example": "0.50/month"}
     )
     models = BoundedList(
-        fields.String(validate=validate.Regexp(MODEL_PATTERN)),
+        fields.String(validate=[validate.Regexp(MODEL_PATTERN), writable]),
         most=PATTERNS_MAX,
         allow_none=True,
         validate=validate.Length(min=1),
@@ -55,6 +62,7 @@ class LimitsSchema(Schema):
     admin = StrictBoolean(metadata={"description": "Whether it may see and do everything.", "example": False})
     expires_at = Moment(
         allow_none=True,
+        validate=_showable,
         metadata={
             "description": "When its token ends, ISO 8601 with offset; null is never.",
             "example": "2027-01-31T00:00:00+00:00",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +44,7 @@ def call(app: Flask) -> Call:
 
     def call(method: str, path: str = "", body: Any = None, **options: Any) -> tuple[int, Any]:
         headers = {"Authorization": f"Bearer {token}"}
-        sent = {"json": body} if body is not None else {}
+        sent = {"data": json.dumps(body), "content_type": "application/json"} if body is not None else {}
         answer = app.test_client().open(f"/api/v1/clients{path}", method=method, headers=headers, **(sent | options))
         return answer.status_code, answer.get_json(silent=True)
 
@@ -132,7 +133,10 @@ def test_the_list_has_what_each_has_spent(app: Flask, call: Call, database_url: 
         ({"name": "web", "models": ["a,b"]}, "models"),
         ({"name": "web", "models": ["m" * 600, "n" * 600]}, "models"),
         ({"name": "web", "admin": None}, "admin"),
+        ({"name": "web", "models": ["a\ud800"]}, "models"),
         ({"name": "web", "expires_at": "tomorrow"}, "expires_at"),
+        ({"name": "web", "expires_at": "0001-01-01T00:00:00+01:00"}, "expires_at"),
+        ({"name": "web", "expires_at": "9999-12-31T23:59:59.999999+00:00"}, "expires_at"),
         ({"name": "web", "token": "llms_mine"}, "token"),
     ],
 )
