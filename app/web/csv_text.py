@@ -7,9 +7,9 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
 """How a field begins that a spreadsheet would calculate (OWASP, "CSV Injection"): callers choose names of models and
-sessions, and whoever opens the table would run what they wrote."""
+sessions, and whoever opens the table would run what they wrote. Spreadsheets in East Asia take full-width signs too."""
 
 
 def csv_text(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:

@@ -67,7 +67,7 @@ def ledger(database_url: str) -> str:
             requests.update().where(requests.c.id % 2 == 0).values(client_name="web", model=MARKUP, session_id=MARKUP)
         )
         connection.execute(mine)
-        for number, model in enumerate(("=1+1", "+1", "-1", "@x", "\t=1"), start=1):
+        for number, model in enumerate(("=1+1", "+1", "-1", "@x", "\t=1", "\uff1d1+1"), start=1):
             connection.execute(requests.update().where(requests.c.request_id == f"r-{2 * number}").values(model=model))
         shared = {"model": MARKUP, "input_tokens": 1, "cached_tokens": 0, "output_tokens": 1, "estimated": False}
         tried = [
@@ -98,7 +98,7 @@ def test_no_cell_of_the_table_is_a_formula(make_app: Callable[..., Flask], ledge
     assert answer.headers["Content-Disposition"] == 'attachment; filename="usage-by-model.csv"'
     rows = list(csv.DictReader(io.StringIO(answer.text.removeprefix("\ufeff"))))
     keys = {row["key"] for row in rows}
-    assert {"'=1+1", "'+1", "'-1", "'@x", "'\t=1", MARKUP, "model-1"} <= keys
+    assert {"'=1+1", "'+1", "'-1", "'@x", "'\t=1", "'\uff1d1+1", MARKUP, "model-1"} <= keys
     assert sum(int(row["requests"]) for row in rows) == 60
     printed = app.test_cli_runner().invoke(args=["usage", "report", "--by", "model", "--csv"]).stdout
     assert {row["model"] for row in csv.DictReader(io.StringIO(printed))} == keys
