@@ -19,6 +19,8 @@ from app.store.tables import clients, logins
 from app.units import MICROSECONDS
 
 LOGIN_SECONDS = 12 * 3600
+LOGINS_MAX = 100
+"""Of so many logins of one client the oldest ends with the next: a client could fill the table otherwise."""
 COOKIE = re.compile(r"[A-Za-z0-9_-]{43}")
 """The value of a cookie of ours: 256 random bits."""
 
@@ -42,10 +44,13 @@ class Logins:
             "token_digest": client.token_digest,
             "expires_at": now + LOGIN_SECONDS * MICROSECONDS,
         }
+        of_client = sa.select(logins.c.digest).where(logins.c.client_id == client.account.id)
+        surplus = of_client.order_by(logins.c.expires_at.desc(), logins.c.digest).offset(LOGINS_MAX)
 
         def insert(connection: sa.Connection) -> None:
             connection.execute(logins.delete().where(logins.c.expires_at < now))
             connection.execute(logins.insert().values(row))
+            connection.execute(logins.delete().where(logins.c.digest.in_(surplus)))
 
         self._database.write(insert)
         return cookie

@@ -77,8 +77,13 @@ def principal() -> Principal:
 
 
 def recognise() -> None:
-    """Find who is signed in, on a page for everybody."""
-    kept().principal = signed_in(this_request()) or NOBODY
+    """Find who is signed in, on a page for everybody, which is shown while the database is away as well."""
+    try:
+        kept().principal = signed_in(this_request()) or NOBODY
+    except ChatServiceException as exc:
+        if exc.error_code != "store_unavailable":
+            raise
+        kept().principal = NOBODY
 
 
 def bearer(authorization: str) -> tuple[str, str]:

@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import parse_qsl, urljoin
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.errors import ChatServiceException
 from app.ledger.accounts import Accounts, Limits
 from app.ledger.logins import LOGIN_SECONDS
 from app.store.database import Database
@@ -166,6 +167,46 @@ def test_nothing_that_opens_anything_is_stored(app: Flask, client: FlaskClient, 
     assert len(rows) == 1
     assert cookie.value not in str(rows)
     assert token not in str(rows)
+
+
+def test_the_oldest_login_of_a_client_makes_room(
+    app: Flask, client: FlaskClient, token: str, admin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of too many of one client; nobody else's ends."""
+    monkeypatch.setattr("app.ledger.logins.LOGINS_MAX", 2)
+    later = [app.test_client() for _ in range(2)]
+    other = app.test_client()
+    for signing, given in ((other, admin), (client, token), *((one, token) for one in later)):
+        sign_in(signing, given)
+    assert [one.get("/api/v1/usage").status_code for one in (other, client, *later)] == [200, 401, 200, 200]
+
+
+def test_pages_for_everybody_are_shown_while_the_database_is_away(
+    client: FlaskClient, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To who was signed in as well: the front page says what is wrong; a page that needs to know who asks is an error
+    page."""
+    sign_in(client, token)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise ChatServiceException("The database does not answer", "store_unavailable")
+
+    for name in ("read", "is_writable"):
+        monkeypatch.setattr(Database, name, away)
+    assert {path: client.get(path, headers=HTML).status_code for path in ("/", "/docs", LOGIN)} == {
+        "/": 200,
+        "/docs": 200,
+        LOGIN: 200,
+    }
+    answer = client.get("/console/usage", headers=HTML)
+    assert (answer.status_code, answer.mimetype) == (503, "text/html")
+
+
+def test_who_signs_in_comes_back_to_a_session_of_any_name(client: FlaskClient) -> None:
+    """The page takes no address with a colon, and a `#` or `?` of a name is none of the address."""
+    name = "console/sessions/user%3A1%23a%3Fb%25"
+    location = client.get(f"/{name}", headers=HTML).location
+    assert dict(parse_qsl(location.partition("?")[2])) == {"next": name}
 
 
 def test_failed_attempts_are_limited(app: Flask, token: str) -> None:

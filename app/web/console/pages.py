@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import jinja2
 from flask import Request
@@ -128,7 +128,7 @@ def _error(document: Mapping[str, Any]) -> Response:
     asked = this_request()
     if document["code"] == "unauthorized" and asked.method == "GET":
         query = f"?{asked.query_string.decode('latin-1')}" if asked.query_string else ""
-        return lead_to("console/login?" + urlencode({"next": asked.path.removeprefix("/") + query}))
+        return lead_to("console/login?" + urlencode({"next": quote(asked.path.removeprefix("/")) + query}))
     return page("error.html", status=document["status"], problem=document)
 
 
