@@ -117,11 +117,12 @@ class Config:
     forwarded_allow_ips: tuple[str, ...] = setting(
         ("127.0.0.1", "::1"),
         networks,
-        "The addresses and networks of the proxies whose `X-Request-Start` and `X-Forwarded-Proto` are believed, "
-        "separated by commas; `*` believes everybody. A Unix socket is always believed.",
+        "The addresses and networks of the proxies whose `X-Request-Start`, `X-Forwarded-Proto` and, for the limit of "
+        "failed sign-ins, `X-Forwarded-For` are believed, separated by commas; `*` believes everybody. A Unix socket "
+        "is always believed.",
         ko=(
-            "`X-Request-Start`와 `X-Forwarded-Proto`를 믿을 프록시의 주소와 네트워크. 쉼표로 구분하며 `*`이면 모두 "
-            "믿습니다. Unix 소켓은 항상 믿습니다."
+            "`X-Request-Start`, `X-Forwarded-Proto`, 그리고 로그인 실패 제한에 쓰는 `X-Forwarded-For`를 믿을 프록시의 "
+            "주소와 네트워크. 쉼표로 구분하며 `*`이면 모두 믿습니다. Unix 소켓은 항상 믿습니다."
         ),
     )
     worker_class: str = setting(

@@ -23,6 +23,8 @@ FORWARDING = (
     *("HTTP_FLY_", "HTTP_FASTLY_", "HTTP_CDN_LOOP"),
 )
 """How the headers begin that proxies add, as WSGI names them."""
+FORWARDS_MAX = 10
+"""Of so many proxies in a row the addresses are read."""
 PROBES = {"health.livez", "health.readyz", "health.health"}
 """They tell nothing, and load balancers ask them by names of their own."""
 
@@ -63,6 +65,23 @@ def is_trusted(address: str, networks: tuple[str, ...]) -> bool:
         return False
     parsed = getattr(parsed, "ipv4_mapped", None) or parsed
     return any(parsed in ipaddress.ip_network(network) for network in networks)
+
+
+def came_from(asked: Request, proxies: tuple[str, ...]) -> str:
+    """The address of a caller, as `X-Forwarded-For` of our proxies (FORWARDED_ALLOW_IPS) tells it, the nearest last.
+
+    Where all peers are believed, only what the nearest has added is: anybody may have written the rest.
+    """
+    address = asked.remote_addr or ""
+    for said in reversed(asked.headers.get("X-Forwarded-For", "").split(",")[-FORWARDS_MAX:]):
+        try:
+            told = str(ipaddress.ip_address(said.strip()))
+        except ValueError:
+            break
+        if not is_trusted(address, proxies):
+            break
+        address, proxies = told, tuple(proxy for proxy in proxies if proxy != "*")
+    return address
 
 
 def is_loopback(asked: Request) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.config import Config
 from app.errors import ServiceException
 from app.ledger.logins import Logins
 from app.web.access import Access, recognise
 from app.web.console.pages import PAGE, page
 from app.web.flask_app import Response
 from app.web.middleware import this_request
+from app.web.peer import came_from
 from app.web.problems import PROBLEM
 from app.web.services import service
 from app.web.sign_in import SignInLimit, check_forgery, cookie_of, set_cookie
@@ -33,7 +35,7 @@ def sign_in(given: dict[str, Any]) -> Response:
     """Exchange a token for the cookie of a login."""
     asked, limit = this_request(), service(SignInLimit)
     check_forgery(asked)
-    address = asked.remote_addr or ""
+    address = came_from(asked, service(Config).forwarded_allow_ips)
     limit.check(address)
     try:
         cookie = service(Logins).begin(given["token"])

@@ -225,6 +225,34 @@ def test_failed_attempts_are_limited(app: Flask, token: str) -> None:
     assert attempt(token, "2001:db8:0:1::1") == 204
 
 
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "allowed", "counted"),
+    [
+        ("127.0.0.1", "192.0.2.1", ("127.0.0.1",), "192.0.2.1"),
+        ("127.0.0.1", "192.0.2.9, 192.0.2.1, 10.0.0.1", ("127.0.0.1", "10.0.0.0/8"), "192.0.2.1"),
+        ("127.0.0.1", "192.0.2.9, 192.0.2.1", ("*",), "192.0.2.1"),
+        ("192.0.2.1", "192.0.2.9", ("127.0.0.1",), "192.0.2.1"),
+        ("127.0.0.1", "192.0.2.9, unknown", ("127.0.0.1",), "127.0.0.1"),
+    ],
+)
+def test_who_fails_behind_a_proxy_locks_nobody_else_out(
+    make_app: Callable[..., Flask], peer: str, forwarded: str, allowed: tuple[str, ...], counted: str
+) -> None:
+    """The network is that of whom the proxy was asked by; what a caller itself says of it counts for nothing."""
+    app = make_app(auth_mode="token", web_concurrency=FAILURES_MAX, forwarded_allow_ips=allowed)
+    token = service(Accounts, app).add("web", Limits())
+
+    def attempt(given: str, from_peer: str, **said: str) -> int:
+        environ = {"REMOTE_ADDR": from_peer} | said
+        status: int = sign_in(app.test_client(), given, environ_overrides=environ).status_code
+        return status
+
+    assert attempt("llms_wrong", peer, HTTP_X_FORWARDED_FOR=forwarded) == 401
+    assert attempt(token, peer, HTTP_X_FORWARDED_FOR=forwarded) == 429
+    assert attempt(token, counted) == 429
+    assert attempt(token, "127.0.0.1" if counted != "127.0.0.1" else "192.0.2.9") == 204
+
+
 def test_who_is_not_signed_in_is_led_to_the_sign_in_page_and_back(client: FlaskClient) -> None:
     """From every page that is not for everybody; relative, so below a prefix as well."""
     walked = 0
