@@ -38,9 +38,6 @@ LATEST_SECONDS = LONGEST_REST_SECONDS * (1 + SPREAD) + CLOCKS_SECONDS
 KEPT_MICROSECONDS = MICROSECONDS_PER_DAY
 """How long after its end a rest is remembered that no answer has ended."""
 
-EVER = 2**62
-"""What ends by then is every rest."""
-
 
 @dataclass
 class _Shared:
@@ -115,8 +112,6 @@ class SharedHealth:
             finally:
                 for shared in (shared for place, shared in self._shared.items() if place[0] == name):
                     shared.health.end_rest()
-                    # The row in the database gives way, whatever it is.
-                    shared.until = EVER if shared.health.last_rest is not None else shared.until
             self._exchange()
 
     def _exchange(self) -> None:

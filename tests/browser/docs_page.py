@@ -35,7 +35,8 @@ class DocsPage:
             self._browser.find(f"{box} [data-param-name='{name}'] input").send_keys(value)
         self._browser.click(f"{box} .execute")
         shown = f"{box} .live-responses-table .response"
-        status = self._browser.wait(lambda: self._browser.text(f"{shown} .response-col_status").split(), 120)[0]
+        self._browser.wait(lambda: self._browser.all(shown), 120)
+        status = self._browser.text(f"{shown} .response-col_status").split()[0]
         answer = self._browser.text(f"{shown} .response-col_description")
         self._press(box)
         return int(status), answer

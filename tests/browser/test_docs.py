@@ -64,10 +64,13 @@ def test_a_token_opens_what_it_opens_elsewhere(browser: Browser, place: Place, s
     assert page.execute("get-api-v1-sessions")[0] == 401
     page.authorize(place.token)
     before = len(shared_upstream.received)
-    allowed = [page.execute(operation)[0] for operation in (CHAT, *DOORS, "get-metrics")]
-    assert allowed == [200] * 4
-    assert len(shared_upstream.received) == before + 3
-    assert browser.problems(expected=["/below/here/api/v1/sessions?limit=100 - Failed"]) == []
+    allowed = [page.execute(operation)[0] for operation in (CHAT, DOORS[0], "get-metrics")]
+    assert allowed == [200] * 3
+    assert len(shared_upstream.received) == before + 2
+    # Who this is was understood: a client with a budget, which cannot cover what has no price here.
+    status, answer = page.execute(DOORS[1])
+    assert (status, "unauthorized" in answer) == (403, False)
+    assert browser.problems(expected=["/here/api/v1/sessions?limit=100 - F", "/here/v1/messages - F"]) == []
 
 
 def test_who_is_signed_in_needs_no_token(browser: Browser, place: Place) -> None:  # noqa: F811

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from selenium.webdriver import Keys
 
 from tests.browser.test_pages import added
 from tests.conftest import SERVER_KEY
 from tests.server import Server
+from tests.streams import response_events, stream
 from tests.upstream import Upstream, reply, response_document
 
 if TYPE_CHECKING:
@@ -99,6 +101,19 @@ def test_a_wrong_token_is_told_in_the_pages_language(browser: Browser, server: S
     assert "인증 오류" in browser.text("#problem")
     assert "wrong" not in browser.driver.current_url
     assert browser.problems(expected=["401"]) == []
+
+
+def test_a_first_character_is_one_press_away(browser: Browser, server: Server, shared_upstream: Upstream) -> None:
+    """Who has none talks with an example, in the page's language."""
+    browser.set(language="ko")
+    sign_in(browser, server, added(server, "newcomer"), "console/playground")
+    browser.click("[data-path='api/v1/characters/mina']")
+    browser.wait(lambda: browser.path == "/console/playground?character=mina")
+    assert browser.find("[name=character]").get_attribute("value") == "mina"
+    shared_upstream.script(stream(response_events("hello")))
+    browser.find("#message").send_keys("안녕하세요", Keys.ENTER)
+    browser.wait(lambda: "hello" in browser.text("#log"))
+    assert browser.problems() == []
 
 
 def test_language_and_theme_are_all_that_is_kept(browser: Browser, server: Server) -> None:

@@ -123,10 +123,10 @@ def test_an_operator_ends_a_rest_for_all(start: Start, clock: Clock, database_ur
     one.fail()
     one.key.rest_for(KEY_REST_SECONDS, "insufficient_quota")
     exchange(one, other, third)
-    other.health.rest_for(200, "upstream_rate_limited")
-    other.shared.exchange()
     one.shared.end_rests("b")
     assert one.health.due_in > 0
+    other.health.rest_for(200, "upstream_rate_limited")
+    other.shared.exchange()
     one.shared.end_rests("a")
     for _ in range(3):
         exchange(third, other, one)

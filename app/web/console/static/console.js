@@ -1,7 +1,7 @@
 /* What every page has: language and theme, copying, and forms and buttons that call the server's own routes.
 
    <form data-api="POST" data-path="api/v1/clients">        sends its fields as JSON, and shows what is wrong beside them
-   <button data-api="DELETE" data-path="…" data-confirm="…">  asks first
+   <button data-api="DELETE" data-path="…" data-confirm="…">  asks first; data-body has what it sends, as JSON
    Afterwards: data-then="console/sessions" goes there, data-then-next to where the sign-in page was asked for from,
    data-then-event has the page's own script hear "done" with the answer; else the page is loaded again.
    <div id="…" data-live="3">                                follows the server, every three seconds */
@@ -145,7 +145,8 @@ document.addEventListener("click", (event) => {
   }
   if (button.dataset.api && (!button.dataset.confirm || confirm(button.dataset.confirm))) {
     // A route that changes something takes JSON only, which another site's page cannot send: an empty object at least.
-    send(button, button.dataset.api === "DELETE" ? undefined : {});
+    const body = button.dataset.body ? JSON.parse(button.dataset.body) : {};
+    send(button, button.dataset.api === "DELETE" ? undefined : body);
   }
 });
 
