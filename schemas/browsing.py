@@ -20,7 +20,7 @@ class BrowseSessionsSchema(Schema):
     """Which page of the sessions whose ids begin with what."""
 
     cursor = fields.String(load_default=None, validate=validate.Regexp(CURSOR))
-    search = beginning("What the ids begin with.", "s-", SESSION_ID_MAX_LENGTH)
+    search = beginning("What the ids begin with.", SESSION_ID_MAX_LENGTH)
 
 
 class BrowseTurnsSchema(Schema):
@@ -34,7 +34,7 @@ class BrowseCharactersSchema(Schema):
     """Which page of the characters whose names begin with what."""
 
     cursor = fields.String(load_default=None, validate=validate.Regexp(NAME_PATTERN))
-    search = beginning("What the names begin with.", "mi", NAME_MAX_LENGTH)
+    search = beginning("What the names begin with.", NAME_MAX_LENGTH)
 
 
 class BrowseCharacterSchema(VersionsQuerySchema):

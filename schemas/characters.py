@@ -253,7 +253,7 @@ class PageQuerySchema(Schema):
         validate=validate.Range(min=1, max=PAGE_MAX),
         metadata={"description": "Characters per page.", "example": 100},
     )
-    search = beginning("Only characters whose name begins with this.", "mi", NAME_MAX_LENGTH)
+    search = beginning("Only characters whose name begins with this.", NAME_MAX_LENGTH)
 
 
 class SharedQuerySchema(Schema):
@@ -279,7 +279,7 @@ class VersionsQuerySchema(SharedQuerySchema):
 
     cursor = fields.Integer(
         validate=validate.Range(min=1, max=VERSION_MAX),
-        metadata={"description": "`next_cursor` of the page before: its last version.", "example": 100},
+        metadata={"description": "`next_cursor` of the page before: its last version."},
     )
     limit = fields.Integer(
         load_default=100,

@@ -46,9 +46,9 @@ def writable(text: str) -> None:
         raise ValidationError(UNWRITABLE)
 
 
-def beginning(description: str, example: str, most: int) -> fields.String:
+def beginning(description: str, most: int) -> fields.String:
     """What the names of a list begin with; empty for all of them."""
-    metadata = {"description": description, "example": example, "pattern": r"^[^\u0000]*$"}
+    metadata = {"description": description, "pattern": r"^[^\u0000]*$"}
     return fields.String(load_default="", validate=[validate.Length(max=most), writable], metadata=metadata)
 
 

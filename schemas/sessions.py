@@ -67,7 +67,7 @@ class SessionsQuerySchema(Schema):
         metadata={"description": "`next_cursor` of the page before."},
     )
     limit = fields.Integer(**LIMIT, metadata={"description": "Sessions per page.", "example": 100})
-    search = beginning("Only sessions whose id begins with this.", "s-", SESSION_ID_MAX_LENGTH)
+    search = beginning("Only sessions whose id begins with this.", SESSION_ID_MAX_LENGTH)
 
 
 class SessionQuerySchema(Schema):

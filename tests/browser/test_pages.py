@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(bool(missing("nginx")), reason="nginx is not installed")
 
 MARKUP = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
+SCREENSHOTS = os.environ.get("SCREENSHOTS", "")
 SITE = """\
 daemon off;
 worker_processes 1;
@@ -66,7 +67,9 @@ def place(
     start_shared: Callable[..., Server], shared_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Place]:
     server = start_shared(AUTH_MODE="token", OPENAI_API_KEY=SERVER_KEY)
-    shared_upstream.default = reply(200, response_document(f"It said {MARKUP}"))
+    shared_upstream.default = reply(
+        200, response_document(said("Take the white tea from Hadong: it is mild and warms."))
+    )
     token = added(server, "root", "--admin", "--budget-usd", "5/day")
     added(server, "web", "--rpm", "60")
     request_id = fill(server, token)
@@ -86,17 +89,24 @@ def added(server: Server, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+def said(text: str) -> str:
+    """The text with markup behind it, but for the documents' pictures."""
+    return text if SCREENSHOTS else f"{text} {MARKUP}"
+
+
 def fill(server: Server, token: str) -> str:
     """Have a conversation with a character whose every text holds markup; gives the id of one request."""
     headers = {"Authorization": f"Bearer {token}"}
-    character = {"description": MARKUP, "role": MARKUP, "lore": [{"keywords": ["x"], "text": MARKUP}]}
+    lore = [{"keywords": ["green tea"], "text": said("The green tea of the house comes from Boseong.")}]
+    character = {"description": said("Keeps a tea house in Seoul."), "role": said("You are Mina."), "lore": lore}
     assert server.request("PUT", "/api/v1/characters/mina", character, headers).status == 200
-    body = {"user_message": MARKUP, "session_id": "tea", "remember": True, "character": "mina", "free_mode": True}
+    body = {"user_message": said("What is good on a cold day?"), "session_id": "tea", "character": "mina"}
+    body |= {"remember": True, "free_mode": True}
     answer = server.request("POST", "/api/v1/chat", body, headers)
     assert answer.status == 200, answer.body
-    change = {"title": MARKUP, "metadata": {"place": MARKUP}}
+    change = {"title": said("A cold day"), "metadata": {"place": said("Seoul")}}
     assert server.request("PATCH", "/api/v1/sessions/tea", change, headers).status == 200
-    summary = {"text": MARKUP, "covers": 1}
+    summary = {"text": said("The guest is cold and asks for tea."), "covers": 1}
     assert server.request("PUT", "/api/v1/sessions/tea/summary", summary, headers).status == 200
     return str(answer.headers["X-Request-ID"])
 
@@ -162,7 +172,7 @@ def sign_in(browser: Browser, token: str) -> None:
 
 def keep(browser: Browser, path: str, language: str) -> None:
     """A screenshot, where the documents' are made anew."""
-    if directory := os.environ.get("SCREENSHOTS"):
+    if SCREENSHOTS and "nowhere" not in path:
         name = "-".join(path.partition("?")[0].removeprefix("console/").split("/")[:2]) or "front"
         if "{" not in name:
-            browser.screenshot(Path(directory) / f"{name}-{language}.png")
+            browser.screenshot(Path(SCREENSHOTS) / f"{name}-{language}.png")
