@@ -174,8 +174,8 @@ FAILURES: Mapping[str, Failure] = {
         "client",
         "A request with the console's cookie does not carry the page's `X-CSRF-Token`, or a page of another site that "
         "`CORS_ORIGINS` does not name sent a write without a token.",
-        "콘솔 쿠키를 쓰는 요청에 페이지의 `X-CSRF-Token`이 없거나, `CORS_ORIGINS`에 없는 다른 사이트의 페이지가 토큰 없이 "
-        "쓰기 요청을 보냄.",
+        "콘솔 쿠키를 쓰는 요청에 페이지의 `X-CSRF-Token`이 없거나, `CORS_ORIGINS`에 없는 다른 사이트의 페이지가 "
+        "토큰 없이 쓰기 요청을 보냄.",
         told="권한 오류: 이 페이지에서 보낸 요청인지 확인할 수 없습니다. 페이지를 새로 고친 뒤 다시 시도하세요.",
     ),
     "rate_limited": Failure(
