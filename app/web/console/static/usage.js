@@ -114,7 +114,7 @@ function draw(figure, told) {
       scales: { y: { range: (_, least, most) => [0, most > 0 ? most * 1.1 : 1] } },
       axes: [
         { ...axis, space: 64, values: marksOf(step) },
-        { ...axis, size: 70, values: (_, splits) => splits.map((value) => (value === null ? "" : plot.write(value))) },
+        { ...axis, size: 84, values: (_, splits) => splits.map((value) => (value === null ? "" : plot.write(value))) },
       ],
       series: [{ label: t("When", "시각"), value: (_, shown) => (shown ? moment(shown) : "–") }, ...plot.lines.map((line) => lineOf(line, plot))],
     },
