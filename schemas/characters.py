@@ -22,6 +22,11 @@ from app.characters.rules import (
 from app.models import MAX_TOKENS_LIMIT, TEMPERATURE_MAX
 from schemas.fields import beginning
 
+NO_REGULAR_EXPRESSION = (
+    r"(?!/[\s\S]+/[a-z]*$)(?!\^[\s\S]*\$$)"
+    r"(?![\s\S]*(\\[A-Za-z.()\[\]^$*+?]|\.[*+]|[)\]][*+?{]|\(\?|\[\^|\w\|\w))"
+)
+"""As app/characters/rules.py has it, for readers of the specification."""
 NOT_BLANK = r"^[^\u0000]*[^\s\u0000\u001c-\u001f\u0085][^\u0000]*$"
 NAME_PARAMETER: dict[str, Any] = {
     "in": "path",
@@ -77,7 +82,9 @@ class LoreEntrySchema(Schema):
         title = "LoreEntry"
 
     keywords = fields.List(
-        fields.String(metadata={"pattern": NOT_BLANK, "maxLength": KEYWORD_MAX_LENGTH}),
+        fields.String(
+            metadata={"pattern": f"^{NO_REGULAR_EXPRESSION}{NOT_BLANK[1:]}", "maxLength": KEYWORD_MAX_LENGTH}
+        ),
         allow_none=True,
         metadata={
             "description": "Plain texts, in either case; no regular expressions. Without one the entry always applies.",

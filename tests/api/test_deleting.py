@@ -159,6 +159,7 @@ class TestHousekeeping:
         settled(database_url)
         with connected(database_url) as connection:
             connection.exec_driver_sql("UPDATE requests SET status = 'pending'")
+            connection.exec_driver_sql("UPDATE sessions SET turn_request = (SELECT request_id FROM requests)")
         changes = service(SessionChanges, app)
         assert changes.forget(2**53) == 0
         with connected(database_url) as connection:

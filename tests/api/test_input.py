@@ -469,7 +469,7 @@ def test_an_address_that_is_nearly_right(
             ("/api/v1/chat/", "/api/v1/chat"),
             ("/api/v2/chat/preview", "/api/v1/chat/preview"),
         ],
-        *[(path, "/readyz") for path in ("/health", "/healthz", "/api/v1/health", "/readyz/")],
+        *[(path, "/readyz") for path in ("/healthz", "/api/v1/health", "/readyz/")],
         *[("/swagger", "/docs"), ("/v1/openapi.json", "/openapi.json"), ("/nope", "/docs"), ("/v1/files", "/docs")],
     ],
 )

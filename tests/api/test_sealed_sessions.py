@@ -142,16 +142,17 @@ def test_rekeying(make_app: MakeApp, upstream: Upstream, database_url: str) -> N
         ({"session_key": SECOND, "session_key_old": (FIRST,)}, Seal(SECOND)),
         ({"session_key_old": (SECOND,)}, Seal()),
     ]
+    changes = sa.select(sessions.c.revision, sessions.c.updated_at).order_by(sessions.c.id)
     for settings, seal in steps:
         with connected(database_url) as connection:
-            before = connection.execute(sa.select(sessions.c.revision, sessions.c.updated_at)).all()
+            before = connection.execute(changes).all()
         for renewed in (27, 0):
             done = rekey(make_app, **settings)
             assert (done.exit_code, done.output) == (0, f"stored anew: {renewed}\nwere so already: {27 - renewed}\n")
         assert all(map(seal.is_newest, every_text(database_url)))
         assert [seal.open(one) for one in every_text(database_url)] == meant
         with connected(database_url) as connection:
-            assert connection.execute(sa.select(sessions.c.revision, sessions.c.updated_at)).all() == before
+            assert connection.execute(changes).all() == before
     assert every_text(database_url) == meant
 
 
