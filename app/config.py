@@ -228,6 +228,14 @@ class Config:
         "The path of a GGUF file, or `demo`. The server starts this model and uses it as upstream.",
         ko="GGUF 파일의 경로 또는 `demo`. 서버가 이 모델을 실행해 업스트림으로 씁니다.",
     )
+    local_model_threads: int = setting(
+        0,
+        integer(0, 1024),
+        "Threads of the local model; 0 is one per core. They wait for each other busily, so where other programs use "
+        "the cores as well, fewer are faster.",
+        ko="로컬 모델의 스레드 수. 0이면 코어마다 하나. 스레드는 CPU를 쓰면서 서로를 기다리므로, "
+        "다른 작업도 하는 컴퓨터에서는 적은 편이 더 빠릅니다.",
+    )
 
     log_level: str = setting(
         "INFO",

@@ -63,6 +63,8 @@ class Server:
             "SERVER_PORT": self.port,
             "WEB_CONCURRENCY": 1,
             "DRAIN_SECONDS": 0,
+            # Other tests have the other cores.
+            "LOCAL_MODEL_THREADS": 1,
             "LOG_FILE": directory / "app.log",
             "DATABASE_URL": f"sqlite:///{directory}/store/llm_server.db",
         }

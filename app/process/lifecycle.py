@@ -102,6 +102,7 @@ class Hooks:
             self._local_model_file,
             {name: value for name, value in self._environ.items() if name not in self._key_variables},
             max_tokens=DEMO_MAX_TOKENS if is_demo else MAX_TOKENS,
+            threads=self._settings.local_model_threads,
             api_key=self._environ.get("OPENAI_API_KEY", "").strip(),
         )
         self._environ["OPENAI_BASE_URL"] = model.base_url

@@ -79,13 +79,19 @@ class LocalModel:
     """
 
     def __init__(
-        self, path: Path, environ: Mapping[str, str], *, max_tokens: int = MAX_TOKENS, api_key: str = ""
+        self,
+        path: Path,
+        environ: Mapping[str, str],
+        *,
+        max_tokens: int = MAX_TOKENS,
+        threads: int = 0,
+        api_key: str = "",
     ) -> None:
         self._port = _free_port()
         self.base_url = f"http://127.0.0.1:{self._port}/v1"
         self.api_key = api_key or secrets.token_urlsafe(32)
         command = [sys.executable, "-m", "app.upstreams.local_model", "supervise", str(path), str(self._port)]
-        self._command = [*command, str(max_tokens)]
+        self._command = [*command, str(max_tokens), str(threads)]
         self._environ = {name: value for name, value in environ.items() if name.upper() not in SECRETS}
         self._lock = threading.Lock()
         self._is_stopping = False
@@ -139,17 +145,17 @@ class LocalModelProbe:
         return self._answer
 
 
-def supervise(path: str, port: str, max_tokens: str) -> None:
-    """Keep a model server running until standard input ends."""
+def supervise(*arguments: str) -> None:
+    """Keep a model server running until standard input ends; the arguments are those of serve()."""
     stopping = threading.Event()
     _ignore_signals()
     api_key = sys.stdin.readline().strip()
     threading.Thread(target=_wait_for_end_of_input, args=(stopping,), daemon=True).start()
     failures = 0
     while not stopping.is_set():
-        print(f"local model: loading {Path(path).name}", flush=True)
+        print(f"local model: loading {Path(arguments[0]).name}", flush=True)
         began = time.monotonic()
-        command = [sys.executable, "-m", "app.upstreams.local_model", "serve", path, port, max_tokens]
+        command = [sys.executable, "-m", "app.upstreams.local_model", "serve", *arguments]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as model:
             _tell_key(model, api_key)
             while model.poll() is None and not stopping.wait(0.1):
@@ -163,7 +169,7 @@ def supervise(path: str, port: str, max_tokens: str) -> None:
         stopping.wait(pause)
 
 
-def serve(path: str, port: str, max_tokens: str) -> None:
+def serve(path: str, port: str, max_tokens: str, threads: str) -> None:
     """Be the model server; ends with the process that started it."""
     import xllamacpp
 
@@ -177,6 +183,7 @@ def serve(path: str, port: str, max_tokens: str) -> None:
     # By default llama.cpp lets every web page in: it answers with the page's own origin.
     params.cors_origins, params.cors_origins_explicit = "", True
     params.n_predict = int(max_tokens)
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(threads) or -1
     params.n_ctx = CONTEXT_TOKENS
     params.n_parallel = PARALLEL_REQUESTS
     params.kv_unified = True
@@ -218,4 +225,4 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    {"supervise": supervise, "serve": serve}[sys.argv[1]](*sys.argv[2:])
+    (supervise if sys.argv[1] == "supervise" else serve)(*sys.argv[2:])

@@ -109,13 +109,11 @@ def test_a_korean_answer_in_segments(demo: Server) -> None:
 def test_a_long_conversation_is_summarised(demo: Server) -> None:
     """The model writes the summary itself; it is sent in place of the turns that it covers, and none is left out."""
     fields = {"session_id": "long", "remember": True, "max_context_tokens": 400, "max_tokens": 5, "temperature": 0}
-    for number in range(1, 21):
+    for number in range(1, 9):
         answer = demo.chat(f"My name is Mina. {f'I have {number} red apples. ' * 8}", **fields).json
         assert answer["turn"] == number
-        time.sleep(0.1)
-        if answer["summarised_turns"]:
-            break
-    assert answer["summarised_turns"] > 0
+    demo.wait_for(lambda: demo.request("GET", "/api/v1/sessions/long").json["summary"])
+    assert demo.chat("And now?", **fields).json["summarised_turns"] > 0
     body = fields | {"user_message": "Who am I?", "free_mode": True}
     shown = demo.request("POST", "/api/v1/chat/preview", body).json
     system, *said = [message["content"] for message in json.loads(shown["upstream_body"])["messages"]]
@@ -135,6 +133,16 @@ def test_the_model_is_a_process_of_its_own_on_loopback(demo: Server) -> None:
     assert supervisor.pid not in demo.worker_pids
     listening = [one.laddr.ip for one in model.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
     assert listening == ["127.0.0.1"]
+
+
+def test_the_model_has_as_many_threads_as_it_is_given(demo: Server) -> None:
+    """These tests give it one, so its work is that of one thread, however many cores there are."""
+    model = model_process(demo)
+    assert model is not None
+    before = {thread.id: thread.user_time for thread in model.threads()}
+    demo.chat("Tell me a long story about the sea.", max_tokens=60)
+    worked = [t.user_time - before.get(t.id, 0.0) for t in model.threads()]
+    assert max(worked) > 0.8 * sum(worked)
 
 
 def test_the_model_does_not_see_the_servers_secrets(demo: Server) -> None:
@@ -162,7 +170,7 @@ def test_nobody_but_the_server_can_use_the_model(demo: Server) -> None:
         assert answer.status == 401
         assert answer.headers.get("Access-Control-Allow-Origin") in {None, ""}
         connection.close()
-    assert len(model.cmdline()) == 7
+    assert len(model.cmdline()) == 8
 
 
 @pytest.mark.parametrize("key", ["sk-of-the-caller", ""])

@@ -33,6 +33,7 @@ GOOD = [
     ("OPENAI_BASE_URL", " https://[::1]:8443/v1 ", "https://[::1]:8443/v1"),
     ("OPENAI_BASE_URL", "http://llm_1.internal.:80", "http://llm_1.internal.:80"),
     ("LOCAL_MODEL", "demo", "demo"),
+    *[("LOCAL_MODEL_THREADS", raw, int(raw)) for raw in ("0", "1024")],
     ("UPSTREAMS_FILE", "upstreams.toml", "upstreams.toml"),
     ("UPSTREAM_PROXY", "http://me:pw@proxy.test:3128", "http://me:pw@proxy.test:3128"),
     ("UPSTREAM_PROXY", " proxy.test:3128 ", "http://proxy.test:3128"),
@@ -125,6 +126,7 @@ BAD_SESSION_KEYS = [
 BAD = [
     *[("SERVER_PORT", raw) for raw in (*NOT_WHOLE, "0", "65536")],
     *[("WEB_CONCURRENCY", raw) for raw in (*NOT_WHOLE, "0", "513")],
+    *[("LOCAL_MODEL_THREADS", raw) for raw in (*NOT_WHOLE, "-1", "1025")],
     *[("WORKER_CLASS", raw) for raw in ("sync", "uvicorn.workers.UvicornWorker")],
     *[("DRAIN_SECONDS", raw) for raw in (*NOT_NUMBERS, "301")],
     *[("OPENAI_API_KEY", raw) for raw in ("with space", "열쇠열쇠열쇠열쇠", "k" * 8001, "key\nkey-key")],
@@ -282,6 +284,7 @@ def test_defaults() -> None:
         "KEEPALIVE_SECONDS": 5.0,
         "DEFAULT_MAX_CONTEXT_TOKENS": 0,
         "LOCAL_MODEL": "",
+        "LOCAL_MODEL_THREADS": 0,
         "LOG_LEVEL": "INFO",
         "LOG_FILE": "logs/app.log",
         "LOG_FORMAT": "text",
