@@ -34,6 +34,6 @@ def test_the_local_model_stops_generating(start_server: Callable[..., Server]) -
 
 
 def model_port(server: Server) -> str:
-    """Where the local model of `server` listens: the last word but one of its command."""
+    """Where the local model of `server` listens: the word behind its file in the command."""
     processes = psutil.Process(server.pid).children(recursive=True)
-    return next(words[-2] for words in (process.cmdline() for process in processes) if "serve" in words)
+    return next(words[5] for words in (process.cmdline() for process in processes) if "serve" in words)
