@@ -77,7 +77,8 @@ class Logins:
         self._database.write(lambda connection: connection.execute(gone))
 
     def forgery_token(self, cookie: str) -> str:
-        """What every write with this cookie has to carry, and only pages of this server know; "" without a login."""
+        """What every write with this cookie has to carry, and only pages of this server know. `cookie` is "" without a
+        login, for the page that signs in."""
         return self._keyed(b"forgery", cookie)
 
     def is_forgery_token(self, given: str, cookie: str) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 
 from cachetools import TTLCache
 from flask import Request, current_app
@@ -30,23 +31,24 @@ NETWORKS_MAX = 10_000
 
 
 class SignInLimit:
-    """Counts the failed attempts of each network, an IPv4 address or an IPv6 /64."""
+    """Counts the failed attempts of each network (an IPv4 address or an IPv6 /64) in a minute from the first one on."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._max = max(1, FAILURES_MAX // workers)
-        self._failures: TTLCache[str, int] = TTLCache(NETWORKS_MAX, FAILURES_SECONDS)
+        # In a list, since a value that is set anew would begin another minute.
+        self._failures: TTLCache[str, list[int]] = TTLCache(NETWORKS_MAX, FAILURES_SECONDS, timer=clock)
         self._lock = threading.Lock()
 
     def check(self, address: str) -> None:
         """Raise 429 `sign_in_limited` for a network that has failed too often."""
         with self._lock:
-            if self._failures.get(_network(address), 0) >= self._max:
+            if self._failures.get(_network(address), [0])[0] >= self._max:
                 raise ChatServiceException("Too many attempts to sign in; wait a minute", "sign_in_limited")
 
     def failed(self, address: str) -> None:
         """Count one failed attempt."""
         with self._lock:
-            self._failures[_network(address)] = self._failures.get(_network(address), 0) + 1
+            self._failures.setdefault(_network(address), [0])[0] += 1
 
 
 def signed_in(asked: Request) -> Principal | None:
