@@ -14,5 +14,4 @@ blp = StrictBlueprint("console_system", __name__, url_prefix="/console/system", 
 @blp.get("")
 def system() -> Response:
     """Host, processor, memory, disk, network and this worker's process."""
-    info = SystemInfoCollector.get_system_info()
-    return page("system.html", info=info, uptime=SystemInfoCollector.get_status()["uptime_seconds"])
+    return page("system.html", info=SystemInfoCollector.get_system_info())

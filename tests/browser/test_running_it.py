@@ -116,6 +116,21 @@ def test_a_first_character_is_one_press_away(browser: Browser, server: Server, s
     assert browser.problems() == []
 
 
+def test_an_upstream_is_tried_now(browser: Browser, server: Server, shared_upstream: Upstream, admin: str) -> None:
+    """What came of it is told, and the page goes on following the server."""
+    sign_in(browser, server, admin, "console/upstreams")
+    browser.run("document.querySelector('#states').classList.add('old')")
+    shared_upstream.script(reply(200, {"object": "list", "data": []}))
+    browser.click("[data-path='api/v1/upstreams/default/try']")
+    assert "default: key 1: answers after" in browser.text("#tried")
+    shared_upstream.script(reply(500, {}))
+    browser.click("[data-path='api/v1/upstreams/default/try']")
+    browser.wait(lambda: "key 1: upstream_error" in browser.text("#tried"))
+    browser.wait(lambda: not browser.all("#states.old"))
+    assert browser.accessibility() == []
+    assert browser.problems() == []
+
+
 def test_language_and_theme_are_all_that_is_kept(browser: Browser, server: Server) -> None:
     """As cookies; nothing else is stored in the browser."""
     browser.base_url = server.url
