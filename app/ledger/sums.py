@@ -2,7 +2,7 @@
 
 Percentiles come from a histogram: the database counts rows by group and class of milliseconds, and then looks in these
 few counts for the class that holds the median. To order all rows of a group by their time instead (`row_number()`)
-took three times as long. A class is at most a tenth as wide as it is large, so its middle is right to 5 % and a
+took more than twice as long. A class is at most a tenth as wide as it is large, so its middle is right to 5 % and a
 millisecond (test_usage_series.py).
 """
 
