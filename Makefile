@@ -87,7 +87,7 @@ test: install-test install-model install-clients install-browser ## Run every te
 	$(PYTEST) -n $(WORKERS)
 
 screenshots: install-test install-browser ## Make the pictures in docs/console anew
-	SCREENSHOTS=docs/console $(PYTEST) tests/browser/test_pages.py
+	SCREENSHOTS=docs/console $(PYTEST) tests/browser/test_pages.py tests/browser/test_docs.py
 
 # Not part of `test`: CPython 3.11 can hang in a traced callback of a greenlet's end while two threads end at once.
 coverage: install-test install-model install-clients install-browser ## Run every test and show which lines it ran

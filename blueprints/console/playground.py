@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.characters.characters import EVERYBODYS, Characters
+from app.characters.characters import Characters
 from app.config import Config
 from app.ledger.accounts import Principal
 from app.models import IMAGE_DATA_MAX_LENGTH, IMAGES_MAX
@@ -15,6 +15,7 @@ from app.web.console.pages import PAGE, page
 from app.web.flask_app import Response
 from app.web.services import service
 from app.web.strict import StrictBlueprint
+from blueprints.characters import owner
 from schemas.playground import PlaygroundQuerySchema
 
 blp = StrictBlueprint(
@@ -29,7 +30,7 @@ MODELS_SHOWN = 200
 def playground(query: dict[str, str]) -> Response:
     """The page; the rest is done by its scripts, with the API's own routes."""
     config, caller = service(Config), principal()
-    known, is_cut = _characters(caller, query["character"])
+    known, is_cut = _characters(query["character"])
     catalog = service(Fleet).catalog
     may_be_free = caller.account is None or caller.account.free_mode
     return page(
@@ -68,10 +69,9 @@ def _data(config: Config) -> dict[str, Any]:
     }
 
 
-def _characters(caller: Principal, chosen: str) -> tuple[list[str], bool]:
+def _characters(chosen: str) -> tuple[list[str], bool]:
     """The names of those that may speak, the chosen one among them, and whether there are more."""
-    owner = EVERYBODYS if caller.account is None else caller.account.id
-    found, cursor = service(Characters).page(owner, limit=CHARACTERS_SHOWN)
+    found, cursor = service(Characters).page(owner(), limit=CHARACTERS_SHOWN)
     names = [one["name"] for one in found]
     return ([chosen] if chosen and chosen not in names else []) + names, cursor is not None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.browser.docs_page import DocsPage
-from tests.browser.test_pages import Place, place, sign_in  # noqa: F401
+from tests.browser.test_pages import Place, keep, place, sign_in  # noqa: F401
 from tests.server import Server
 from tests.unit.test_openapi import SPEC
 from tests.upstream import Upstream
@@ -31,6 +31,7 @@ def test_the_page_can_be_read(browser: Browser, start_shared: Callable[..., Serv
     page = DocsPage(browser)
     assert ("채팅 한 턴에 답변" if korean else "Answer one chat turn") in browser.text(f"[id$='{CHAT}']")
     assert browser.accessibility() == []
+    keep(browser, "docs", language)
     browser.click(f"{page.open(CHAT)} .try-out__btn")
     assert browser.accessibility() == []
     assert browser.run("return document.documentElement.scrollWidth <= innerWidth"), "wider than the window"

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.conftest import SERVER_KEY
-from tests.programs import missing, path_of
+from tests.nginx import start_nginx
+from tests.programs import missing
 from tests.server import ROOT, Server, free_port
 from tests.upstream import Upstream, reply, response_document
 
@@ -28,27 +29,14 @@ pytestmark = pytest.mark.skipif(bool(missing("nginx")), reason="nginx is not ins
 MARKUP = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
 SCREENSHOTS = os.environ.get("SCREENSHOTS", "")
 SITE = """\
-daemon off;
-worker_processes 1;
-pid {directory}/nginx.pid;
-error_log {directory}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    server {{
-        listen 127.0.0.1:{port};
-        location /below/here/ {{
-            proxy_pass http://127.0.0.1:{server}/;
-            proxy_set_header Host $http_host;
-            proxy_set_header X-Forwarded-For $remote_addr;
-            proxy_set_header X-Forwarded-Proto $scheme;
-            proxy_buffering off;
-        }}
+server {{
+    listen 127.0.0.1:{port};
+    location /below/here/ {{
+        proxy_pass http://127.0.0.1:{server}/;
+        proxy_set_header Host $http_host;
+        proxy_set_header X-Forwarded-For $remote_addr;
+        proxy_set_header X-Forwarded-Proto $scheme;
+        proxy_buffering off;
     }}
 }}
 """
@@ -75,9 +63,7 @@ def place(
     request_id = fill(server, token)
     directory = tmp_path_factory.mktemp("nginx")
     port = free_port()
-    (directory / "nginx.conf").write_text(SITE.format(directory=directory, port=port, server=server.port))
-    options = ["-e", f"{directory}/error.log", "-p", str(directory), "-c", f"{directory}/nginx.conf"]
-    with subprocess.Popen([str(path_of("nginx")), *options]) as nginx:
+    with start_nginx(directory, SITE.format(port=port, server=server.port)) as nginx:
         yield Place(f"http://127.0.0.1:{port}/below/here", token, request_id)
         nginx.terminate()
 
@@ -173,6 +159,5 @@ def sign_in(browser: Browser, token: str) -> None:
 def keep(browser: Browser, path: str, language: str) -> None:
     """A screenshot, where the documents' are made anew."""
     if SCREENSHOTS and "nowhere" not in path:
-        name = "-".join(path.partition("?")[0].removeprefix("console/").split("/")[:2]) or "front"
-        if "{" not in name:
-            browser.screenshot(Path(SCREENSHOTS) / f"{name}-{language}.png")
+        name = path.partition("?")[0].removeprefix("console/").replace("/", "-") or "front"
+        browser.screenshot(Path(SCREENSHOTS) / f"{name.replace('{request_id}', 'request')}-{language}.png")

@@ -7,7 +7,6 @@ import http.client
 import json
 import re
 import ssl
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import trustme
 
 from app.config import Config
 from tests.conftest import SERVER_KEY
+from tests.nginx import start_nginx
 from tests.programs import path_of
 from tests.server import ROOT, Answer, Server, free_port
 from tests.streams import response_events, stream
@@ -27,23 +27,6 @@ SITE = (ROOT / "deploy" / "nginx.conf").read_text()
 NAME = "llm.example.com"
 CHAT = {"user_message": "hi", "free_mode": True}
 pytestmark = pytest.mark.skipif(NGINX is None, reason="not on this machine: nginx; see make install-browser")
-
-AROUND = """\
-daemon off;
-worker_processes 1;
-pid {directory}/nginx.pid;
-error_log {directory}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    {site}
-}}
-"""
 
 
 class Front:
@@ -59,9 +42,7 @@ class Front:
             blob.write_to_path(str(directory / "chain.pem"), append=True)
         self._tls = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
         self._tls.check_hostname = False
-        (directory / "nginx.conf").write_text(AROUND.format(directory=directory, site=self._site(directory, ports)))
-        command = [str(NGINX), "-e", f"{directory}/error.log", "-p", str(directory), "-c", f"{directory}/nginx.conf"]
-        self.process = subprocess.Popen(command)
+        self.process = start_nginx(directory, self._site(directory, ports))
         self._wait()
 
     def _site(self, directory: Path, ports: Sequence[int]) -> str:

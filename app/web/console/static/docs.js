@@ -46,7 +46,14 @@ const complete = () => {
   }
   for (const link of document.querySelectorAll(".opblock-summary-control a[href]")) link.removeAttribute("href");
 };
-new MutationObserver(complete).observe(document.body, {childList: true, subtree: true});
+let due = 0;
+const soon = () => {
+  due ||= requestAnimationFrame(() => {
+    due = 0;
+    complete();
+  });
+};
+new MutationObserver(soon).observe(document.body, {childList: true, subtree: true});
 
 SwaggerUIBundle({
   url: page.lang === "ko" ? "docs/openapi.ko.json" : "openapi.json",
