@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from app.config import Config
@@ -18,6 +19,7 @@ from app.web.flask_app import Response
 from app.web.middleware import this_request
 from app.web.services import service
 from app.web.strict import StrictBlueprint
+from blueprints.chat import TRY
 
 blp = StrictBlueprint("front", __name__, access=Access.PUBLIC, errors=PAGE)
 below = StrictBlueprint("console", __name__, url_prefix="/console", access=Access.PUBLIC, errors=PAGE)
@@ -68,5 +70,4 @@ def _try_it(config: Config) -> dict[str, Any]:
     headers = ["Content-Type: application/json"]
     if config.token_required:
         headers.append("Authorization: Bearer TOKEN")
-    body = '{"user_message": "What is the capital of France?", "free_mode": true}'
-    return {"url": this_request().host_url, "headers": headers, "body": body}
+    return {"url": this_request().host_url, "headers": headers, "body": json.dumps(TRY)}

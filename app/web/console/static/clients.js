@@ -1,6 +1,6 @@
 /* The pages of the clients: a new token is shown once, in a dialog, and never kept by the page. */
 
-import { address, t } from "./api.js";
+import { address } from "./api.js";
 import { addCopy } from "./console.js";
 
 const DAY = 24 * 3600 * 1000;
@@ -12,7 +12,7 @@ document.addEventListener("done", ({ detail }) => {
   token.textContent = detail.token;
   line.textContent =
     `curl -s ${address("api/v1/chat")} -H 'Authorization: Bearer ${detail.token}' ` +
-    `-H 'Content-Type: application/json' -d '{"user_message": "${t("Hello", "안녕하세요")}", "free_mode": true}'`;
+    `-H 'Content-Type: application/json' -d '{"user_message": "What is the capital of France?", "temperature": 0, "free_mode": true}'`;
   dialog.showModal();
 });
 

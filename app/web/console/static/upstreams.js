@@ -9,11 +9,9 @@ function told({ outcome, ms }, index) {
   return outcome === "answers" ? t(`${key}: answers after ${ms} ms`, `${key}: ${ms}ms 뒤 응답`) : `${key}: ${outcome} (${ms} ms)`;
 }
 
-document.addEventListener("done", ({ target, detail }) => {
+document.addEventListener("done", ({ detail }) => {
   const place = document.getElementById("tried");
   const keys = detail.keys.length ? detail.keys.map(told).join(", ") : t("it has no key of the server's", "서버의 키가 없음");
   place.textContent = `${detail.upstream.name}: ${keys}`;
   place.hidden = false;
-  // What follows the server stands still while somebody is in it.
-  target.blur();
 });
