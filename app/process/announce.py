@@ -39,6 +39,7 @@ Every caller needs a token. This command prints one, to be put in the place of T
 """
 TOKEN = " -H 'Authorization: Bearer TOKEN'"
 BODY = '{"user_message": "What is the capital of France?", "temperature": 0, "free_mode": true}'
+"""What the terminal and the front page offer to send: the demo model answers it at once."""
 
 
 @dataclass(frozen=True)

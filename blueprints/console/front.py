@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from app.config import Config
 from app.errors import ServiceException
 from app.json_bytes import dump_json
+from app.process.announce import BODY
 from app.process.readiness import Readiness
 from app.services.upstream_state import describe
 from app.upstreams.fleet import Fleet
@@ -19,7 +19,6 @@ from app.web.flask_app import Response
 from app.web.middleware import this_request
 from app.web.services import service
 from app.web.strict import StrictBlueprint
-from blueprints.chat import TRY
 
 blp = StrictBlueprint("front", __name__, access=Access.PUBLIC, errors=PAGE)
 below = StrictBlueprint("console", __name__, url_prefix="/console", access=Access.PUBLIC, errors=PAGE)
@@ -70,4 +69,4 @@ def _try_it(config: Config) -> dict[str, Any]:
     headers = ["Content-Type: application/json"]
     if config.token_required:
         headers.append("Authorization: Bearer TOKEN")
-    return {"url": this_request().host_url, "headers": headers, "body": json.dumps(TRY)}
+    return {"url": this_request().host_url, "headers": headers, "body": BODY}

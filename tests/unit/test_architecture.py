@@ -71,7 +71,13 @@ ROOMS: dict[str, set[str]] = {
         "app.upstreams.local_model",
     }
     | {"app.characters", "app.sessions.changes", "app.sessions.lines", "app.sessions.stored"}
-    | {"app.process.metrics", "app.process.readiness", "app.process.shared_health", "app.process.system"},
+    | {
+        "app.process.announce",
+        "app.process.metrics",
+        "app.process.readiness",
+        "app.process.shared_health",
+        "app.process.system",
+    },
     "app.process": BELOW_THE_WEB | {"app.process", "app.logging", "app.web"},
     "app.factory": BELOW_THE_WEB | {"app.process", "app.web", "blueprints"},
     "app": {"app.config", "app.factory"},
