@@ -95,7 +95,7 @@ coverage: install-test install-model install-clients install-browser ## Run ever
 
 # These wait for each other less.
 test-fast: WORKERS = 6
-test-fast: install-test ## Run the tests that need no process, PostgreSQL, model or Node (about two minutes)
+test-fast: install-test ## Run the tests that need no process, PostgreSQL, model or Node (a minute and a half)
 	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not postgresql" tests/unit tests/api
 
 bench: install-bench ## Measure this server beside its peers (half an hour); QUICK=1 ends within 3 minutes, ROUNDS=1 within 12
