@@ -79,13 +79,18 @@ function afterwards(element, answer) {
   }
 }
 
+let running = 0;
+
 async function send(element, body) {
   tell("");
+  running += 1;
   element.setAttribute("aria-busy", "true");
   const button = element.matches("form") ? element.querySelector("button:not([type=button])") : element;
   if (button) button.disabled = true;
   try {
-    afterwards(element, await api(element.dataset.api, element.dataset.path, body));
+    const answer = await api(element.dataset.api, element.dataset.path, body).finally(() => (running -= 1));
+    // To leave the page now would cut off what else is being sent; whoever is last leaves it.
+    if (!running || "thenEvent" in element.dataset) afterwards(element, answer);
   } catch (error) {
     show(error, element.matches("form") ? element : null);
   } finally {
