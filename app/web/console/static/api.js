@@ -11,6 +11,9 @@ export const address = (path) => new URL(root + path, document.baseURI).href;
 /** The text in the page's language. */
 export const t = (english, korean) => (document.documentElement.lang === "ko" ? korean : english);
 
+let writing = 0; // How many writes are not answered yet.
+let leave = null; // How to leave the page as soon as they are.
+
 /** A failure that the server told, as a problem document. */
 export class Problem extends Error {
   constructor(told) {
@@ -33,12 +36,17 @@ export async function ask(method, path, body, options = {}) {
     headers["Content-Type"] = "application/json";
     body = JSON.stringify(body);
   }
+  const isWrite = method !== "GET";
   let answer;
+  writing += isWrite;
   try {
     answer = await fetch(root + path, { method, body, ...options, headers: { ...headers, ...options.headers } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem({ detail: t("The server does not answer", "서버가 응답하지 않습니다"), code: "unreachable" });
+  } finally {
+    writing -= isWrite;
+    if (!writing) leave?.();
   }
   if (answer.ok) return answer;
   const told = await answer.json().catch(() => ({ detail: `HTTP ${answer.status}`, code: "unknown" }));
@@ -51,5 +59,14 @@ export async function api(method, path, body, options) {
   return answer.status === 204 ? null : answer.json();
 }
 
+/** Leave the page once every write is answered: to leave it earlier would cut them off. */
+function afterWrites(how) {
+  leave = how;
+  if (!writing) leave();
+}
+
 /** Go to a path of this server. */
-export const go = (path) => location.assign(root + path);
+export const go = (path) => afterWrites(() => location.assign(root + path));
+
+/** Load the page again. */
+export const again = () => afterWrites(() => location.reload());

@@ -1,6 +1,6 @@
 /* One character: its form, whose rows are added and removed, and its versions. */
 
-import { Problem, address, api, root, t } from "./api.js";
+import { Problem, address, again, api, go, root, t } from "./api.js";
 import { show, tell } from "./console.js";
 import { pageOf, ruleOf } from "./names.js";
 import { isTouched, valuesOf } from "./rows.js";
@@ -80,9 +80,9 @@ function showSaved({ name, version }) {
   const isHere = target.pathname + target.search === location.pathname + location.search;
   if (isHere) {
     history.replaceState(null, "", target);
-    location.reload();
+    again();
   } else {
-    location.assign(target);
+    go(pageOf(name, version) + target.hash);
   }
 }
 

@@ -6,7 +6,7 @@
    data-then-event has the page's own script hear "done" with the answer; else the page is loaded again.
    <div id="…" data-live="3">                                follows the server, every three seconds */
 
-import { Problem, address, api, go, t } from "./api.js";
+import { Problem, address, again, api, go, t } from "./api.js";
 
 const YEAR = 365 * 24 * 3600;
 
@@ -75,22 +75,17 @@ function afterwards(element, answer) {
   } else if ("then" in element.dataset) {
     go(element.dataset.then);
   } else {
-    location.reload();
+    again();
   }
 }
 
-let running = 0;
-
 async function send(element, body) {
   tell("");
-  running += 1;
   element.setAttribute("aria-busy", "true");
   const button = element.matches("form") ? element.querySelector("button:not([type=button])") : element;
   if (button) button.disabled = true;
   try {
-    const answer = await api(element.dataset.api, element.dataset.path, body).finally(() => (running -= 1));
-    // To leave the page now would cut off what else is being sent; whoever is last leaves it.
-    if (!running || "thenEvent" in element.dataset) afterwards(element, answer);
+    afterwards(element, await api(element.dataset.api, element.dataset.path, body));
   } catch (error) {
     show(error, element.matches("form") ? element : null);
   } finally {

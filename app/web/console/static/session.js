@@ -1,6 +1,6 @@
 /* One session: its title and its metadata. What nobody has changed is not sent. */
 
-import { api } from "./api.js";
+import { again, api } from "./api.js";
 import { show, tell } from "./console.js";
 import { isTouched, valuesOf } from "./rows.js";
 
@@ -19,7 +19,7 @@ async function save() {
   }
   try {
     await api("PATCH", `api/v1/sessions/${form.dataset.session}`, body);
-    location.reload();
+    again();
   } catch (error) {
     show(error, form);
   }
