@@ -41,6 +41,7 @@ from app.process.connections import (
 )
 from app.process.http_head import Limits, UsualRequest, read_head
 from app.process.refusal import refusal
+from app.store.threads import give_logging_system_locks
 
 HEAD_SECONDS = 5.0
 """For the first head of a new connection."""
@@ -134,6 +135,12 @@ class GeventWorker(_AnswersWithProblems, _GeventWorker):
         self._keepalive_seconds = float(cfg.keepalive)
         self._limits = Limits(cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size)
         self._scheme = lru_cache(256)(self._believed_scheme)
+
+    def patch(self) -> None:
+        """Put gevent in the place of what blocks in the standard library, but leave logging its locks: system threads
+        log as well."""
+        super().patch()
+        give_logging_system_locks()
 
     def timeout_ctx(self) -> _Wait:
         """How long the next request of this connection is waited for."""

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from app.errors import ServiceException
 from app.store.engine import bound_lock_wait, make_engine
 from app.store.revision import REVISION, check_revision
-from app.store.threads import offload
+from app.store.threads import make_lock, offload
 from app.store.writer import LOCK_SECONDS, Batch, Writer, each, unavailable
 
 Result = TypeVar("Result")
@@ -54,6 +54,7 @@ class Database:
             takes_turns=not alone and self._url.get_backend_name() == "sqlite",
             bounds_each=self._bounds_each,
         )
+        self._migrating = make_lock()
         self._opened: list[tuple[int, int] | None] = []
         self._migrated = False
         self.made: Flag = threading.Event()
@@ -87,7 +88,9 @@ class Database:
         """
         if self.made.is_set() and (self._is_gone() or self._revision() is None):
             raise FileNotFoundError(GONE)
-        self._make_tables()
+        # One thread at a time: Alembic is loaded, which takes locks of gevent's, and keeps what it does in globals.
+        with self._migrating:
+            self._make_tables()
         self.made.set()
 
     def _make_tables(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from app.store.threads import pause
+from app.store.threads import give_system_locks, pause
 
 ASK_SECONDS = 0.001
 CHECKPOINT_PAGES = 20_000
@@ -26,6 +26,7 @@ def make_engine(url: sa.URL, timeout_seconds: float, *, reading: bool = False, p
 
     A write has no such bound: its caller stops waiting by itself (Writer.write), and making the tables may take long.
     """
+    give_system_locks("sqlalchemy")
     if url.get_backend_name() != "sqlite":
         engine = sa.create_engine(
             url,
@@ -36,6 +37,7 @@ def make_engine(url: sa.URL, timeout_seconds: float, *, reading: bool = False, p
             max_overflow=4,
             pool_timeout=timeout_seconds,
         )
+        give_system_locks("psycopg")
         if reading:
             limit = f"SET LOCAL statement_timeout = {math.ceil(timeout_seconds * 1000)}"
             sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(limit))

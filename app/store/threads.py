@@ -6,17 +6,30 @@ So what may block runs in a system thread of its own, which this module makes wi
 greenlets wait for it without blocking the others: `test_other_greenlets_go_on_while_the_database_is_slow`. Where gevent
 has not patched, and under gthread, all threads are system threads, and the same functions use the standard library.
 
+A lock of gevent's is for the greenlets of one system thread. Where two system threads want it at the same moment, a
+release may wake nobody, and one of them waits for ever (seen with gevent 26.9: a new server on a busy machine was now
+and then never ready). So whatever system threads share is locked with the interpreter's own locks: ours by
+`make_lock()`, those of a library by `give_system_locks()`, logging's by `give_logging_system_locks()`.
+`test_no_lock_of_gevents_is_shared` watches a whole server.
+
 This is the one module that reaches into gevent (`get_original`, the hub's `Waiter`, `loop.async_` and `threadpool`).
 `tests/unit/test_private_parts.py` notices when gevent changes them.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import logging
 import queue
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any, Protocol, TypeVar, cast
 
 from gevent import Timeout, get_hub
@@ -41,6 +54,52 @@ class Done(Protocol):
 def make_done() -> Done:
     """A Done for a greenlet under gevent, else for a thread."""
     return _GreenletDone() if _has_greenlets() else _ThreadDone()
+
+
+def make_lock() -> AbstractContextManager[object]:
+    """A lock for what system threads share. Held for a moment only: meanwhile no greenlet goes on that wants it."""
+    lock: AbstractContextManager[object] = get_original("_thread", "allocate_lock")()
+    return lock
+
+
+def give_system_locks(library: str) -> None:
+    """Have a library that is used in system threads make the interpreter's own locks; those it has stay what they are.
+
+    In its modules a `threading` takes the place of the patched one that gevent has not patched, and so does its `Lock`.
+    """
+    if not _has_greenlets():
+        return
+    unpatched = _unpatched_threading()
+    replaced: list[tuple[object, object]] = [(threading, unpatched), (threading.Lock, unpatched.Lock)]
+    for name, module in tuple(sys.modules.items()):
+        if name.partition(".")[0] == library:
+            for patched, original in replaced:
+                vars(module).update({name: original for name, value in vars(module).items() if value is patched})
+
+
+def give_logging_system_locks() -> None:
+    """Have logging use the interpreter's own locks again, in place of those that gevent gave it when it patched."""
+    make: Callable[[], Any] = get_original("_thread", "RLock")
+    logging._lock = make()  # type: ignore[attr-defined]
+    for reference in logging._handlerList:  # type: ignore[attr-defined]
+        if (handler := reference()) is not None:
+            handler.lock = make()
+
+
+@functools.cache
+def _unpatched_threading() -> ModuleType:
+    """The standard library's `threading`, loaded once more on top of the `_thread` that gevent has not patched."""
+    names = vars(sys.modules["_thread"])
+    originals = ModuleType("_thread")
+    vars(originals).update({name: get_original("_thread", name) for name in names if not name.startswith("__")})
+    spec = cast(ModuleSpec, importlib.util.find_spec("threading"))
+    module = importlib.util.module_from_spec(spec)
+    patched, sys.modules["_thread"] = sys.modules["_thread"], originals
+    try:
+        cast(Any, spec.loader).exec_module(module)
+    finally:
+        sys.modules["_thread"] = patched
+    return module
 
 
 def start_thread(run: Callable[[], None]) -> None:

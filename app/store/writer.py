@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -34,7 +33,7 @@ import sqlalchemy as sa
 
 from app.errors import ChatServiceException, ServiceException
 from app.store.engine import ASK_SECONDS, bound_lock_wait
-from app.store.threads import Bell, Done, make_done, pause, start_thread, wait_until
+from app.store.threads import Bell, Done, make_done, make_lock, pause, start_thread, wait_until
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ class Writer:
         self._due = 0.0
         self._locked_tries = 0
         self._bell = Bell()
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._is_running = False
         self._connection: sa.Connection | None = None
         self._failing = False
