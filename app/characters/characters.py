@@ -10,7 +10,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from cachetools import TTLCache
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.characters.character import Character, parse_reference
 from app.characters.lore import composed
@@ -21,6 +20,7 @@ from app.store.database import Database
 from app.store.statement import Statement
 from app.store.tables import character_versions, characters, owner_of_character
 from app.store.together import Together
+from app.store.upsert import upsert
 from app.units import MICROSECONDS
 
 EVERYBODYS = 0
@@ -220,8 +220,7 @@ def _add(connection: sa.Connection, owner: int, name: str) -> Any:
     if connection.execute(counted).scalar_one() >= CHARACTERS_MAX:
         raise broken_rules({"name": [f"must be one of at most {CHARACTERS_MAX} characters"]})
     row = {"client_id": owner or None, "name": name, "version": 0}
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    connection.execute(insert(characters).values(row).on_conflict_do_nothing())
+    connection.execute(upsert(characters, connection.dialect.name).values(row).on_conflict_do_nothing())
     return _hold(connection, owner, name)
 
 

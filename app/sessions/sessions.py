@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.sessions.conversation import Conversation, Turn
 from app.sessions.recent import RecentConversations
@@ -16,6 +15,7 @@ from app.sessions.turns import FORGET_EMPTY, OpenTurn
 from app.store.database import Database
 from app.store.statement import Statement
 from app.store.tables import sessions, turns
+from app.store.upsert import upsert
 from app.store.writer import each
 from app.units import MICROSECONDS
 
@@ -27,7 +27,6 @@ EMPTY_SECONDS = 3600
 _BY_NAME = Statement(
     sessions.select().where(sessions.c.owner == sa.bindparam("of_owner"), sessions.c.name == sa.bindparam("named"))
 )
-_DIALECTS = {"sqlite": sqlite, "postgresql": postgresql}
 _BETWEEN = sa.select(
     turns.c.number, turns.c.user_text, turns.c.answer_text, turns.c.interrupted, turns.c.character
 ).where(
@@ -141,6 +140,6 @@ class Sessions:
 
 def insert_new(connection: sa.Connection, values: Mapping[str, Any]) -> int | None:
     """Make the row of a session; gives its id, or None where there is one of this owner and name."""
-    make: Any = _DIALECTS[connection.dialect.name].insert(sessions).values(values)
+    make = upsert(sessions, connection.dialect.name).values(values)
     made: int | None = connection.execute(make.on_conflict_do_nothing().returning(sessions.c.id)).scalar()
     return made

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.store.engine import bound_lock_wait
 from app.store.tables import rests
+from app.store.upsert import upsert
 from app.store.writer import LOCK_SECONDS
 
 Place = tuple[str, str, str]
@@ -70,9 +70,13 @@ def _is_at(place: Place) -> sa.ColumnElement[bool]:
 def _upsert(dialect: str, change: Change, rest: StoredRest) -> sa.Executable:
     values = {"rests_until": rest.until, "rests_in_a_row": rest.in_a_row, "reason": rest.reason}
     place = dict(zip(rests.primary_key.columns.keys(), change.place, strict=True))
-    insert = postgresql.insert(rests) if dialect == "postgresql" else sqlite.insert(rests)
-    return insert.values(place | values).on_conflict_do_update(
-        index_elements=list(place),
-        set_=values,
-        where=sa.or_(rests.c.rests_until < rest.until, rests.c.rests_until <= change.known),
+    inserted: sa.Executable = (
+        upsert(rests, dialect)
+        .values(place | values)
+        .on_conflict_do_update(
+            index_elements=list(place),
+            set_=values,
+            where=sa.or_(rests.c.rests_until < rest.until, rests.c.rests_until <= change.known),
+        )
     )
+    return inserted
