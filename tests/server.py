@@ -38,8 +38,8 @@ class Server:
     """Use as a context manager; keyword arguments are settings (upper-case environment names).
 
     A fresh server has one worker, no drain before a stop, and log and store in `directory`; `ready=None` waits for
-    nothing; `root` is where the program lies. Leaving the block stops the server and fails if a process of its group is
-    still there.
+    nothing; `root` is where the program lies. Leaving the block stops the server, quickly as Ctrl-C does it, which
+    saves each test a second, and fails if a process of its group is still there.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Server:
     def __exit__(self, *_: object) -> None:
         try:
             if self.process.poll() is None:
-                self.stop()
+                self.stop(signal.SIGINT)
             left = self.leftovers()
             assert not left, f"processes left behind: {left}\n{self.output()}"
         finally:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import sqlite3
 import time
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
@@ -43,7 +45,7 @@ def make_engine(url: sa.URL, timeout_seconds: float, *, reading: bool = False, p
             sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(limit))
         return engine
     options = {"check_same_thread": False, "timeout": timeout_seconds}
-    engine = sa.create_engine(url, connect_args=options, poolclass=NullPool)
+    engine = sa.create_engine(_existing(url), connect_args=options, poolclass=NullPool)
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _: Any) -> None:
@@ -66,6 +68,13 @@ def make_engine(url: sa.URL, timeout_seconds: float, *, reading: bool = False, p
             _begin_writing(connection, timeout_seconds)
 
     return engine
+
+
+def _existing(url: sa.URL) -> sa.URL:
+    """The same file, which is not made where there is none: an empty one in place of ours would know no client."""
+    if not url.database or url.query or url.database == ":memory:":
+        return url
+    return url.set(database="file:" + quote(os.path.abspath(url.database)), query={"mode": "rw", "uri": "true"})
 
 
 def bound_lock_wait(connection: sa.Connection, seconds: float, *, scope: str) -> None:

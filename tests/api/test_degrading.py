@@ -14,8 +14,10 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
+from app.errors import ServiceException
 from app.ledger.accounts import KNOWN_SECONDS, Accounts, Limits
 from app.ledger.ledger import Ledger
+from app.store.database import Database
 from app.store.engine import make_engine
 from app.store.tables import clients
 from app.store.threads import wait_until
@@ -192,6 +194,19 @@ def test_gone(app: Flask, token: str, database_url: str) -> None:
     for name in sorted(names, key=len, reverse=True):
         (aside / name).rename(file.parent / name)
     assert_back(app, token)
+
+
+def test_gone_between_a_look_and_a_connection(app: Flask, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever connects makes no file, however late it was taken away."""
+    database, file = service(Database, app), file_of(database_url)
+    database.read(lambda connection: None)
+    monkeypatch.setattr(database, "_is_gone", lambda: False)
+    file.rename(file.with_name("aside"))
+    with pytest.raises(ServiceException, match="records are not available"):
+        database.read(lambda connection: None)
+    with pytest.raises(ServiceException, match="records are not available"):
+        database.run_aside(lambda connection: None, writes=True)
+    assert not file.exists()
 
 
 @pytest.mark.parametrize("why", ["corrupt", "a directory", "no directory"])

@@ -25,6 +25,7 @@ class Numbers:
     """A table of numbers that a writer fills; counts the commits and can be held up in the middle of one."""
 
     def __init__(self, path: Path) -> None:
+        path.touch()
         self.engine = make_engine(sa.make_url(f"sqlite:///{path}"), 5)
         self.may_write = threading.Event()
         self.may_write.set()
