@@ -78,7 +78,12 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs PostgreSQL: `make test-fast` leaves it out, as each of its workers would start one."""
+    """Mark what needs PostgreSQL: `make test-fast` leaves it out, as each of its workers would start one.
+
+    What needs the machine for itself comes first: later it would wait for the longest test that runs, and all others for
+    it.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("alone") is None)
     for item in items:
         parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         if "postgres" in getattr(item, "fixturenames", ()) or "postgresql" in parameters.values():

@@ -50,6 +50,7 @@ def test_each_status_shows_an_example_of_its_own(browser: Browser, start_shared:
                 [row.dataset.code, row.querySelector("code")?.textContent, row.querySelector("pre")?.textContent])""",
             box,
         )
+        assert "$ref" not in browser.text(box)
         errors = {status: (code, shown) for status, code, shown in rows if status[0] in "45"}
         assert len(errors) >= 14
         for status, (code, shown) in errors.items():

@@ -22,6 +22,30 @@ const lines = () => ({
   },
 });
 
+// Each operation that is opened has its references resolved. Swagger UI would first read all of the document anew for it,
+// which takes most of the time; ours has references of one kind, to what stands in the same document.
+const resolved = (value, root, above = []) => {
+  if (value === null || typeof value !== "object") return value;
+  if (Array.isArray(value)) return value.map((one) => resolved(one, root, above));
+  const target = value.$ref;
+  if (typeof target !== "string") {
+    return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, resolved(one, root, above)]));
+  }
+  if (above.includes(target)) return value;
+  const found = target.split("/").slice(1).reduce((at, name) => at[name], root);
+  return { ...resolved(found, root, [...above, target]), $$ref: target };
+};
+const references = () => ({
+  fn: {
+    resolveSubtree: async (root, path) => {
+      const at = path.reduce((value, name) => value[name], root);
+      const shared = path[0] === "paths" && path.length === 3 ? root.paths[path[1]].parameters ?? [] : [];
+      const spec = shared.length ? { ...at, parameters: [...shared, ...(at.parameters ?? [])] } : at;
+      return { spec: resolved(spec, root), errors: [] };
+    },
+  },
+});
+
 // What Swagger UI leaves without a name, out of the keyboard's reach, at the wrong level of headings, or in a button.
 const words = page.lang === "ko"
   ? {about: "이 API", token: "토큰", body: "요청 본문", example: "예시", media: "미디어 형식", value: "값"}
@@ -61,7 +85,7 @@ SwaggerUIBundle({
   deepLinking: true,
   displayRequestDuration: true,
   defaultModelsExpandDepth: 0,
-  plugins: [lines],
+  plugins: [lines, references],
   operationsSorter: (one, other) => rank(one) - rank(other),
   // Who is signed in to the console needs no token here, but may write only with this; it is not in the curl line.
   requestInterceptor: (request) => {
