@@ -49,13 +49,24 @@ EVERY_STORE = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With several workers one of them takes all tests of the local model: two models would only slow each other down.
 
-    A file of tests in a browser stays together, so that its tests share their browser and server.
+    A file of tests in a browser stays together, so that its tests share their browser and server. Every second worker
+    begins with tests of processes, which wait for most of their time, and the others with those that compute.
 
     The mark `xdist_group` is for this, but xdist 3.8 sets a node's name where pytest 9.2 no longer looks.
     """
     from xdist.scheduler import LoadScopeScheduling
 
+    if config.getvalue("dist") == "worksteal":
+        return None
+
     class OneModel(LoadScopeScheduling):  # type: ignore[misc]
+        def _assign_work_unit(self, node: Any) -> None:
+            waits = int(node.gateway.id.removeprefix("gw")) % 2
+            wanted = ("tests/process/", "model") if waits else ("tests/api/", "tests/unit/", "tests/browser/")
+            if (scope := next((scope for scope in self.workqueue if scope.startswith(wanted)), None)) is not None:
+                self.workqueue.move_to_end(scope, last=False)
+            super()._assign_work_unit(node)
+
         def _split_scope(self, nodeid: str) -> str:
             if nodeid.startswith("tests/browser/"):
                 return nodeid.split("::")[0]
@@ -80,8 +91,8 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs PostgreSQL: `make test-fast` leaves it out, as each of its workers would start one.
 
-    What needs the machine for itself comes first: later it would wait for the longest test that runs, and all others for
-    it.
+    What needs the machine for itself comes first: later it would wait for the longest test that runs, and all others
+    for it.
     """
     items.sort(key=lambda item: item.get_closest_marker("alone") is None)
     for item in items:
