@@ -7,7 +7,7 @@ NODE_MODULES := tests/clients/node_modules
 BENCH := .bench
 PORTKEY := $(BENCH)/portkey/node_modules
 # More than cores: a test waits for most of its time. Few enough that a test is not kept waiting by the others.
-WORKERS ?= 4
+WORKERS ?= 5
 # Where Python is told to write no bytecode, each worker would compile all tests again, which takes three seconds.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 PIP_INSTALL = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all:
@@ -83,7 +83,7 @@ $(PORTKEY)/.package-lock.json: bench/portkey/package-lock.json $(BENCH)/node/.in
 run: install ## Start the server; without a key it brings its own model
 	@$(BIN)/python -m app
 
-test: install-test install-model install-clients install-browser ## Run every test (12 to 13 minutes on two cores)
+test: install-test install-model install-clients install-browser ## Run every test (10 to 11 minutes on two cores)
 	$(PYTEST) -n $(WORKERS)
 
 screenshots: install-test install-browser ## Make the pictures in docs/console anew
@@ -95,7 +95,7 @@ coverage: install-test install-model install-clients install-browser ## Run ever
 
 # These wait for each other less.
 test-fast: WORKERS = 6
-test-fast: install-test ## Run the tests that need no process, PostgreSQL, model or Node (a minute and a half)
+test-fast: install-test ## Run the tests that need no process, PostgreSQL, model or Node (80 seconds)
 	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not postgresql" tests/unit tests/api
 
 bench: install-bench ## Measure this server beside its peers (half an hour); QUICK=1 ends within 3 minutes, ROUNDS=1 within 12

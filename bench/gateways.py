@@ -44,7 +44,7 @@ def ours(store: str = "ours", *, tree: Path = ROOT, limits: Sequence[str] = (), 
     def start(base_url: str) -> Program:
         port = free_port()
         env = our_environment(OPENAI_BASE_URL=base_url, SERVER_PORT=port, **settings)
-        command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
+        command = [_python(tree), "-m", "gunicorn", "wsgi:app"]
         return Program(store, command, port=port, ready="/readyz", env=env, cwd=tree)
 
     def headers(base_url: str) -> Mapping[str, str]:
@@ -55,8 +55,14 @@ def ours(store: str = "ours", *, tree: Path = ROOT, limits: Sequence[str] = (), 
 
 
 def before(tree: Path) -> Gateway:
-    """The server in another directory, an earlier commit as a rule, with the packages of this one."""
+    """The server in another directory, an earlier commit as a rule, with the packages of this one unless it has its
+    own: so another Python can be measured as well."""
     return ours("before", tree=tree)
+
+
+def _python(tree: Path) -> str:
+    own = tree / ".venv" / "bin" / "python"
+    return str(own) if own.exists() else sys.executable
 
 
 def litellm() -> Gateway:
