@@ -7,7 +7,6 @@ import functools
 import hashlib
 import logging
 import re
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from app.ledger.tokens import is_token, new_token
 from app.models import CLIENT_NAME_PATTERN, TOKEN_PREFIX
 from app.store.database import Database
 from app.store.tables import MODELS_LENGTH, clients, sessions, spending
+from app.store.threads import make_lock
 from app.store.together import Together
 from app.units import MICROSECONDS
 
@@ -118,7 +118,7 @@ class Accounts:
         self._clock = clock
         self._known: TTLCache[str, Account] = TTLCache(KNOWN_MAX, KNOWN_SECONDS)
         self._together = Together[Account | None]()
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._told_of_keys = False
 
     def add(self, name: str, limits: Limits) -> str:
