@@ -101,7 +101,7 @@ test-fast: install-test ## Run the tests that need no process, PostgreSQL, model
 bench: install-bench ## Measure this server beside its peers (half an hour); QUICK=1 ends within 3 minutes, ROUNDS=1 within 12
 	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS))
 
-bench-growth: install install-clients $(BENCH)/plot/.installed ## Measure how the cost of a request grows (6 minutes)
+bench-growth: install install-clients $(BENCH)/plot/.installed ## Measure how the cost of a request grows (8 minutes)
 	@$(BIN)/python -m bench.growth
 
 soak: install-test ## Look for leaks: 10 minutes, SOAK_SECONDS=… or SOAK_REQUESTS=…

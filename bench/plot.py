@@ -15,6 +15,7 @@ from matplotlib import pyplot
 # The same figures give the same file.
 matplotlib.rcParams["svg.hashsalt"] = "llm-server"
 OURS, FLOOR, PEERS = "#1f77b4", "#7f7f7f", "#c7c7c7"
+COLUMNS = 3
 FAR = 4
 """A bar this many times as long as the middle one is cut off, for all others would be too short to be compared."""
 
@@ -50,8 +51,11 @@ def costs(bars: list[dict[str, Any]]) -> Any:
 
 def growth(grown: dict[str, list[dict[str, float]]]) -> Any:
     """One panel for each thing that grows; both axes begin at zero, so a straight line is linear growth."""
-    figure, panels = pyplot.subplots(2, 2, figsize=(9, 6), constrained_layout=True)
-    for panel, (name, points) in zip(panels.flat, grown.items(), strict=True):
+    rows = -(-len(grown) // COLUMNS)
+    figure, panels = pyplot.subplots(rows, COLUMNS, figsize=(4.4 * COLUMNS, 3 * rows), constrained_layout=True)
+    for unused in panels.flat[len(grown) :]:
+        unused.set_visible(False)
+    for panel, (name, points) in zip(panels.flat, grown.items(), strict=False):
         sizes = [point["size"] for point in points]
         for figure_name, label in (("p50_us", "p50, one caller"), ("worker_cpu_us", "worker's CPU")):
             panel.plot(sizes, [point[figure_name] / 1000 for point in points], marker="o", label=label)
