@@ -80,6 +80,8 @@ class _Job:
     finished: bool = False
     is_suspect: bool = False
     """Whether it was put off because of a lock."""
+    was_alone: bool = False
+    """Whether it needed the lock itself, and was not only put off with others."""
 
 
 class Writer:
@@ -307,7 +309,7 @@ class Writer:
             logger.warning("another transaction holds rows of the database; what needs them waits", exc_info=exc)
         for job in jobs:
             self._queue(job).remove(job)
-            job.is_suspect = True
+            job.is_suspect, job.was_alone = True, len(jobs) == 1
         self._put_off += jobs
         self._due = time.monotonic() + RETRY_SECONDS
         return True
@@ -320,7 +322,8 @@ class Writer:
         """Try again what was put off, apart from the others; False when the database is away."""
         if not self._is_due:
             return True
-        jobs, self._put_off = self._put_off, []
+        # Those that need the lock come last: they would use up the tries each time, at the cost of those beside them.
+        jobs, self._put_off = sorted(self._put_off, key=lambda job: job.was_alone), []
         for job in jobs:
             self._queue(job).append(job)
         return self._commit(jobs)

@@ -199,6 +199,35 @@ def test_a_write_that_fails_by_its_own_fault_fails_alone(
     assert numbers.writer.write(numbers.add_all, 99, 5) == 99
 
 
+class LockNotAvailable(Exception):
+    """As PostgreSQL says that another transaction holds a row."""
+
+    sqlstate = "55P03"
+
+
+def test_who_needs_no_locked_row_is_not_put_off_for_ever(numbers: Numbers) -> None:
+    """In a batch of which so many need one that all its tries go to them."""
+
+    def add_all(connection: sa.Connection, items: Sequence[int]) -> list[int]:
+        if any(item < 0 for item in items):
+            numbers.is_writing.set()
+            assert numbers.may_write.wait(5)
+            raise sa.exc.OperationalError("SELECT", {}, LockNotAvailable())
+        return numbers.add_all(connection, items)
+
+    numbers.may_write.clear()
+    with ThreadPoolExecutor(50) as pool:
+        pool.submit(numbers.writer.write, add_all, -50, 0.1)
+        assert numbers.is_writing.wait(5)
+        free = []
+        for number in range(1, 21):
+            pool.submit(numbers.writer.write, add_all, -number, 6)
+            free.append(pool.submit(numbers.writer.write, add_all, number, 6))
+        wait_until(lambda: numbers.writer.waiting == 41, 5)
+        numbers.may_write.set()
+        assert [one.result(7) for one in free] == list(range(1, 21))
+
+
 def test_a_missing_table_is_no_fault_of_a_write(numbers: Numbers) -> None:
     """What nobody waits for is kept until the table is there again; whoever waits is told 503 at once."""
     with numbers.engine.begin() as connection:
