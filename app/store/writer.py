@@ -81,7 +81,7 @@ class _Job:
     is_suspect: bool = False
     """Whether it was put off because of a lock."""
     was_alone: bool = False
-    """Whether it needed the lock itself, and was not only put off with others."""
+    """Whether it was put off by itself once: it needs the lock, and does not only stand beside one that does."""
 
 
 class Writer:
@@ -309,7 +309,7 @@ class Writer:
             logger.warning("another transaction holds rows of the database; what needs them waits", exc_info=exc)
         for job in jobs:
             self._queue(job).remove(job)
-            job.is_suspect, job.was_alone = True, len(jobs) == 1
+            job.is_suspect, job.was_alone = True, job.was_alone or len(jobs) == 1
         self._put_off += jobs
         self._due = time.monotonic() + RETRY_SECONDS
         return True

@@ -24,6 +24,7 @@ const lines = () => ({
 
 // Each operation that is opened has its references resolved. Swagger UI would first read all of the document anew for it,
 // which takes most of the time; ours has references of one kind, to what stands in the same document.
+// In `$$ref` Swagger UI looks for the name of what was there.
 const resolved = (value, root, above = []) => {
   if (value === null || typeof value !== "object") return value;
   if (Array.isArray(value)) return value.map((one) => resolved(one, root, above));
