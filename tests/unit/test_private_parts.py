@@ -309,9 +309,19 @@ class TestGunicorn:
 
 def run_patched(script: str, **environ: str) -> str:
     """What a script prints where gevent has patched the standard library."""
-    command = [sys.executable, "-c", f"from gevent import monkey\nmonkey.patch_all()\n{script}"]
+    return run(f"from gevent import monkey\nmonkey.patch_all()\n{script}", **environ)
+
+
+def run(script: str, **environ: str) -> str:
+    """What a script prints in a process of its own."""
     return subprocess.run(
-        command, cwd=ROOT, env=os.environ | environ, check=True, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=os.environ | environ,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
     ).stdout
 
 
@@ -376,6 +386,22 @@ except TimeoutError:
     print("in time")
 """)
         assert printed == "True True\nin time\n"
+
+    def test_no_plugins(self) -> None:
+        """workers.py: where it patches, gevent looks up `notify_and_call_entry_points` each time, and finds ours."""
+        printed = run("""
+from importlib import metadata
+import gevent.events
+from app.process.workers import GeventWorker
+asked, events = [], []
+metadata.entry_points = lambda **wanted: asked.append(wanted) or []
+gevent.events.subscribers.append(lambda event: events.append(event))
+worker = GeventWorker.__new__(GeventWorker)
+worker.sockets = []
+worker.patch()
+print(len(events) > 20, asked)
+""")
+        assert printed == "True []\n"
 
 
 class TestPrometheusClient:

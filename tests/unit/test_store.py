@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -150,6 +151,28 @@ def test_the_migrations_make_the_tables(database_url: str) -> None:
     database.close()
     with connected(database_url) as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+@EVERY_STORE
+def test_the_migrations_make_the_indexes_of_some_rows(database_url: str) -> None:
+    """With the conditions that the code knows."""
+    database = Database(database_url)
+    database.migrate()
+    database.close()
+    known = (
+        "SELECT name, sql FROM sqlite_master"
+        if "sqlite" in database_url
+        else ("SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'")
+    )
+    with connected(database_url) as connection:
+        made = {name: text or "" for name, text in connection.exec_driver_sql(known)}
+    conditions = {
+        index.name: index.info.get("condition") for table in metadata.sorted_tables for index in table.indexes
+    }
+    assert sum(condition is not None for condition in conditions.values()) == 4
+    for name, condition in conditions.items():
+        made_with = re.sub(r"[()]|::\w+( varying)?", "", made[name].partition(" WHERE ")[2])
+        assert made_with == (condition or ""), name
 
 
 @EVERY_STORE
