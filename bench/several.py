@@ -85,19 +85,23 @@ def _measure(rounds: int, seconds: int, route: str) -> list[Pair]:
         file = Path(RUN) / "upstreams.toml"
         file.write_text(file_of(base_url))
         gateways = [ours("one"), ours("three", UPSTREAMS_FILE=file, **{KEY_VARIABLE: KEY})]
-        programs = [running.enter_context(gateway.start(base_url)) for gateway in gateways]
-        servers = list(zip(gateways, programs, strict=True))
-        for gateway, program in servers:
-            _load(gateway, program, WARM_SECONDS, base_url, route)
         pairs = []
         for number in range(rounds):
             # Every other round in the other order.
-            order = servers if number % 2 else servers[::-1]
-            found = {gateway.name: _load(gateway, program, seconds, base_url, route) for gateway, program in order}
-            pairs.append((found["one"], found["three"]))
+            pairs.append(_pair(gateways if number % 2 else gateways[::-1], seconds, base_url, route))
             one, three = pairs[-1]
             print(f"  {number + 1}/{rounds}: {one.cpu_us:.0f} µs, with the file {three.cpu_us:.0f} µs", flush=True)
         return pairs
+
+
+def _pair(gateways: Sequence[Gateway], seconds: int, base_url: str, route: str) -> Pair:
+    """One round. Both are started anew: two processes of the same program differ by more than what is measured."""
+    with ExitStack() as running:
+        servers = [(gateway, running.enter_context(gateway.start(base_url))) for gateway in gateways]
+        for gateway, program in servers:
+            _load(gateway, program, WARM_SECONDS, base_url, route)
+        found = {gateway.name: _load(gateway, program, seconds, base_url, route) for gateway, program in servers}
+    return found["one"], found["three"]
 
 
 def _load(gateway: Gateway, program: Program, seconds: int, base_url: str, route: str) -> Load:

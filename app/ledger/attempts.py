@@ -1,4 +1,8 @@
-"""The attempts of a request: which upstream was asked with which key, how it ended, and what it cost."""
+"""The attempts of a request: which upstream was asked with which key, how it ended, and what it cost.
+
+Most requests make one. What there is to say of that stands in the request's own row, since a row below it would cost
+each request as much as the rest of what a file of several upstreams costs. Where there were more, each has a row.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.calls.receipt import Tried
+from app.calls.receipt import Receipt, Tried
 from app.ledger.entry import Entry
 from app.models import ApiKey, Usage
 from app.store.statement import RowsStatement
 from app.store.tables import attempts
-from app.units import milliseconds
+from app.units import dollars, milliseconds
 
 _COLUMNS = {column.name: column.type for column in attempts.columns}
 _INSERT = RowsStatement(
@@ -22,13 +26,40 @@ _INSERT = RowsStatement(
     _COLUMNS,
 )
 Row = Mapping[str, Any]
+_NOT_IN_ROW: Row = {"upstream": None, "upstream_model": None, "answer_ms": None}
+
+
+def in_row(receipt: Receipt) -> Row:
+    """What a request's row says of its only attempt; nothing where there were more, or the server has one upstream."""
+    tried = receipt.tried[0] if len(receipt.tried) == 1 else None
+    if tried is None or not tried.upstream:
+        return _NOT_IN_ROW
+    return {"upstream": tried.upstream, "upstream_model": tried.model, "answer_ms": milliseconds(tried.seconds)}
+
+
+def of_row(row: Row) -> list[dict[str, Any]]:
+    """The attempt that a request's row has in it, as it is told."""
+    if row["upstream"] is None:
+        return []
+    same = ("model_answered", "api_key_fingerprint", "input_tokens", "cached_tokens", "output_tokens", "estimated")
+    tried = {"upstream": row["upstream"], "model": row["upstream_model"], "ms": row["answer_ms"]}
+    return [
+        told(tried | {name: row[name] for name in (*same, "cost_nano")} | {"outcome": row["code"] or row["status"]})
+    ]
+
+
+def told(attempt: Row) -> dict[str, Any]:
+    """An attempt as it is told."""
+    hidden = {"request", "number", "cost_nano"}
+    values = {name: value for name, value in attempt.items() if name not in hidden}
+    return values | {"cost_usd": dollars(attempt["cost_nano"])}
 
 
 def rows_of(entry: Entry, status: str, code: str | None, fingerprint: Callable[[ApiKey], str]) -> Iterator[Row]:
-    """The rows of a request's attempts, the last of which is what the request came to. There are none where the server
-    has but one upstream: the request's own row says it all. A list of all models is several attempts that answer."""
+    """The rows of a request's attempts where there were several, the last of which is what the request came to. A list
+    of all models is several attempts that answer."""
     last = entry.receipt.last
-    if last is None or not last.upstream:
+    if last is None or not last.upstream or len(entry.receipt.tried) == 1:
         return
     for tried, usage, is_estimated, cost_nano in entry.absorbed():
         yield _row(tried, tried.code or "ok", usage, is_estimated, cost_nano, tried.answered_by, fingerprint)

@@ -214,6 +214,7 @@ class Ledger:
             "upstream_request_id": receipt.upstream_request_id,
             "response_id": receipt.response_id,
             "settled_at": self._now(),
+            **attempts.in_row(receipt),
         }
         charged = (cost_nano or 0) if key is not None and key.source == "default" else 0
         self._entries.pop(entry, None)

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.json_bytes import is_writable
+from app.ledger import attempts as tries
 from app.ledger.end_users import known_as
 from app.ledger.sums import Sums, middle_ms, order, told
 from app.models import USAGE_POINTS_MAX, USAGE_STEPS_SECONDS
@@ -59,7 +60,8 @@ class UsageReports:
         who cost most, and of these `users_max`: a client may have a million.
         """
         sort = sort or ("cost_usd" if by == "user" else None)
-        sums, limit = Sums(by, _restrictions(period, client_id, by=by)), users_max if sort else None
+        sums = Sums(by, _restrictions(period, client_id, by=by), upstream=period.upstream)
+        limit = users_max if sort else None
         if by in MANY and limit and sort not in {"p50_ms", "p95_ms"}:
             found = self._some(sums, sums.plain().order_by(*order(sort or "key")).limit(limit))
         else:
@@ -154,7 +156,8 @@ class UsageReports:
             return None
         tried = attempts.select().where(attempts.c.request == row.id).order_by(attempts.c.number)
         found = self._database.read(lambda connection: connection.execute(tried).all())
-        return _row(row._mapping) | {"attempts": [_attempt(attempt._mapping) for attempt in found]}
+        made = [tries.told(dict(attempt._mapping)) for attempt in found] or tries.of_row(dict(row._mapping))
+        return _row(row._mapping) | {"attempts": made}
 
 
 def _step(first: int, last: int, least: int) -> int:
@@ -183,9 +186,9 @@ def _restrictions(period: Period, client_id: int | None, *, by: str = "") -> lis
         conditions.append(requests.c.session_id == period.session)
     if period.model is not None:
         conditions.append(requests.c.model == period.model)
-    if period.upstream is not None:
-        there = attempts.c.upstream == period.upstream
-        conditions.append(there if by == "upstream" else sa.exists().where(attempts.c.request == requests.c.id, there))
+    if period.upstream is not None and by != "upstream":
+        among = sa.exists().where(attempts.c.request == requests.c.id, attempts.c.upstream == period.upstream)
+        conditions.append((requests.c.upstream == period.upstream) | among)
     return conditions
 
 
@@ -193,14 +196,9 @@ def _totals(by: str, row: Any) -> dict[str, Any]:
     return {"key": iso(row["key"])[:10] if by == "day" else row["key"]} | told(row)
 
 
-def _attempt(row: Any) -> dict[str, Any]:
-    hidden = {"request", "number", "cost_nano"}
-    return {name: value for name, value in row.items() if name not in hidden} | {"cost_usd": dollars(row["cost_nano"])}
-
-
 def _row(row: Any) -> dict[str, Any]:
     hidden = {"id", "client_id", "owner", "lease_until", "reserved_nano", "period_start", "cost_nano", "response_id"}
-    hidden |= {"client_name", "end_user", "user_period_start"}
+    hidden |= {"client_name", "end_user", "user_period_start", "upstream", "upstream_model", "answer_ms"}
     values = {name: value for name, value in row.items() if name not in hidden}
     moments = {name: iso(values[name]) for name in ("created_at", "settled_at") if values[name] is not None}
     names = {"client": row["client_name"], "user": row["end_user"]}

@@ -39,6 +39,9 @@ COLUMNS = (
     "upstream_request_id",
     "response_id",
     "settled_at",
+    "upstream",
+    "upstream_model",
+    "answer_ms",
 )
 """What a settlement says of a request; all of it, each time."""
 

@@ -47,12 +47,14 @@ class StoredResponses:
         query = (
             sa.select(
                 (requests.c.input_tokens + requests.c.output_tokens).label("tokens"),
-                attempts.c.upstream,
-                attempts.c.api_key_fingerprint,
+                sa.func.coalesce(attempts.c.upstream, requests.c.upstream).label("upstream"),
+                requests.c.api_key_fingerprint,
             )
             .join_from(requests, attempts, attempts.c.request == requests.c.id, isouter=True)
             .where(requests.c.response_id == response_id, requests.c.client_id.is_not_distinct_from(client_id))
             .order_by(requests.c.id.desc(), attempts.c.number.desc())
         )
         found = self._database.read(lambda connection: connection.execute(query).first())
-        return found and Stored(int(found.tokens), found.upstream or "", found.api_key_fingerprint or "")
+        if found is None or not found.upstream:
+            return found and Stored(int(found.tokens))
+        return Stored(int(found.tokens), found.upstream, found.api_key_fingerprint or "")

@@ -9,6 +9,7 @@ millisecond (test_usage_series.py).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -39,12 +40,14 @@ def _classes() -> Iterable[tuple[int, int]]:
 CLASSES = ((20, 1), *_classes())
 
 
-def _class_of(measure: sa.ColumnElement[Any], is_ok: sa.ColumnElement[bool]) -> sa.ColumnElement[Any]:
+def _class_of(measure: sa.ColumnElement[Any], outcome: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     """The lower end of the class of a time; NULL where nothing was answered, or no time was taken."""
     # Text, not parameters: PostgreSQL must see the same expression in SELECT and GROUP BY.
     whole = f"CAST({measure} AS BIGINT)"
     cases = " ".join(f"WHEN {measure} < {below} THEN {whole} / {width} * {width}" for below, width in CLASSES)
-    return sa.literal_column(f"CASE WHEN NOT ({is_ok}) OR {measure} IS NULL THEN NULL {cases} ELSE {LONGEST_MS} END")
+    return sa.literal_column(
+        f"CASE WHEN {outcome} <> 'ok' OR {measure} IS NULL THEN NULL {cases} ELSE {LONGEST_MS} END"
+    )
 
 
 def middle_ms(lower: int | None) -> float | None:
@@ -60,15 +63,39 @@ def group_of(by: str, step_seconds: int = 0) -> sa.ColumnElement[Any]:
     if by in {"day", "time"}:
         step = MICROSECONDS_PER_DAY if by == "day" else step_seconds * MICROSECONDS
         return requests.c.created_at - requests.c.created_at % sa.literal_column(str(step))
-    if by == "upstream":
-        return attempts.c.upstream
     names = {"model": "model", "client": "client_name", "user": "end_user", "api_key_source": "api_key_source"}
     names["session"] = "session_id"
     return sa.func.coalesce(requests.c[names[by]], sa.literal_column("''"))
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Rows that are summed: from where, and what of them is grouped by, came out, and is measured."""
+
+    rows: sa.FromClause
+    table: sa.Table
+    group: sa.ColumnElement[Any]
+    outcome: sa.ColumnElement[Any]
+    measure: sa.ColumnElement[Any]
+    conditions: Sequence[sa.ColumnElement[bool]] = ()
+
+    def counted(self) -> dict[str, sa.ColumnElement[Any]]:
+        """What each of COUNTS is counted by; and the newest row."""
+        outcome, cost = self.outcome, self.table.c.cost_nano
+        failed = outcome.not_in(("ok", *LEFT)) if self.table is attempts else outcome.in_(FAILED)
+        flags = {"ok": outcome == "ok", "failed": failed, "requests_of_unknown_cost": cost.is_(None)}
+        return {
+            "requests": sa.func.count(),
+            "cost_nano": sa.func.sum(cost),
+            "newest": sa.func.max(requests.c.id),
+            **{name: sa.func.sum(self.table.c[name]) for name in TOKENS},
+            **{name: sa.func.sum(sa.case((flag, 1), else_=0)) for name, flag in flags.items()},
+        }
+
+
 class Sums:
-    """The sums of the rows that fulfil `conditions`, by group; by upstream the rows are attempts.
+    """The sums of the rows that fulfil `conditions`, by group; by upstream the rows are attempts, of all or of one
+    `upstream`.
 
     `names`: which of COUNTS. `measure`: the time whose percentiles are told, `total_ms` or `first_token_ms`; of an
     attempt it is always how long it took until the answer began.
@@ -82,34 +109,20 @@ class Sums:
         names: Sequence[str] = COUNTS,
         measure: str = "total_ms",
         step_seconds: int = 0,
+        upstream: str | None = None,
     ) -> None:
-        is_attempts = by == "upstream"
-        self._group = group_of(by, step_seconds)
         self._conditions = conditions
-        self._rows = requests.join(attempts) if is_attempts else requests
-        self._outcome = attempts.c.outcome if is_attempts else requests.c.status
-        self._measure = attempts.c.ms if is_attempts else requests.c[measure]
+        self._sources = (
+            _by_upstream(upstream)
+            if by == "upstream"
+            else [_Source(requests, requests, group_of(by, step_seconds), requests.c.status, requests.c[measure])]
+        )
         self._merged = dict.fromkeys(names, sa.func.sum) | ({"newest": sa.func.max} if by == "session" else {})
-        counted = self._counted(attempts if is_attempts else requests)
-        self._columns = [counted[name].label(name) for name in self._merged]
-
-    def _counted(self, table: sa.Table) -> dict[str, sa.ColumnElement[Any]]:
-        """What each of COUNTS is counted by; and the newest row."""
-        outcome, cost = self._outcome, table.c.cost_nano
-        failed = outcome.not_in(("ok", *LEFT)) if table is attempts else outcome.in_(FAILED)
-        flags = {"ok": outcome == "ok", "failed": failed, "requests_of_unknown_cost": cost.is_(None)}
-        return {
-            "requests": sa.func.count(),
-            "cost_nano": sa.func.sum(cost),
-            "newest": sa.func.max(requests.c.id),
-            **{name: sa.func.sum(table.c[name]) for name in TOKENS},
-            **{name: sa.func.sum(sa.case((flag, 1), else_=0)) for name, flag in flags.items()},
-        }
 
     def plain(self) -> sa.Select[Any]:
-        """A row for each group: its `key` and what is counted, by session also the `newest` id."""
-        chosen = sa.select(self._group.label("key"), *self._columns)
-        return chosen.select_from(self._rows).where(*self._conditions).group_by(sa.text("1"))
+        """A row for each group: its `key` and what is counted, by session also the `newest` id. Not by upstream."""
+        (source,) = self._sources
+        return self._summed(source).group_by(sa.text("1"))
 
     def by_key(self, keys: Collection[Any] | None = None) -> sa.Select[Any]:
         """The same, of these keys or of all, and the classes `p50` and `p95`."""
@@ -132,12 +145,18 @@ class Sums:
 
     def _classes(self, keys: Collection[Any] | None) -> sa.CTE:
         """The histogram: what is counted, by group and class."""
-        is_ok: sa.ColumnElement[bool] = sa.literal_column(f"{self._outcome} = 'ok'")
-        chosen = sa.select(self._group.label("key"), _class_of(self._measure, is_ok).label("class"), *self._columns)
-        chosen = chosen.select_from(self._rows).where(*self._conditions)
-        if keys is not None:
-            chosen = chosen.where(self._group.in_(keys))
-        return chosen.group_by(sa.text("1"), sa.text("2")).cte("classes")
+        chosen = [
+            self._summed(source, _class_of(source.measure, source.outcome).label("class"))
+            .where(*([] if keys is None else [source.group.in_(keys)]))
+            .group_by(sa.text("1"), sa.text("2"))
+            for source in self._sources
+        ]
+        return (chosen[0] if len(chosen) == 1 else sa.union_all(*chosen)).cte("classes")
+
+    def _summed(self, source: _Source, *more: sa.ColumnElement[Any]) -> sa.Select[Any]:
+        counted = source.counted()
+        columns = [source.group.label("key"), *more, *(counted[name].label(name) for name in self._merged)]
+        return sa.select(*columns).select_from(source.rows).where(*self._conditions, *source.conditions)
 
     def _with_percentiles(self, source: sa.CTE) -> sa.Select[Any]:
         counted = source.c
@@ -154,6 +173,29 @@ class Sums:
 
         sums = (merge(ranked.c[name]).label(name) for name, merge in self._merged.items())
         return sa.select(ranked.c.key, *sums, percentile(50), percentile(95)).group_by(ranked.c.key)
+
+
+def _by_upstream(name: str | None) -> list[_Source]:
+    """The attempts of all upstreams or of one: a request's only one is in its own row (app/ledger/attempts.py)."""
+    alone, among = requests.c.upstream, attempts.c.upstream
+    return [
+        _Source(
+            requests,
+            requests,
+            alone,
+            requests.c.status,
+            requests.c.answer_ms,
+            [alone.is_not(None) if name is None else alone == name],
+        ),
+        _Source(
+            requests.join(attempts),
+            attempts,
+            among,
+            attempts.c.outcome,
+            attempts.c.ms,
+            [] if name is None else [among == name],
+        ),
+    ]
 
 
 def order(sort: str) -> Sequence[sa.ColumnElement[Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.errors import ConfigurationException
 
-REVISION = "0009"
+REVISION = "0010"
 """The newest migration."""
 
 

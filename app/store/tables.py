@@ -134,11 +134,17 @@ requests = Table(
     Column("end_user", String(END_USER_MAX_LENGTH)),
     Column("user_period_start", BigInteger),
     Column("character", String(80)),
+    Column("upstream", String(64)),
+    Column("upstream_model", String(256)),
+    Column("answer_ms", Float),
     Index("requests_by_client", "client_id", "created_at"),
     _index_where("response_id IS NOT NULL", "requests_by_response", "response_id"),
     _index_where("end_user IS NOT NULL", "requests_by_user", "client_id", "end_user", "created_at"),
     _index_where("status = 'pending'", "requests_pending", "client_id", "lease_until"),
 )
+"""The last three columns are of the one attempt of a request: which of several upstreams was asked, for a model of what
+name, and after how long its answer began. Where there were more attempts, the rows of `attempts` tell that.
+"""
 
 attempts = Table(
     "attempts",

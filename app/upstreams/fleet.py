@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import random
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +21,9 @@ from app.upstreams.catalog import Catalog, Route, Target, native_dialect
 from app.upstreams.keys import Payer
 from app.upstreams.plan import Attempt, Plan, Upstream, make_plan
 
-ATTEMPTS_KEPT = 1024
+ORDERS_KEPT = 1024
+ALONE = (0,)
+"""The place of a single target."""
 NATIVE = "native"
 """Instead of a dialect: any in which the native chat can be asked."""
 NAMES = {"responses": "the Responses API", "chat_completions": "Chat Completions", "messages": "the Messages API"}
@@ -49,8 +53,11 @@ class Fleet:
         self.upstreams = upstreams
         self._native = native
         self._first = next(iter(upstreams.values()))
-        # What every request asks for: the attempts at a target are the same for all requests of a model.
-        self._at_target = functools.lru_cache(ATTEMPTS_KEPT)(self._make_at_target)
+        # What every request asks for: the attempts are the same for all requests of a model and an order of targets.
+        self._in_order = functools.lru_cache(ORDERS_KEPT)(self._put_in_order)
+        self._turns = {
+            model: Turns([target.weight for target in route.targets]) for model, route in catalog.models.items()
+        }
         self._dialects = {
             name: {*upstream.settings.dialects, *([NATIVE] if self.native_dialect(upstream) else [])}
             for name, upstream in upstreams.items()
@@ -64,11 +71,13 @@ class Fleet:
         """
         if not self.catalog.is_listed:
             return make_plan(payer, self._first, wanted.model)
-        attempts = [attempt for key in payer.keys for attempt in self._attempts(key, wanted)]
+        attempts = self._attempts(payer.first, wanted)
+        for key in payer.keys[1:]:
+            attempts += self._attempts(key, wanted)
         if not attempts:
             name = NAMES.get(wanted.dialect, wanted.dialect.replace("_", " "))
             raise OpenAIClientException(f"No upstream of this server speaks {name}", "not_found", status=404)
-        return Plan(payer, tuple(attempts), is_listed=True)
+        return Plan(payer, attempts, is_listed=True)
 
     def everywhere(self) -> Iterator[Attempt]:
         """Each upstream with one of the server's keys, for what is asked of all."""
@@ -80,15 +89,16 @@ class Fleet:
         """The dialect in which the native chat asks an upstream."""
         return native_dialect(upstream.settings, self._native)
 
-    def _attempts(self, key: ApiKey, wanted: Wanted) -> list[Attempt]:
+    def _attempts(self, key: ApiKey, wanted: Wanted) -> tuple[Attempt, ...]:
         if key.source != "default":
-            return [self._own(key, wanted)]
-        found = list(self._storing(wanted) if wanted.stored_at else self._servers(wanted))
-        due = [attempt.due_in for attempt in found]
-        if any(due):
-            found = _by_rest(found, due)
+            return (self._own(key, wanted),)
+        found = self._storing(wanted) if wanted.stored_at else self._servers(wanted)
+        for attempt in found:
+            if attempt.may_rest:
+                found = _by_rest(found)
+                break
         if wanted.stored_at is not None:
-            found = [attempt for attempt in found if attempt.upstream is found[0].upstream]
+            found = tuple(attempt for attempt in found if attempt.upstream is found[0].upstream)
         return found
 
     def _own(self, key: ApiKey, wanted: Wanted) -> Attempt:
@@ -101,11 +111,11 @@ class Fleet:
         named = named or next(self._speaking(wanted.dialect), self._first)
         return self._at(named, key, wanted, "the caller's key belongs there")
 
-    def _storing(self, wanted: Wanted) -> Iterator[Attempt]:
+    def _storing(self, wanted: Wanted) -> tuple[Attempt, ...]:
         """The upstream that has stored what the request goes on with."""
         upstream = self._stored_at(wanted.stored_at or "")
         attempts = [self._at(upstream, key, wanted, "made the response before") for key in upstream.settings.keys]
-        yield from _least_loaded(attempts)
+        return tuple(_least_loaded(attempts))
 
     def _stored_at(self, name: str) -> Upstream:
         if name not in self.upstreams:
@@ -117,34 +127,43 @@ class Fleet:
         """One upstream that is not chosen by the model, with the name that the model has there."""
         if not self._speaks(upstream, wanted.dialect):
             raise OpenAIClientException("This upstream does not speak the API of this route", "not_found", status=404)
-        route, name = self._route(wanted), upstream.settings.name
+        route, name = self._route(wanted.model, wanted.dialect), upstream.settings.name
         model = next((target.model for target in route.targets + route.on_failure if target.upstream == name), "")
         return Attempt(upstream, key, model or wanted.model, reason)
 
-    def _servers(self, wanted: Wanted) -> Iterator[Attempt]:
-        route = self._route(wanted)
-        by_session = bool(route.affinity and wanted.session)
-        chosen = _by_session(route.targets, wanted.session) if by_session else _by_weight(route.targets)
-        reason = "chosen by session" if by_session else "chosen by weight"
-        for target in chosen:
-            yield from _least_loaded(self._at_target(target, wanted.dialect, wanted.model, reason))
-            reason = "next target"
-        for target in route.on_failure:
-            yield from _least_loaded(self._at_target(target, wanted.dialect, wanted.model, "on failure"))
+    def _servers(self, wanted: Wanted) -> tuple[Attempt, ...]:
+        model, dialect = wanted.model, wanted.dialect
+        route = self._route(model, dialect)
+        if route.affinity and wanted.session:
+            order, reason = _by_session(route.targets, wanted.session), "chosen by session"
+        else:
+            order = self._turns[model].take() if len(route.targets) > 1 else ALONE[: len(route.targets)]
+            reason = "chosen by weight"
+        attempts, by_target = self._in_order(model, dialect, order, reason)
+        return attempts if by_target is None else tuple(itertools.chain(*map(_least_loaded, by_target)))
 
-    def _make_at_target(self, target: Target, dialect: str, model: str, reason: str) -> tuple[Attempt, ...]:
-        """One attempt for each key at a target; none where it does not speak the dialect."""
-        upstream = self.upstreams[target.upstream]
-        if not self._speaks(upstream, dialect):
-            return ()
-        return tuple(Attempt(upstream, key, target.model or model, reason) for key in upstream.settings.keys)
+    def _put_in_order(
+        self, model: str, dialect: str, order: tuple[int, ...], reason: str
+    ) -> tuple[tuple[Attempt, ...], Sequence[tuple[Attempt, ...]] | None]:
+        """One attempt for each key at each target, in an order of the targets' places, and behind them those for
+        failures; without those that do not speak the dialect. `reason`: of the first. And the same by target, where
+        one of them has several keys."""
+        route = self._route(model, dialect)
+        targets = [(route.targets[place], "next target" if number else reason) for number, place in enumerate(order)]
+        found: list[tuple[Attempt, ...]] = []
+        for target, why in [*targets, *((target, "on failure") for target in route.on_failure)]:
+            upstream = self.upstreams[target.upstream]
+            if self._speaks(upstream, dialect):
+                keys = upstream.settings.keys
+                found.append(tuple(Attempt(upstream, key, target.model or model, why) for key in keys))
+        return tuple(itertools.chain(*found)), found if any(len(attempts) > 1 for attempts in found) else None
 
-    def _route(self, wanted: Wanted) -> Route:
-        """Where the model is answered: as the file says, or at the first upstream that speaks the dialect."""
-        route = self.catalog.models.get(wanted.model)
+    def _route(self, model: str, dialect: str) -> Route:
+        """Where a model is answered: as the file says, or at the first upstream that speaks the dialect."""
+        route = self.catalog.models.get(model)
         if route is not None:
             return route
-        return Route(tuple(Target(upstream.settings.name) for upstream in self._speaking(wanted.dialect))[:1])
+        return Route(tuple(Target(upstream.settings.name) for upstream in self._speaking(dialect))[:1])
 
     def _speaking(self, dialect: str) -> Iterator[Upstream]:
         return (upstream for upstream in self.upstreams.values() if self._speaks(upstream, dialect))
@@ -153,41 +172,56 @@ class Fleet:
         return not dialect or dialect in self._dialects[upstream.settings.name]
 
 
-def _by_rest(attempts: Sequence[Attempt], due: Sequence[float]) -> list[Attempt]:
+def _by_rest(attempts: Sequence[Attempt]) -> tuple[Attempt, ...]:
     """Those that rest last, the one that is due first before others."""
-    ordered = sorted(zip(due, attempts, strict=True), key=lambda pair: pair[0])
-    return [
+    ordered = sorted(((attempt.due_in, attempt) for attempt in attempts), key=lambda pair: pair[0])
+    return tuple(
         dataclasses.replace(attempt, reason=f"{attempt.reason}, rests") if seconds else attempt
         for seconds, attempt in ordered
-    ]
+    )
 
 
-def _least_loaded(attempts: Sequence[Attempt]) -> Sequence[Attempt]:
+def _least_loaded(attempts: Sequence[Attempt]) -> list[Attempt]:
     """Attempts at one upstream, that with the key with the least in flight first."""
-    if len(attempts) == 1:
-        return attempts
     return sorted(attempts, key=lambda attempt: attempt.upstream.load.of(attempt.key))
 
 
-def _by_weight(targets: Sequence[Target]) -> list[Target]:
-    """All targets in a random order in which each is first as often as its weight says.
+class Turns:
+    """Whose turn it is among targets: each comes first as often as its weight says, and as evenly as that can be.
 
-    Source: Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006.
+    Smooth weighted round-robin, as nginx has it: each turn adds to every target its weight, the one with the most is
+    first, and gives the sum of all weights for it. The others stand in the order in which they are due. Chance would
+    let calls in flight gather at one target, and each needs more connections then. Where it begins is by chance: the
+    workers must not all begin with the same one.
     """
-    if len(targets) == 1:
-        return list(targets)
-    return sorted(targets, key=lambda target: random.random() ** (1 / target.weight), reverse=True)
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self._weights = weights
+        self._sum = sum(weights)
+        self._due = [random.uniform(0, self._sum) for _ in weights]
+        self._places = range(len(weights))
+        self._lock = threading.Lock()
+
+    def take(self) -> tuple[int, ...]:
+        """The places of all targets, in the order of this turn."""
+        with self._lock:
+            due = self._due = [had + weight for had, weight in zip(self._due, self._weights, strict=True)]
+            order = tuple(sorted(self._places, key=due.__getitem__, reverse=True))
+            due[order[0]] -= self._sum
+        return order
 
 
-def _by_session(targets: Sequence[Target], session: str) -> list[Target]:
-    """The same by a digest and not by chance: one order for each session, whichever worker or machine asks.
+def _by_session(targets: Sequence[Target], session: str) -> tuple[int, ...]:
+    """The places of all targets by a digest: one order for each session, whichever worker or machine asks; each is
+    first as often as its weight says.
 
     Rendezvous hashing with weights. Source: Schindelhauer and Schomaker, "Weighted Distributed Hash Tables", 2005.
     """
 
-    def score(target: Target) -> float:
+    def score(place: int) -> float:
+        target = targets[place]
         mark = f"{target.upstream}\n{target.model}\n{session}".encode()
         share = (int.from_bytes(hashlib.blake2b(mark, digest_size=8).digest()) + 1) / (2**64 + 1)
         return float(share ** (1 / target.weight))
 
-    return sorted(targets, key=score, reverse=True)
+    return tuple(sorted(range(len(targets)), key=score, reverse=True))

@@ -46,25 +46,21 @@ class Health:
         self._spread = spread
         self._failures = 0
         self._rests = 0
-        self._rest: Rest | None = None
+        self.last_rest: Rest | None = None
+        """The rest that no answer has ended: it lasts, or its probe is due. Only `_replace` sets it."""
         self._probed_at: float | None = None
         self._lock = threading.Lock()
 
     @property
     def rest(self) -> Rest | None:
         """The rest that is not over yet."""
-        rest = self._rest
+        rest = self.last_rest
         return rest if rest is not None and self._clock() < rest.until else None
-
-    @property
-    def last_rest(self) -> Rest | None:
-        """The rest that no answer has ended: it lasts, or its probe is due."""
-        return self._rest
 
     @property
     def due_in(self) -> float:
         """Seconds until it may be asked again; 0 where it may be now."""
-        rest = self._rest
+        rest = self.last_rest
         if rest is None:
             return 0.0
         left = rest.until - self._clock()
@@ -75,12 +71,12 @@ class Health:
 
     def asked(self) -> None:
         """It is asked now; after a rest this is the probe, and others wait for how it goes."""
-        if self._rest is not None:
+        if self.last_rest is not None:
             self._probed_at = self._clock()
 
     def succeeded(self) -> None:
         """It has answered: all is forgotten, but a rest since whose begin nobody was asked: the answer is older."""
-        if self._failures or self._rest is not None:
+        if self._failures or self.last_rest is not None:
             with self._lock:
                 self._failures = 0
                 if self._probed_at is not None:
@@ -90,7 +86,7 @@ class Health:
         """It could not answer. The failure of a probe is enough for the next rest."""
         with self._lock:
             self._failures += 1
-            if self._failures < FAILURES_IN_A_ROW and self._rest is None:
+            if self._failures < FAILURES_IN_A_ROW and self.last_rest is None:
                 return
             if self.rest is not None and self._probed_at is None:
                 return
@@ -107,14 +103,14 @@ class Health:
         """Its rest is over now, because somebody says so, and the next request finds out how it does: if that fails it
         rests again, longer."""
         with self._lock:
-            if self._rest is not None:
-                self._replace(dataclasses.replace(self._rest, until=min(self._rest.until, self._clock())))
+            if self.last_rest is not None:
+                self._replace(dataclasses.replace(self.last_rest, until=min(self.last_rest.until, self._clock())))
 
     def take_over(self, known: Rest | None, rest: Rest | None) -> bool:
         """Another worker knows better than `known`: it rests, or somebody was answered (None). False, and nothing is
         changed, where this worker has learned something else meanwhile."""
         with self._lock:
-            if self._rest is not known:
+            if self.last_rest is not known:
                 return False
             self._replace(rest)
             return True
@@ -123,7 +119,7 @@ class Health:
         self._replace(Rest(self._clock() + seconds, reason, self._rests))
 
     def _replace(self, rest: Rest | None) -> None:
-        self._rest, self._probed_at = rest, None
+        self.last_rest, self._probed_at = rest, None
         if rest is None:
             self._failures = 0
         self._rests = 0 if rest is None else rest.in_a_row

@@ -64,6 +64,12 @@ class Attempt:
         upstream, key = self._healths
         return max(upstream.due_in, key.due_in)
 
+    @property
+    def may_rest(self) -> bool:
+        """Whether its upstream or its key rests, or nobody knows yet whether it is well again."""
+        upstream, key = self._healths
+        return upstream.last_rest is not None or key.last_rest is not None
+
     @functools.cached_property
     def _healths(self) -> tuple[Health, Health]:
         return self.upstream.health, self.upstream.key_health(self.key)

@@ -17,7 +17,7 @@ from app.models import ChatRequest
 from app.process.shared_health import SharedHealth
 from app.services.chat import ChatService
 from app.upstreams.failover import TABLE
-from app.upstreams.fleet import Fleet, Wanted
+from app.upstreams.fleet import Fleet, Turns, Wanted
 from app.upstreams.keys import Payer
 from app.web.services import service
 from tests.conftest import CALLER_KEY
@@ -462,6 +462,27 @@ def test_an_attempt_that_may_cost_is_billed(two: Flask, upstream: Upstream, b: U
     assert row["cost_nano"] == round(1e9 * sum(float(total["cost_usd"]) for total in totals))
 
 
+@pytest.mark.parametrize("failure", [None, reply(400, error_document("bad"))])
+def test_a_request_with_one_attempt(two: Flask, upstream: Upstream, failure: Answer | None, database_url: str) -> None:
+    """Its row has what there is to say of that; it is told like any other, and counted for its upstream."""
+    if failure is not None:
+        upstream.default = failure
+    ask(two, model="gpt-4o-mini")
+    (row,) = settled(database_url)
+    caller = two.test_client()
+    told = caller.get(f"/api/v1/usage/requests/{row['request_id']}").get_json()
+    (tried,) = told["attempts"]
+    assert (tried["upstream"], tried["model"], tried["outcome"]) == ("a", "gpt-4o-mini", row["code"] or "ok")
+    assert 0 < tried["ms"] <= told["total_ms"]
+    same = {"model_answered", "api_key_fingerprint", "input_tokens", "cached_tokens", "output_tokens", "estimated"}
+    assert {name: tried[name] for name in same | {"cost_usd"}} == {name: told[name] for name in same | {"cost_usd"}}
+    assert not {"upstream", "upstream_model", "answer_ms"} & told.keys()
+    (total,) = caller.get("/api/v1/usage?by=upstream").get_json()["totals"]
+    assert (total["key"], total["requests"], total["ok"], total["failed"]) == ("a", 1, failure is None, bool(failure))
+    assert caller.get("/api/v1/usage?by=upstream&upstream=b").get_json()["totals"] == []
+    assert [len(caller.get(f"/api/v1/usage?upstream={name}").get_json()["rows"]) for name in "ab"] == [1, 0]
+
+
 def test_an_upstreams_own_price_is_billed_and_reserved(
     make_two: Make, tmp_path: Path, upstream: Upstream, b: Upstream, database_url: str
 ) -> None:
@@ -582,10 +603,20 @@ def test_weights_and_sessions(make_two: Make, tmp_path: Path, upstream: Upstream
     def first(model: str, session: str = "") -> str:
         return fleet.plan(payer, Wanted(model, "responses", session=session)).attempts[0].upstream.settings.name
 
-    assert 640 < sum(first("w") == "a" for _ in range(1000)) < 860
+    turns = "".join(first("w") for _ in range(1000))
+    assert (turns.count("a"), turns.count("aaa"), turns.count("bb")) in {(750, n, 0) for n in (249, 250)}
     chosen = {str(number): first("s", str(number)) for number in range(1000)}
     assert 640 < sum(name == "a" for name in chosen.values()) < 860
     assert all(first("s", session) == name for session, name in chosen.items())
+
+
+def test_workers_do_not_begin_with_the_same_target() -> None:
+    """It is chance that decides, for each; of three the next is the one that is due next."""
+    begins = [Turns([1, 1, 1]).take() for _ in range(100)]
+    assert len({order[0] for order in begins}) == 3
+    turns = Turns([1, 1, 1])
+    first, second, third = turns.take(), turns.take(), turns.take()
+    assert (first[1], second[1]) == (second[0], third[0])
 
 
 def test_how_they_do_can_be_seen(two: Flask, upstream: Upstream, b: Upstream) -> None:

@@ -55,13 +55,22 @@ def made_up(number: int, dice: random.Random) -> Row:
     }
 
 
+def made_at_b(made: Sequence[Row]) -> list[Row]:
+    """Those whose only attempt was at `b`."""
+    return [row for row in made[1::3] if row["status"] != "pending"]
+
+
 @pytest.fixture
 def written(make_app: Callable[..., Flask], database_url: str) -> tuple[FlaskClient, list[Row]]:
-    """A server and what its ledger holds: 600 requests, a third of which failed at `a` and were answered by `b`."""
+    """A server and what its ledger holds: 600 requests, a third of which failed at `a` and were answered by `b`; of
+    another third the only attempt was at `b`."""
     client, dice = make_app().test_client(), random.Random(7)
     made = [made_up(number, dice) for number in range(600)]
     with connected(database_url) as connection:
-        connection.execute(requests.insert(), made)
+        nowhere, alone = {"upstream": None, "answer_ms": None}, {"upstream": "b", "answer_ms": 100}
+        at_b = {row["request_id"] for row in made_at_b(made)}
+        rows = [row | (alone if row["request_id"] in at_b else nowhere) for row in made]
+        connection.execute(requests.insert(), rows)
         ids = {row.request_id: row.id for row in connection.execute(requests.select())}
         counts = dict.fromkeys(("input_tokens", "cached_tokens", "output_tokens"), 1)
         tried = [
@@ -185,9 +194,11 @@ def test_the_sums_of_groups(written: tuple[FlaskClient, list[Row]]) -> None:
             assert get(client, by=by, sort=sort, limit=1)["totals"] == told[:1]
     a, b = get(client, by="upstream", sort="key")["totals"]
     assert (a["requests"], a["failed"], a["ok"], a["p50_ms"]) == (200, 200, 0, None)
-    statuses = [row["status"] for row in made[::3]]
-    assert b["failed"] == sum(status not in {"ok", "cancelled"} for status in statuses)
-    assert (b["ok"], b["p50_ms"]) == (statuses.count("ok"), 210)
+    among, alone = [row["status"] for row in made[::3]], [row["status"] for row in made_at_b(made)]
+    assert b["failed"] == sum(status not in {"ok", "cancelled"} for status in among + alone)
+    assert (b["requests"], b["ok"], b["p95_ms"]) == (len(among + alone), (among + alone).count("ok"), 210)
+    assert b["p50_ms"] == (105 if alone.count("ok") >= among.count("ok") else 210)
+    assert b["input_tokens"] == 200 + sum(row["input_tokens"] for row in made_at_b(made))
     assert [total["key"] for total in get(client, by="upstream", upstream="b")["totals"]] == ["b"]
 
 

@@ -23,7 +23,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from app.store.tables import attempts, rests
+from app.store.tables import attempts, requests, rests
 from tests.conftest import EVERY_STORE
 from tests.records import connected, locked, settled
 from tests.server import GUNICORN, ROOT, Server
@@ -99,8 +99,10 @@ def ask(server: Server, nonce: str) -> str:
 
 
 def tried(url: str) -> int:
+    """How many attempts the ledger has: those with rows of their own, and those in the rows of their requests."""
     with connected(url) as connection:
-        return int(connection.execute(sa.select(sa.func.count()).select_from(attempts)).scalar_one())
+        counts = (sa.select(sa.func.count()).select_from(attempts), sa.select(sa.func.count(requests.c.upstream)))
+        return sum(int(connection.execute(count).scalar_one()) for count in counts)
 
 
 @pytest.mark.alone
