@@ -49,8 +49,9 @@ EVERY_STORE = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With several workers one of them takes all tests of the local model: two models would only slow each other down.
 
-    A file of tests in a browser stays together, so that its tests share their browser and server. Every second worker
-    begins with tests of processes, which wait for most of their time, and the others with those that compute.
+    A file of tests in a browser stays together, so that its tests share their browser and server. So does the one that
+    needs schemathesis: one worker alone reads that and thinks of something for each route. Every second worker begins
+    with tests of processes, which wait for most of their time, and the others with those that compute.
 
     The mark `xdist_group` is for this, but xdist 3.8 sets a node's name where pytest 9.2 no longer looks.
     """
@@ -68,7 +69,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             super()._assign_work_unit(node)
 
         def _split_scope(self, nodeid: str) -> str:
-            if nodeid.startswith("tests/browser/"):
+            if nodeid.startswith(("tests/browser/", "tests/process/test_openapi.py")):
                 return nodeid.split("::")[0]
             return "model" if nodeid.startswith("tests/model/") else nodeid
 

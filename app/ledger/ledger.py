@@ -192,11 +192,12 @@ class Ledger:
         if not cached:
             self._booked(usage, cost_nano, receipt.key_source)
         spent, key, first_token = entry.call.spent(), receipt.key, receipt.first_token_seconds
+        tried = tuple(attempts.rows_of(entry, status, code, self.fingerprint))
         row = {
             "row_id": admitted.row_id,
             "model_answered": receipt.model,
             "api_key_source": key.source if key else None,
-            "api_key_fingerprint": self.fingerprint(key) if key else None,
+            "api_key_fingerprint": self.fingerprint(key) if key and key.secret else None,
             "status": status,
             "code": code,
             "cached": cached,
@@ -214,11 +215,10 @@ class Ledger:
             "upstream_request_id": receipt.upstream_request_id,
             "response_id": receipt.response_id,
             "settled_at": self._now(),
-            **attempts.in_row(receipt),
+            **attempts.in_row(receipt, tried),
         }
         charged = (cost_nano or 0) if key is not None and key.source == "default" else 0
         self._entries.pop(entry, None)
-        tried = tuple(attempts.rows_of(entry, status, code, self.fingerprint))
         if beside is None:
             self._database.write_later(self._work_all, settlement.Settlement(admitted, charged, row, tried))
             return None

@@ -55,6 +55,7 @@ class StoredResponses:
             .order_by(requests.c.id.desc(), attempts.c.number.desc())
         )
         found = self._database.read(lambda connection: connection.execute(query).first())
-        if found is None or not found.upstream:
-            return found and Stored(int(found.tokens))
-        return Stored(int(found.tokens), found.upstream, found.api_key_fingerprint or "")
+        if found is None:
+            return None
+        place = (found.upstream, found.api_key_fingerprint or "") if found.upstream else ()
+        return Stored(int(found.tokens), *place)

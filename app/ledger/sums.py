@@ -76,14 +76,14 @@ class _Source:
     table: sa.Table
     group: sa.ColumnElement[Any]
     outcome: sa.ColumnElement[Any]
+    failed: sa.ColumnElement[bool]
     measure: sa.ColumnElement[Any]
     conditions: Sequence[sa.ColumnElement[bool]] = ()
 
     def counted(self) -> dict[str, sa.ColumnElement[Any]]:
         """What each of COUNTS is counted by; and the newest row."""
-        outcome, cost = self.outcome, self.table.c.cost_nano
-        failed = outcome.not_in(("ok", *LEFT)) if self.table is attempts else outcome.in_(FAILED)
-        flags = {"ok": outcome == "ok", "failed": failed, "requests_of_unknown_cost": cost.is_(None)}
+        cost = self.table.c.cost_nano
+        flags = {"ok": self.outcome == "ok", "failed": self.failed, "requests_of_unknown_cost": cost.is_(None)}
         return {
             "requests": sa.func.count(),
             "cost_nano": sa.func.sum(cost),
@@ -112,11 +112,8 @@ class Sums:
         upstream: str | None = None,
     ) -> None:
         self._conditions = conditions
-        self._sources = (
-            _by_upstream(upstream)
-            if by == "upstream"
-            else [_Source(requests, requests, group_of(by, step_seconds), requests.c.status, requests.c[measure])]
-        )
+        own = [_of_requests(group_of(by, step_seconds), requests.c[measure])] if by != "upstream" else []
+        self._sources = own or _by_upstream(upstream)
         self._merged = dict.fromkeys(names, sa.func.sum) | ({"newest": sa.func.max} if by == "session" else {})
 
     def plain(self) -> sa.Select[Any]:
@@ -175,26 +172,20 @@ class Sums:
         return sa.select(ranked.c.key, *sums, percentile(50), percentile(95)).group_by(ranked.c.key)
 
 
+def _of_requests(
+    group: sa.ColumnElement[Any], measure: sa.ColumnElement[Any], *conditions: sa.ColumnElement[bool]
+) -> _Source:
+    status = requests.c.status
+    return _Source(requests, requests, group, status, status.in_(FAILED), measure, conditions)
+
+
 def _by_upstream(name: str | None) -> list[_Source]:
     """The attempts of all upstreams or of one: a request's only one is in its own row (app/ledger/attempts.py)."""
-    alone, among = requests.c.upstream, attempts.c.upstream
+    alone, among, outcome = requests.c.upstream, attempts.c.upstream, attempts.c.outcome
+    failed, rows = outcome.not_in(("ok", *LEFT)), requests.join(attempts)
     return [
-        _Source(
-            requests,
-            requests,
-            alone,
-            requests.c.status,
-            requests.c.answer_ms,
-            [alone.is_not(None) if name is None else alone == name],
-        ),
-        _Source(
-            requests.join(attempts),
-            attempts,
-            among,
-            attempts.c.outcome,
-            attempts.c.ms,
-            [] if name is None else [among == name],
-        ),
+        _of_requests(alone, requests.c.answer_ms, alone.is_not(None) if name is None else alone == name),
+        _Source(rows, attempts, among, outcome, failed, attempts.c.ms, [] if name is None else [among == name]),
     ]
 
 

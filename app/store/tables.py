@@ -143,7 +143,8 @@ requests = Table(
     _index_where("status = 'pending'", "requests_pending", "client_id", "lease_until"),
 )
 """The last three columns are of the one attempt of a request: which of several upstreams was asked, for a model of what
-name, and after how long its answer began. Where there were more attempts, the rows of `attempts` tell that.
+name, and how long it took until the answer began or it failed. Where there were more attempts, and where the row is
+older than these columns, the rows of `attempts` tell that.
 """
 
 attempts = Table(
@@ -162,7 +163,7 @@ attempts = Table(
     Column("output_tokens", BigInteger, nullable=False),
     Column("cost_nano", BigInteger),
     Column("estimated", Boolean, nullable=False),
-    # One tree in SQLite, not one of rows and one of keys: a row is written for every request.
+    # One tree in SQLite, not one of rows and one of keys.
     sqlite_with_rowid=False,
 )
 

@@ -21,9 +21,9 @@ from app.upstreams.catalog import Catalog, Route, Target, native_dialect
 from app.upstreams.keys import Payer
 from app.upstreams.plan import Attempt, Plan, Upstream, make_plan
 
-ORDERS_KEPT = 1024
-ALONE = (0,)
-"""The place of a single target."""
+WAYS_KEPT = 1024
+CHANCE = 2.0
+"""How much of it is left in whose turn it is, in rounds of all targets."""
 NATIVE = "native"
 """Instead of a dialect: any in which the native chat can be asked."""
 NAMES = {"responses": "the Responses API", "chat_completions": "Chat Completions", "messages": "the Messages API"}
@@ -53,11 +53,8 @@ class Fleet:
         self.upstreams = upstreams
         self._native = native
         self._first = next(iter(upstreams.values()))
-        # What every request asks for: the attempts are the same for all requests of a model and an order of targets.
-        self._in_order = functools.lru_cache(ORDERS_KEPT)(self._put_in_order)
-        self._turns = {
-            model: Turns([target.weight for target in route.targets]) for model, route in catalog.models.items()
-        }
+        # What every request asks for is the same for all requests of a model.
+        self._way = functools.lru_cache(WAYS_KEPT)(self._make_way)
         self._dialects = {
             name: {*upstream.settings.dialects, *([NATIVE] if self.native_dialect(upstream) else [])}
             for name, upstream in upstreams.items()
@@ -93,10 +90,6 @@ class Fleet:
         if key.source != "default":
             return (self._own(key, wanted),)
         found = self._storing(wanted) if wanted.stored_at else self._servers(wanted)
-        for attempt in found:
-            if attempt.may_rest:
-                found = _by_rest(found)
-                break
         if wanted.stored_at is not None:
             found = tuple(attempt for attempt in found if attempt.upstream is found[0].upstream)
         return found
@@ -115,7 +108,7 @@ class Fleet:
         """The upstream that has stored what the request goes on with."""
         upstream = self._stored_at(wanted.stored_at or "")
         attempts = [self._at(upstream, key, wanted, "made the response before") for key in upstream.settings.keys]
-        return tuple(_least_loaded(attempts))
+        return _by_rest(_least_loaded(attempts))
 
     def _stored_at(self, name: str) -> Upstream:
         if name not in self.upstreams:
@@ -132,31 +125,38 @@ class Fleet:
         return Attempt(upstream, key, model or wanted.model, reason)
 
     def _servers(self, wanted: Wanted) -> tuple[Attempt, ...]:
-        model, dialect = wanted.model, wanted.dialect
-        route = self._route(model, dialect)
-        if route.affinity and wanted.session:
-            order, reason = _by_session(route.targets, wanted.session), "chosen by session"
+        """The targets of the model, the one that is chosen first, and those for failures; who rests comes last."""
+        way = self._way(wanted.model, wanted.dialect)
+        rests = way.may_rest
+        if way.route.affinity and wanted.session:
+            chosen = way.by_session
+            order = [place for place in _by_session(way.route.targets, wanted.session) if place in chosen]
         else:
-            order = self._turns[model].take() if len(route.targets) > 1 else ALONE[: len(route.targets)]
-            reason = "chosen by weight"
-        attempts, by_target = self._in_order(model, dialect, order, reason)
-        return attempts if by_target is None else tuple(itertools.chain(*map(_least_loaded, by_target)))
+            chosen = way.by_turn
+            order = way.turns.take((_awake(chosen) if rests else None) or way.places)
+            order += [place for place in way.places if place not in order] if rests else ()
+        found: list[Attempt] = []
+        for place in order:
+            attempts, chosen = chosen[place], way.later
+            found += attempts if len(attempts) == 1 else _least_loaded(attempts)
+        for attempts in way.on_failure:
+            found += attempts if len(attempts) == 1 else _least_loaded(attempts)
+        return _by_rest(found) if rests else tuple(found)
 
-    def _put_in_order(
-        self, model: str, dialect: str, order: tuple[int, ...], reason: str
-    ) -> tuple[tuple[Attempt, ...], Sequence[tuple[Attempt, ...]] | None]:
-        """One attempt for each key at each target, in an order of the targets' places, and behind them those for
-        failures; without those that do not speak the dialect. `reason`: of the first. And the same by target, where
-        one of them has several keys."""
+    def _make_way(self, model: str, dialect: str) -> _Way:
         route = self._route(model, dialect)
-        targets = [(route.targets[place], "next target" if number else reason) for number, place in enumerate(order)]
-        found: list[tuple[Attempt, ...]] = []
-        for target, why in [*targets, *((target, "on failure") for target in route.on_failure)]:
+
+        def attempts(target: Target, reason: str) -> tuple[Attempt, ...]:
             upstream = self.upstreams[target.upstream]
-            if self._speaks(upstream, dialect):
-                keys = upstream.settings.keys
-                found.append(tuple(Attempt(upstream, key, target.model or model, why) for key in keys))
-        return tuple(itertools.chain(*found)), found if any(len(attempts) > 1 for attempts in found) else None
+            keys = upstream.settings.keys if self._speaks(upstream, dialect) else ()
+            return tuple(Attempt(upstream, key, target.model or model, reason) for key in keys)
+
+        def targets(reason: str) -> Mapping[int, tuple[Attempt, ...]]:
+            return {place: found for place, target in enumerate(route.targets) if (found := attempts(target, reason))}
+
+        on_failure = [found for target in route.on_failure if (found := attempts(target, "on failure"))]
+        by_turn, by_session = targets("chosen by weight"), targets("chosen by session")
+        return _Way(route, by_turn, by_session, targets("next target"), on_failure)
 
     def _route(self, model: str, dialect: str) -> Route:
         """Where a model is answered: as the file says, or at the first upstream that speaks the dialect."""
@@ -170,6 +170,11 @@ class Fleet:
 
     def _speaks(self, upstream: Upstream, dialect: str) -> bool:
         return not dialect or dialect in self._dialects[upstream.settings.name]
+
+
+def _awake(targets: Mapping[int, Sequence[Attempt]]) -> list[int]:
+    """The places of those that may be asked now with one key at least."""
+    return [place for place, attempts in targets.items() if not all(attempt.due_in for attempt in attempts)]
 
 
 def _by_rest(attempts: Sequence[Attempt]) -> tuple[Attempt, ...]:
@@ -187,28 +192,58 @@ def _least_loaded(attempts: Sequence[Attempt]) -> list[Attempt]:
 
 
 class Turns:
-    """Whose turn it is among targets: each comes first as often as its weight says, and as evenly as that can be.
+    """Whose turn it is among targets, so that each comes first as often as its weight says, and evenly.
 
     Smooth weighted round-robin, as nginx has it: each turn adds to every target its weight, the one with the most is
-    first, and gives the sum of all weights for it. The others stand in the order in which they are due. Chance would
-    let calls in flight gather at one target, and each needs more connections then. Where it begins is by chance: the
-    workers must not all begin with the same one.
+    first and gives the sum of the weights for it. Only those take part that can be asked. Chance alone would let calls
+    in flight gather at one target, which would need more connections then. Some of it is left: else a client that
+    sends two kinds of requests in turn could have each kind at a target of its own.
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
         self._weights = weights
-        self._sum = sum(weights)
-        self._due = [random.uniform(0, self._sum) for _ in weights]
-        self._places = range(len(weights))
+        self._due = [0.0] * len(weights)
         self._lock = threading.Lock()
 
-    def take(self) -> tuple[int, ...]:
-        """The places of all targets, in the order of this turn."""
+    def take(self, among: Sequence[int]) -> list[int]:
+        """These places in the order of this turn."""
         with self._lock:
-            due = self._due = [had + weight for had, weight in zip(self._due, self._weights, strict=True)]
-            order = tuple(sorted(self._places, key=due.__getitem__, reverse=True))
-            due[order[0]] -= self._sum
+            due, weights, total = self._due, self._weights, 0.0
+            for place in among:
+                due[place] += weights[place]
+                total += weights[place]
+            scores, chance = due[:], CHANCE * total
+            for place in among:
+                scores[place] += chance * random.random()
+            order = sorted(among, key=scores.__getitem__, reverse=True)
+            if order:
+                due[order[0]] -= total
         return order
+
+
+class _Way:
+    """How requests of one model are answered in one dialect: at each target, by its place, one attempt for each key,
+    with the reason for which it is where it is; those for failures after them."""
+
+    def __init__(
+        self,
+        route: Route,
+        by_turn: Mapping[int, tuple[Attempt, ...]],
+        by_session: Mapping[int, tuple[Attempt, ...]],
+        later: Mapping[int, tuple[Attempt, ...]],
+        on_failure: Sequence[tuple[Attempt, ...]],
+    ) -> None:
+        self.route = route
+        self.by_turn, self.by_session, self.later, self.on_failure = by_turn, by_session, later, on_failure
+        self.places = tuple(by_turn)
+        attempts = itertools.chain(*by_turn.values(), *on_failure)
+        self._healths = tuple({id(health): health for attempt in attempts for health in attempt.healths}.values())
+        self.turns = Turns([target.weight for target in route.targets])
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether one of the upstreams or keys rests, or nobody knows yet whether it is well again."""
+        return any(health.last_rest is not None for health in self._healths)
 
 
 def _by_session(targets: Sequence[Target], session: str) -> tuple[int, ...]:

@@ -61,17 +61,12 @@ class Attempt:
     @property
     def due_in(self) -> float:
         """Seconds until it may be made again; 0 where neither its upstream nor its key rests."""
-        upstream, key = self._healths
+        upstream, key = self.healths
         return max(upstream.due_in, key.due_in)
 
-    @property
-    def may_rest(self) -> bool:
-        """Whether its upstream or its key rests, or nobody knows yet whether it is well again."""
-        upstream, key = self._healths
-        return upstream.last_rest is not None or key.last_rest is not None
-
     @functools.cached_property
-    def _healths(self) -> tuple[Health, Health]:
+    def healths(self) -> tuple[Health, Health]:
+        """How its upstream and its key do."""
         return self.upstream.health, self.upstream.key_health(self.key)
 
     def described(self) -> dict[str, str]:
