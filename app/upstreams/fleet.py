@@ -127,7 +127,11 @@ class Fleet:
     def _servers(self, wanted: Wanted) -> tuple[Attempt, ...]:
         """The targets of the model, the one that is chosen first, and those for failures; who rests comes last."""
         way = self._way(wanted.model, wanted.dialect)
-        rests = way.may_rest
+        rests = False
+        for health in way.healths:
+            if health.last_rest is not None:
+                rests = True
+                break
         if way.route.affinity and wanted.session:
             chosen = way.by_session
             order = [place for place in _by_session(way.route.targets, wanted.session) if place in chosen]
@@ -203,18 +207,19 @@ class Turns:
     def __init__(self, weights: Sequence[float]) -> None:
         self._weights = weights
         self._due = [0.0] * len(weights)
+        self._chance = CHANCE * sum(weights)
         self._lock = threading.Lock()
 
     def take(self, among: Sequence[int]) -> list[int]:
         """These places in the order of this turn."""
         with self._lock:
-            due, weights, total = self._due, self._weights, 0.0
+            due, chance, total = self._due, self._chance, 0.0
+            scores: dict[int, float] = {}
             for place in among:
-                due[place] += weights[place]
-                total += weights[place]
-            scores, chance = due[:], CHANCE * total
-            for place in among:
-                scores[place] += chance * random.random()
+                weight = self._weights[place]
+                due[place] += weight
+                scores[place] = due[place] + chance * random.random()
+                total += weight
             order = sorted(among, key=scores.__getitem__, reverse=True)
             if order:
                 due[order[0]] -= total
@@ -237,13 +242,8 @@ class _Way:
         self.by_turn, self.by_session, self.later, self.on_failure = by_turn, by_session, later, on_failure
         self.places = tuple(by_turn)
         attempts = itertools.chain(*by_turn.values(), *on_failure)
-        self._healths = tuple({id(health): health for attempt in attempts for health in attempt.healths}.values())
+        self.healths = tuple({id(health): health for attempt in attempts for health in attempt.healths}.values())
         self.turns = Turns([target.weight for target in route.targets])
-
-    @property
-    def may_rest(self) -> bool:
-        """Whether one of the upstreams or keys rests, or nobody knows yet whether it is well again."""
-        return any(health.last_rest is not None for health in self._healths)
 
 
 def _by_session(targets: Sequence[Target], session: str) -> tuple[int, ...]:
