@@ -31,7 +31,8 @@ _NOT_IN_ROW: Row = {"upstream": None, "upstream_model": None, "answer_ms": None}
 
 
 def in_row(receipt: Receipt, rows: Sequence[Row]) -> Row:
-    """What a request's row says of its only attempt; nothing where attempts have `rows`, or there is one upstream."""
+    """What a request's row says of its only attempt. Nothing where its attempts have `rows` of their own, or where the
+    server has one upstream."""
     tried = receipt.last
     if rows or tried is None or not tried.upstream:
         return _NOT_IN_ROW
@@ -55,9 +56,12 @@ def told(attempt: Row) -> dict[str, Any]:
 
 
 def rows_of(entry: Entry, status: str, code: str | None, fingerprint: Callable[[ApiKey], str]) -> Iterator[Row]:
-    """The rows of a request's attempts where there were several, the last of which is what the request came to. A list
-    of all models is several attempts that answer; a single one of these that fails has a row, as its request does not.
-    There are none where the server has but one upstream."""
+    """The rows of a request's attempts where there were several, the last of which is what the request came to. None
+    where the server has one upstream.
+
+    A list of all models is several attempts that answer. Where the only one of them fails, the list is answered all the
+    same: then this attempt has a row, since the request's own says `ok`.
+    """
     last = entry.receipt.last
     if last is None or not last.upstream or (len(entry.receipt.tried) == 1 and (status != "ok" or last.code is None)):
         return

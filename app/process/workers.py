@@ -140,8 +140,8 @@ class GeventWorker(_AnswersWithProblems, _GeventWorker):
     def patch(self) -> None:
         """Put gevent in the place of what blocks in the standard library, but leave logging its locks: system threads
         log as well."""
-        # gevent would ask every installed package 25 times whether it has a plugin for this: 60 ms. Its own, the only
-        # one there is, warns of what gunicorn does not do.
+        # gevent would ask every installed package 25 times whether it has a plugin for this: 60 ms. Only its own is
+        # installed, which warns where `signal` is patched without `os`; gunicorn patches both.
         gevent.events.notify_and_call_entry_points = gevent.events.notify
         super().patch()
         give_logging_system_locks()

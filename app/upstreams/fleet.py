@@ -137,10 +137,12 @@ class Fleet:
             order = [place for place in _by_session(way.route.targets, wanted.session) if place in chosen]
         else:
             chosen = way.by_turn
-            order = way.turns.take((_awake(chosen) if rests else None) or way.places)
+            awake = _awake(chosen) if rests else way.places
+            order = way.turns.take(awake or way.places)
             order += [place for place in way.places if place not in order] if rests else ()
         found: list[Attempt] = []
         for place in order:
+            # Only the first is `chosen`; each of the others is a next target.
             attempts, chosen = chosen[place], way.later
             found += attempts if len(attempts) == 1 else _least_loaded(attempts)
         for attempts in way.on_failure:
@@ -198,10 +200,12 @@ def _least_loaded(attempts: Sequence[Attempt]) -> list[Attempt]:
 class Turns:
     """Whose turn it is among targets, so that each comes first as often as its weight says, and evenly.
 
-    Smooth weighted round-robin, as nginx has it: each turn adds to every target its weight, the one with the most is
-    first and gives the sum of the weights for it. Only those take part that can be asked. Chance alone would let calls
-    in flight gather at one target, which would need more connections then. Some of it is left: else a client that
+    Smooth weighted round-robin: each turn adds to every target its weight; the one with the most comes first, and the
+    sum of these weights is taken from it. Only targets take part that can be asked now. With chance alone, calls in
+    flight would gather at one target, which would need more connections then. With no chance at all, a client that
     sends two kinds of requests in turn could have each kind at a target of its own.
+
+    Source: nginx, src/http/ngx_http_upstream_round_robin.c.
     """
 
     def __init__(self, weights: Sequence[float]) -> None:

@@ -121,8 +121,9 @@ def test_the_cost_of_a_plan_is_that_of_the_median_round() -> None:
     cost = costs([(Load(500, 2000), Load(510, 1960)), slow, odd])
     assert cost["CPU"] == pytest.approx(0.02)
     assert cost["requests/s"] == pytest.approx(0.0204, abs=1e-4)
-    assert told(cost).splitlines()[-1] == "below 3% of CPU: met"
-    assert "not met" in told({"CPU": LIMIT})
+    assert told(cost).splitlines()[-1] == "below 3% of both: met"
+    for name in cost:
+        assert "not met" in told(cost | {name: LIMIT})
 
 
 def test_the_plan_that_is_measured_has_three_targets(tmp_path: Path) -> None:
