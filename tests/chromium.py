@@ -14,7 +14,6 @@ Use the fixture `browser`, which gives a clean one and skips the test where the 
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from selenium.common.exceptions import (
     ElementClickInterceptedException,
     ElementNotInteractableException,
     StaleElementReferenceException,
+    WebDriverException,
 )
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.remote.webelement import WebElement
@@ -35,6 +35,8 @@ from tests.programs import path_of
 from tests.server import ROOT
 
 NOT_YET = (StaleElementReferenceException, ElementNotInteractableException, ElementClickInterceptedException)
+REPLACED = "does not belong to the document"
+"""What Chromium says, without a kind of its own, of an element that is replaced while it is looked at."""
 DESKTOP = (1280, 800)
 PHONE = (390, 844)
 LANGUAGES = {"en": "en-US", "ko": "ko-KR"}
@@ -144,9 +146,12 @@ class Browser:
         """What the condition gives once it holds; elements that the page replaces meanwhile are looked for again."""
         give_up = time.monotonic() + seconds
         while True:
-            with contextlib.suppress(*NOT_YET):
+            try:
                 if found := condition():
                     return found
+            except WebDriverException as exc:
+                if not isinstance(exc, NOT_YET) and REPLACED not in str(exc):
+                    raise
             assert time.monotonic() < give_up, f"it did not happen within {seconds} s at {self.path}: {self.problems()}"
             time.sleep(0.02)
 

@@ -118,6 +118,26 @@ def test_it_is_what_a_test_asks_for(at_page: Browser) -> None:
     assert at_page.run(look) == ["en-US", "en-US", 1280, 800, False, "en-US"]
 
 
+def test_an_element_that_is_replaced_meanwhile_is_looked_for_again(browser: Browser) -> None:
+    """Also where Chromium has no kind of its own for that; whatever else it says is the test's failure."""
+    from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
+
+    def told(*faults: Exception) -> str:
+        left = list(faults)
+
+        def condition() -> str:
+            if left:
+                raise left.pop()
+            return "found"
+
+        return str(browser.wait(condition))
+
+    replaced = "unknown error: unhandled inspector error: Node with given id does not belong to the document"
+    assert told(StaleElementReferenceException(), WebDriverException(replaced)) == "found"
+    with pytest.raises(WebDriverException, match="crashed"):
+        told(WebDriverException("tab crashed"))
+
+
 def test_a_screenshot_is_a_small_png(at_page: Browser, tmp_path: Path) -> None:
     opened(at_page, GOOD + "<div><svg width=1280 height=3000 /></div>")
     at_page.screenshot(tmp_path / "seen.png")
