@@ -41,6 +41,11 @@ DIGEST_KEY = "digest-key-of-the-tests"
 PATIENT: dict[str, Any] = {"database_timeout": 30}
 """With the usual 3 s a disk that many tests share makes one of them fail now and then: 503 `store_unavailable`."""
 
+MODEL, SCHEMATHESIS = "tests/model/", "tests/process/test_openapi.py"
+WAITING = (MODEL, SCHEMATHESIS, "tests/process/test_soak.py", "tests/process/")
+COMPUTING = ("tests/browser/", "tests/api/", "tests/unit/")
+"""The tests that some of several pytest workers begin with, and the others."""
+
 EVERY_STORE = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 """For tests that have to hold with each kind of store."""
 
@@ -49,9 +54,10 @@ EVERY_STORE = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With several workers one of them takes all tests of the local model: two models would only slow each other down.
 
-    A file of tests in a browser stays together, so that its tests share their browser and server. So does the one that
-    needs schemathesis: one worker alone reads that and thinks of something for each route. Every second worker begins
-    with tests of processes, which wait for most of their time, and the others with those that compute.
+    Tests that compute go file by file, and those in a browser share it and its server. The file that needs schemathesis
+    stays together as well: one worker alone reads that and thinks of something for each route. Tests of processes go
+    one by one. Every second worker begins with these, which wait for most of their time, and the others with those that
+    compute. What takes longest comes first, so that no worker ends long after the others.
 
     The mark `xdist_group` is for this, but xdist 3.8 sets a node's name where pytest 9.2 no longer looks.
     """
@@ -59,21 +65,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     if config.getvalue("dist") == "worksteal":
         return None
+    # In the order of the collection, and not by the number of tests.
+    config.option.loadscopereorder = False
 
-    class OneModel(LoadScopeScheduling):  # type: ignore[misc]
+    class ByKind(LoadScopeScheduling):  # type: ignore[misc]
         def _assign_work_unit(self, node: Any) -> None:
             waits = int(node.gateway.id.removeprefix("gw")) % 2
-            wanted = ("tests/process/", "model") if waits else ("tests/api/", "tests/unit/", "tests/browser/")
-            if (scope := next((scope for scope in self.workqueue if scope.startswith(wanted)), None)) is not None:
+            # The first of all are those that need the machine for themselves, while nobody has begun with others.
+            kinds = (WAITING if waits else COMPUTING) if self.assigned_work[node] else ("",)
+            found = (scope for kind in kinds for scope in self.workqueue if scope.startswith(kind))
+            if (scope := next(found, None)) is not None:
                 self.workqueue.move_to_end(scope, last=False)
             super()._assign_work_unit(node)
 
         def _split_scope(self, nodeid: str) -> str:
-            if nodeid.startswith(("tests/browser/", "tests/process/test_openapi.py")):
+            if nodeid.startswith((*COMPUTING, SCHEMATHESIS)):
                 return nodeid.split("::")[0]
-            return "model" if nodeid.startswith("tests/model/") else nodeid
+            return MODEL if nodeid.startswith(MODEL) else nodeid
 
-    return OneModel(config, log)
+    return ByKind(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
