@@ -7,7 +7,7 @@ NODE_MODULES := tests/clients/node_modules
 BENCH := .bench
 PORTKEY := $(BENCH)/portkey/node_modules
 # More than cores: a test waits for most of its time. Few enough that a test is not kept waiting by the others.
-WORKERS ?= 4
+WORKERS ?= 5
 # Where Python is told to write no bytecode, each worker would compile all tests again, which takes three seconds.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 PIP_INSTALL = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all:
