@@ -1,10 +1,25 @@
--- Sends BENCH_HEADERS and the file BENCH_BODY, and prints what was measured as one line of JSON.
+-- Sends BENCH_HEADERS and the file BENCH_BODY, and prints what was measured as one line of JSON. What the body says of
+-- the session "own-1" is said of each of BENCH_SESSIONS in turn.
 wrk.method = "POST"
 wrk.body = io.open(os.getenv("BENCH_BODY"), "rb"):read("*a")
 for name, value in os.getenv("BENCH_HEADERS"):gmatch("([^:\n]+): ([^\n]+)") do
   wrk.headers[name] = value
 end
 local callers = tonumber(os.getenv("BENCH_CALLERS"))
+local sessions = tonumber(os.getenv("BENCH_SESSIONS"))
+
+if sessions > 1 then
+  local requests, place = {}, 0
+  function init()
+    for number = 1, sessions do
+      requests[number] = wrk.format(nil, nil, nil, (wrk.body:gsub("own%-1", "own-" .. number)))
+    end
+  end
+  function request()
+    place = place % sessions + 1
+    return requests[place]
+  end
+end
 
 -- wrk adds latencies nobody waited for: for each beyond twice the mean also those that equally spaced callers would
 -- have seen (stats_correct in its source, after HdrHistogram). With one caller that is taken back, exactly; with many,

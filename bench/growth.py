@@ -37,14 +37,17 @@ TURNS_SENT = (1, 10, 50, 100, 250)
 TURNS_KEPT = (10, 1_000, 100_000)
 SESSIONS = (1, 1_000, 100_000)
 CHARACTERS = (1, 1_000, 10_000)
-SAID = "x" * 100
-"""Each text of a stored turn."""
+MANY_CALLERS, MANY_SESSIONS = 16, 64
+"""Callers that talk at once, in sessions of their own."""
+QUESTION = json.loads(wire.request_body(wire.NATIVE))["user_message"]
+TURN_TOKENS = estimate_tokens(QUESTION) + estimate_tokens(wire.ANSWER)
+"""Stored turns are like those that are added meanwhile: else more and more would fit into a prompt."""
 NINETY_DAYS = 90 * 86_400 * 1_000_000
 
 
 @dataclass(frozen=True)
 class Point:
-    """One figure: `size` is what grows; times are of one caller, microseconds."""
+    """One figure: `size` is what grows; times are microseconds, of one caller where nothing else is said."""
 
     size: int
     p50_us: float
@@ -102,15 +105,18 @@ def _by_session(base_url: str) -> dict[str, list[Point]]:
     _fresh_store()
     database = Database(our_environment()["DATABASE_URL"])
     most = max(TURNS_SENT)
-    _add_sessions(database, "own", 1, most)
+    _add_sessions(database, "own", MANY_SESSIONS, most)
     for kept in TURNS_KEPT:
         _add_sessions(database, f"kept-{kept}", 1, kept)
     with ours(SUMMARY_MODEL="none").start(base_url) as program:
         found = {
-            "10 past turns (0: the request brings them, 1: remembered)": [
-                _measured(program, 0, _brings(10)),
-                _measured(program, 1, _remembers("own-1", 10)),
-            ],
+            f"10 past turns, {callers} at once (0: requests bring them, 1: remembered)": [
+                _measured(program, 0, _brings(10), callers),
+                _measured(program, 1, _remembers("own-1", 10), callers),
+            ]
+            for callers in (1, MANY_CALLERS)
+        }
+        found |= {
             "turns of a session that are sent": [_measured(program, n, _remembers("own-1", n)) for n in TURNS_SENT],
             "turns of a session, of which 10 are sent": [
                 _measured(program, kept, _remembers(f"kept-{kept}-1", 10)) for kept in TURNS_KEPT
@@ -124,20 +130,21 @@ def _by_session(base_url: str) -> dict[str, list[Point]]:
     }
 
 
-def _measured(program: Program, size: int, body: str) -> Point:
+def _measured(program: Program, size: int, body: str, callers: int = 1) -> Point:
     """The best of some rounds: what else the machine does can only add."""
-    found = [_round(program, body) for _ in range(ROUNDS)]
+    found = [_round(program, body, callers) for _ in range(ROUNDS)]
     point = Point(size, min(p50 for p50, _ in found), min(cpu for _, cpu in found))
     print(f"  {size:>9,}  p50 {point.p50_us / 1000:.2f} ms  worker {point.worker_cpu_us / 1000:.2f} ms", flush=True)
     return point
 
 
-def _round(program: Program, body: str) -> tuple[float, float]:
+def _round(program: Program, body: str, callers: int) -> tuple[float, float]:
+    sessions = 1 if callers == 1 else MANY_SESSIONS
     url = f"http://127.0.0.1:{program.port}{wire.NATIVE}"
     headers = JSON | {"Authorization": f"Bearer {(RUN / 'token').read_text()}"}
-    load.requests(url, headers, body, callers=1, seconds=WARM_SECONDS)
+    load.requests(url, headers, body, callers=callers, seconds=WARM_SECONDS, sessions=sessions)
     before = program.cpu_seconds
-    said = load.requests(url, headers, body, callers=1, seconds=SECONDS)
+    said = load.requests(url, headers, body, callers=callers, seconds=SECONDS, sessions=sessions)
     if said["status_errors"] or said["socket_errors"] or not said["requests"]:
         raise RuntimeError(f"requests failed: {said}")
     used = program.cpu_seconds - before
@@ -173,7 +180,7 @@ def _history_of(turns: int) -> str:
 
 def _brings(count: int) -> str:
     body = json.loads(wire.request_body(wire.NATIVE))
-    return json.dumps(body | {"conversation_history": ["user: " + SAID, "assistant: " + SAID] * count})
+    return json.dumps(body | {"conversation_history": [f"user: {QUESTION}", f"assistant: {wire.ANSWER}"] * count})
 
 
 def _remembers(session: str, count: int) -> str:
@@ -186,7 +193,7 @@ def _remembers(session: str, count: int) -> str:
         "#역할\n" + body["role"],
         "#기억\n- " + body["memory_context"][0],
     )
-    limit = sum(estimate_tokens(part) for part in others) + count * 2 * estimate_tokens(SAID)
+    limit = sum(estimate_tokens(part) for part in others) + count * TURN_TOKENS
     return json.dumps(body | {"max_context_tokens": limit})
 
 
@@ -198,7 +205,8 @@ def _add_sessions(database: Database, name: str, count: int, length: int) -> Non
             row = {"owner": 1, "name": f"{name}-{number}", "created_at": now, "updated_at": now, "turns": length}
             made = connection.execute(sessions.insert().values(row)).inserted_primary_key
             assert made is not None
-            said = {"session": made[0], "created_at": now, "user_text": SAID, "answer_text": SAID, "interrupted": False}
+            texts = {"user_text": QUESTION, "answer_text": wire.ANSWER}
+            said = {"session": made[0], "created_at": now, "interrupted": False} | texts
             connection.execute(turns.insert(), [said | {"number": place} for place in range(1, length + 1)])
 
 
@@ -219,7 +227,7 @@ def _add_characters(database: Database, count: int) -> None:
             row = {"client_id": 1, "name": f"other-{number}", "version": 1}
             made = connection.execute(characters.insert().values(row)).inserted_primary_key
             assert made is not None
-            version = {"character": made[0], "version": 1, "created_at": 0, "body": json.dumps({"role": SAID})}
+            version = {"character": made[0], "version": 1, "created_at": 0, "body": json.dumps({"role": QUESTION})}
             connection.execute(character_versions.insert().values(version))
 
 

@@ -20,8 +20,13 @@ SAMPLE_SECONDS = 0.5
 WRK_TIMEOUT_SECONDS = 120
 
 
-def requests(url: str, headers: Mapping[str, str], body: str, *, callers: int, seconds: int) -> dict[str, Any]:
-    """POST as fast as answers come, on kept connections; gives requests, seconds, percentiles in µs and errors."""
+def requests(
+    url: str, headers: Mapping[str, str], body: str, *, callers: int, seconds: int, sessions: int = 1
+) -> dict[str, Any]:
+    """POST as fast as answers come, on kept connections; gives requests, seconds, percentiles in µs and errors.
+
+    `sessions`: how many there are of the one that the body names; each request is of the next.
+    """
     lines = "\n".join(f"{name}: {value}" for name, value in headers.items())
     command = [str(wrk()), "-t1", f"-c{callers}", f"-d{seconds}s", f"--timeout={WRK_TIMEOUT_SECONDS}s"]
     # In a file: a large body does not fit into the environment.
@@ -34,6 +39,7 @@ def requests(url: str, headers: Mapping[str, str], body: str, *, callers: int, s
             "BENCH_HEADERS": lines,
             "BENCH_BODY": str(file),
             "BENCH_CALLERS": str(callers),
+            "BENCH_SESSIONS": str(sessions),
         },
         capture_output=True,
         text=True,
