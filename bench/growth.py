@@ -110,11 +110,11 @@ def _by_session(base_url: str) -> dict[str, list[Point]]:
         _add_sessions(database, f"kept-{kept}", 1, kept)
     with ours(SUMMARY_MODEL="none").start(base_url) as program:
         found = {
-            f"10 past turns, {callers} at once (0: requests bring them, 1: remembered)": [
+            f"10 past turns, {who}: brought (0), remembered (1)": [
                 _measured(program, 0, _brings(10), callers),
                 _measured(program, 1, _remembers("own-1", 10), callers),
             ]
-            for callers in (1, MANY_CALLERS)
+            for callers, who in ((1, "one caller"), (MANY_CALLERS, f"{MANY_CALLERS} callers"))
         }
         found |= {
             "turns of a session that are sent": [_measured(program, n, _remembers("own-1", n)) for n in TURNS_SENT],

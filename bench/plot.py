@@ -57,7 +57,7 @@ def growth(grown: dict[str, list[dict[str, float]]]) -> Any:
         unused.set_visible(False)
     for panel, (name, points) in zip(panels.flat, grown.items(), strict=False):
         sizes = [point["size"] for point in points]
-        for figure_name, label in (("p50_us", "p50, one caller"), ("worker_cpu_us", "worker's CPU")):
+        for figure_name, label in (("p50_us", "p50"), ("worker_cpu_us", "worker's CPU")):
             panel.plot(sizes, [point[figure_name] / 1000 for point in points], marker="o", label=label)
         panel.set(xlabel=name, ylabel="ms per request", xlim=0, ylim=0)
         panel.legend()
