@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import itertools
-import random
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.errors import OpenAIClientException, ValidationException
 from app.models import ApiKey
 from app.upstreams.catalog import Catalog, Route, Target, native_dialect
+from app.upstreams.choice import Turns, by_session
 from app.upstreams.keys import Payer
 from app.upstreams.plan import Attempt, Plan, Upstream, make_plan
 
 WAYS_KEPT = 1024
-CHANCE = 2.0
-"""How much of it is left in whose turn it is, in rounds of all targets."""
 NATIVE = "native"
 """Instead of a dialect: any in which the native chat can be asked."""
 NAMES = {"responses": "the Responses API", "chat_completions": "Chat Completions", "messages": "the Messages API"}
@@ -134,7 +130,7 @@ class Fleet:
                 break
         if way.route.affinity and wanted.session:
             chosen = way.by_session
-            order = [place for place in _by_session(way.route.targets, wanted.session) if place in chosen]
+            order = [place for place in by_session(way.route.targets, wanted.session) if place in chosen]
         else:
             chosen = way.by_turn
             awake = _awake(chosen) if rests else way.places
@@ -197,39 +193,6 @@ def _least_loaded(attempts: Sequence[Attempt]) -> list[Attempt]:
     return sorted(attempts, key=lambda attempt: attempt.upstream.load.of(attempt.key))
 
 
-class Turns:
-    """Whose turn it is among targets, so that each comes first as often as its weight says, and evenly.
-
-    Smooth weighted round-robin: each turn adds to every target its weight; the one with the most comes first, and the
-    sum of these weights is taken from it. Only targets take part that can be asked now. With chance alone, calls in
-    flight would gather at one target, which would need more connections then. With no chance at all, a client that
-    sends two kinds of requests in turn could have each kind at a target of its own.
-
-    Source: nginx, src/http/ngx_http_upstream_round_robin.c.
-    """
-
-    def __init__(self, weights: Sequence[float]) -> None:
-        self._weights = weights
-        self._due = [0.0] * len(weights)
-        self._chance = CHANCE * sum(weights)
-        self._lock = threading.Lock()
-
-    def take(self, among: Sequence[int]) -> list[int]:
-        """These places in the order of this turn."""
-        with self._lock:
-            due, chance, total = self._due, self._chance, 0.0
-            scores: dict[int, float] = {}
-            for place in among:
-                weight = self._weights[place]
-                due[place] += weight
-                scores[place] = due[place] + chance * random.random()
-                total += weight
-            order = sorted(among, key=scores.__getitem__, reverse=True)
-            if order:
-                due[order[0]] -= total
-        return order
-
-
 class _Way:
     """How requests of one model are answered in one dialect: at each target, by its place, one attempt for each key,
     with the reason for which it is where it is; those for failures after them."""
@@ -248,19 +211,3 @@ class _Way:
         attempts = itertools.chain(*by_turn.values(), *on_failure)
         self.healths = tuple({id(health): health for attempt in attempts for health in attempt.healths}.values())
         self.turns = Turns([target.weight for target in route.targets])
-
-
-def _by_session(targets: Sequence[Target], session: str) -> tuple[int, ...]:
-    """The places of all targets by a digest: one order for each session, whichever worker or machine asks; each is
-    first as often as its weight says.
-
-    Rendezvous hashing with weights. Source: Schindelhauer and Schomaker, "Weighted Distributed Hash Tables", 2005.
-    """
-
-    def score(place: int) -> float:
-        target = targets[place]
-        mark = f"{target.upstream}\n{target.model}\n{session}".encode()
-        share = (int.from_bytes(hashlib.blake2b(mark, digest_size=8).digest()) + 1) / (2**64 + 1)
-        return float(share ** (1 / target.weight))
-
-    return tuple(sorted(range(len(targets)), key=score, reverse=True))

@@ -16,8 +16,9 @@ from app.ledger.accounts import Accounts, Limits
 from app.models import ChatRequest
 from app.process.shared_health import SharedHealth
 from app.services.chat import ChatService
+from app.upstreams.choice import Turns
 from app.upstreams.failover import TABLE
-from app.upstreams.fleet import Fleet, Turns, Wanted
+from app.upstreams.fleet import Fleet, Wanted
 from app.upstreams.keys import Payer
 from app.web.services import service
 from tests.conftest import CALLER_KEY

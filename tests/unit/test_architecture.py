@@ -117,6 +117,7 @@ ONE_WAY = {
     "app.ledger.ledger": {"app.factory", "app.services.exchange", "app.process"},
     "app.upstreams.openai_client": {"app.factory", "app.services.exchange"},
     "app.upstreams.routing": {"app.services.exchange", "app.upstreams.openai_client"},
+    "app.upstreams.choice": {"app.upstreams.fleet"},
     "app.upstreams.fleet": {"app.upstreams.openai_client", "app.services"}
     | {"app.process.upstream_commands", "blueprints.upstreams", "blueprints.console"},
     "app.upstreams.slots": {
