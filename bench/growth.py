@@ -41,7 +41,8 @@ MANY_CALLERS, MANY_SESSIONS = 16, 64
 """Callers that talk at once, in sessions of their own."""
 QUESTION = json.loads(wire.request_body(wire.NATIVE))["user_message"]
 TURN_TOKENS = estimate_tokens(QUESTION) + estimate_tokens(wire.ANSWER)
-"""Stored turns are like those that are added meanwhile: else more and more would fit into a prompt."""
+"""Stored turns are as long as those that are added while it is measured: if they were longer, more and more turns would
+fit into a prompt."""
 NINETY_DAYS = 90 * 86_400 * 1_000_000
 
 
@@ -111,21 +112,21 @@ def _by_session(base_url: str) -> dict[str, list[Point]]:
     with ours(SUMMARY_MODEL="none").start(base_url) as program:
         found = {
             f"10 past turns, {who}: brought (0), remembered (1)": [
-                _measured(program, 0, _brings(10), callers),
-                _measured(program, 1, _remembers("own-1", 10), callers),
+                _measured(program, 0, brings(10), callers),
+                _measured(program, 1, remembers("own-1", 10), callers),
             ]
             for callers, who in ((1, "one caller"), (MANY_CALLERS, f"{MANY_CALLERS} callers"))
         }
         found |= {
-            "turns of a session that are sent": [_measured(program, n, _remembers("own-1", n)) for n in TURNS_SENT],
+            "turns of a session that are sent": [_measured(program, n, remembers("own-1", n)) for n in TURNS_SENT],
             "turns of a session, of which 10 are sent": [
-                _measured(program, kept, _remembers(f"kept-{kept}-1", 10)) for kept in TURNS_KEPT
+                _measured(program, kept, remembers(f"kept-{kept}-1", 10)) for kept in TURNS_KEPT
             ],
         }
     database.close()
     speaks = json.dumps(json.loads(wire.request_body(wire.NATIVE)) | {"character": "other-0"})
     return found | {
-        "other sessions": _by_store(base_url, SESSIONS, _add_others, _remembers("own-1", 10)),
+        "other sessions": _by_store(base_url, SESSIONS, _add_others, remembers("own-1", 10)),
         "characters": _by_store(base_url, CHARACTERS, _add_characters, speaks),
     }
 
@@ -178,12 +179,13 @@ def _history_of(turns: int) -> str:
     return json.dumps(body | {"conversation_history": ["user: " + "x" * 94] * turns})
 
 
-def _brings(count: int) -> str:
+def brings(count: int) -> str:
+    """A stateless request that has so many past turns with it."""
     body = json.loads(wire.request_body(wire.NATIVE))
     return json.dumps(body | {"conversation_history": [f"user: {QUESTION}", f"assistant: {wire.ANSWER}"] * count})
 
 
-def _remembers(session: str, count: int) -> str:
+def remembers(session: str, count: int) -> str:
     """A turn of a session whose limit lets so many of its past turns be sent."""
     body = json.loads(wire.request_body(wire.NATIVE))
     body |= {"conversation_history": [], "remember": True, "session_id": session}

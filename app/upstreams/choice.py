@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from app.upstreams.catalog import Target
 
 CHANCE = 2.0
-"""How much of it is left in whose turn it is, in rounds of all targets."""
+"""By how many rounds of all targets chance may move a turn forward. With 0 the order would be the same each time."""
 
 
 class Turns:

@@ -1,4 +1,4 @@
-"""The benchmark's PostgreSQL: what it reads from it."""
+"""The benchmark: what it reads from its PostgreSQL, and how much its remembered turns send."""
 
 from __future__ import annotations
 
@@ -6,9 +6,25 @@ import contextlib
 import threading
 
 import sqlalchemy as sa
+from flask import Flask
 
+from bench import wire
+from bench.growth import brings, remembers
 from bench.postgresql import Running
 from tests.postgres import Postgres
+from tests.upstream import Upstream, text
+
+
+def test_both_send_as_many_past_turns_however_often_they_are_asked(app: Flask, upstream: Upstream) -> None:
+    """Ten turns that a request brings, and the ten newest of a session that grows with each request."""
+    upstream.default = text(wire.ANSWER)
+    client = app.test_client()
+    for _ in range(40):
+        assert client.post(wire.NATIVE, data=remembers("own-1", 10), content_type="application/json").status_code == 200
+    assert client.post(wire.NATIVE, data=brings(10), content_type="application/json").status_code == 200
+    *_, remembered, brought = (received.json["input"] for received in upstream.received)
+    assert remembered == brought
+    assert len(brought) == 1 + 2 * 10 + 1
 
 
 def test_a_deadlock_is_counted(postgres: Postgres, postgresql_url: str) -> None:
