@@ -4,9 +4,10 @@ they take."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import flask
 import marshmallow
 import werkzeug
 from flask_smorest import Blueprint
@@ -79,20 +80,28 @@ ADMIN_PROBLEMS = ("unauthorized", "forbidden", "system_routes_private", "store_u
 
 
 class ServedView:
-    """A view as the server calls it, and beside it, `documented`, what flask-smorest made of it.
+    """A view as the server calls it, and beside it what flask-smorest makes of it, for the documentation alone.
 
     Each decorator of flask-smorest puts a function around the view, also those that only document, and most of these
-    look for request and application anew. Here they are made for the documentation alone. What they would do with a
-    request is done here, once: the arguments are read, the view is called, and what it gives is written.
+    look for request and application anew; what is told of a view is copied each time. So they wait until somebody asks
+    for the specification. What they would do with a request is done here, once: the arguments are read, the view is
+    called, and what it gives is written.
     """
 
     def __init__(self, view: Callable[..., Any]) -> None:
         functools.update_wrapper(self, view)
-        self._view = self.documented = view
+        self._view = view
+        self.documents: list[Callable[..., Any]] = []
+        """The decorators of flask-smorest, in the order in which they are applied."""
         self.arguments: list[tuple[str, marshmallow.Schema]] = []
         """Where each is found and what reads it, in the order in which the view takes them."""
         self.status = 200
         self.schema: marshmallow.Schema | None = None
+
+    @property
+    def documented(self) -> Callable[..., Any]:
+        """The view with all that flask-smorest knows of it."""
+        return functools.reduce(lambda view, document: document(view), self.documents, self._view)
 
     def __call__(self, **of_the_address: Any) -> Any:
         asked = this_request()
@@ -131,30 +140,46 @@ class StrictBlueprint(Blueprint):
         self.key_header = key_header
         self.takes_cookie = errors.takes_cookie
         self._access = access
+        self._undocumented: list[Callable[[], None]] = []
         super().__init__(name, import_name, **options)
 
-    def route(self, rule: str, *, access: Access | None = None, **options: Any) -> Callable[[View], View]:
+    def route(
+        self, rule: str, *, access: Access | None = None, parameters: Any = None, tags: Any = None, **options: Any
+    ) -> Callable[[View], View]:
         """As flask-smorest's, with the access to this route where it is not the blueprint's."""
-        document = super().route(rule, **options)
         declared = access or self._access
 
         def declare(view: View) -> View:
-            endpoint = f"{self.name}.{view.__name__}"
+            endpoint = view.__name__
             if declared is not None:
-                self.access[endpoint] = declared
-            document(getattr(view, "documented", view))
-            self.record(lambda state: state.app.view_functions.update({endpoint: view}))
+                self.access[f"{self.name}.{endpoint}"] = declared
+            # Not flask-smorest's, which documents it at once.
+            flask.Blueprint.add_url_rule(self, rule, endpoint, view, **options)
+
+            def document() -> None:
+                self._store_endpoint_docs(endpoint, getattr(view, "documented", view), parameters, tags, **options)
+
+            self._undocumented.append(document)
             return view
 
         return declare
+
+    def register_views_in_doc(self, *args: Any, **options: Any) -> None:
+        """As flask-smorest's, which has not been told of the views until now."""
+        while self._undocumented:
+            self._undocumented.pop(0)()
+        super().register_views_in_doc(*args, **options)
 
     def arguments(self, schema: type[marshmallow.Schema], *, location: str = "json", **options: Any) -> Decorator:
         """As flask-smorest's; `location` is "json", "headers" or "query"."""
         # One schema object for all requests: making one takes longer than using it.
         one = schema()
-        document = super().arguments(one, location=location, **options)
-        # Decorators are applied from the last to the first.
-        return _documented(document, lambda served: served.arguments.insert(0, (location, one)))
+
+        def serve(served: ServedView) -> None:
+            # Decorators are applied from the last to the first.
+            served.arguments.insert(0, (location, one))
+
+        return _served(super().arguments, serve, one, location=location, **options)
 
     def response(self, status_code: int, schema: Any = None, **options: Any) -> Decorator:
         """As flask-smorest's: what the view gives is written by the schema, unless it is a Response."""
@@ -164,32 +189,43 @@ class StrictBlueprint(Blueprint):
             served.status = status_code
             served.schema = one if isinstance(one, marshmallow.Schema) else None
 
-        return _documented(super().response(status_code, one, **options), serve)
+        return _served(super().response, serve, status_code, one, **options)
 
     def alt_response(self, status_code: int, *args: Any, **options: Any) -> Decorator:
         """As flask-smorest's, which only documents."""
-        return _documented(super().alt_response(status_code, *args, **options))
+        return _served(super().alt_response, _as_before, status_code, *args, **options)
 
     def doc(self, **members: Any) -> Decorator:
         """As flask-smorest's, which only documents."""
-        return _documented(super().doc(**members))
+        return _served(super().doc, _as_before, **members)
 
     def problems(self, *codes: str) -> Decorator:
         """Document the error codes of a view, grouped by status."""
+        return _served(self._problems, _as_before, codes)
+
+    def _problems(self, codes: Sequence[str]) -> Callable[..., Any]:
         by_status: dict[int, list[str]] = {}
         for code in codes:
             by_status.setdefault(FAILURES[code].status, []).append(code)
         found: dict[str, Any] = {str(status): self.errors.response(codes) for status, codes in by_status.items()}
-        return self.doc(responses=found | {"default": self.errors.other})
+        document: Callable[..., Any] = super().doc(responses=found | {"default": self.errors.other})
+        return document
 
 
-def _documented(document: Callable[..., Any], serve: Callable[[ServedView], None] = lambda served: None) -> Decorator:
-    """The decorator that has flask-smorest document a view by `document`, and the server know by `serve` of it."""
+def _served(
+    documents: Callable[..., Any], serve: Callable[[ServedView], None], *args: Any, **options: Any
+) -> Decorator:
+    """The decorator that has the server know by `serve` of a view, and flask-smorest later by `documents` with the
+    other arguments."""
 
     def decorate(view: Callable[..., Any]) -> ServedView:
         served = view if isinstance(view, ServedView) else ServedView(view)
-        served.documented = document(served.documented)
+        served.documents.append(lambda documented: documents(*args, **options)(documented))
         serve(served)
         return served
 
     return decorate
+
+
+def _as_before(served: ServedView) -> None:
+    """What only documents changes nothing for the server."""

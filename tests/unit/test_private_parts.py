@@ -476,6 +476,21 @@ class TestFlaskSmorest:
         assert told == {name: [ours[name]] for name in told}
         assert "PAGINATION" not in components.get("headers", {})
 
+    def test_what_is_documented_of_a_view(self) -> None:
+        """strict.py: `_store_endpoint_docs` keeps what `register_views_in_doc` tells of a view that Flask alone knows
+        of; flask-smorest's `add_url_rule` is Flask's and that.
+        """
+        ours, theirs = (flask_smorest.Blueprint("b", "b") for _ in range(2))
+
+        def view() -> str:
+            """What it does."""
+            return ""
+
+        theirs.add_url_rule("/x", "view", view, methods=["POST"], tags=["t"])
+        ours._store_endpoint_docs("view", view, None, ["t"], methods=["POST"])
+        assert ours._docs == theirs._docs
+        assert [*ours._docs["view"]] == ["post", "parameters"]
+
     def test_the_frameworks_errors(self, client: FlaskClient) -> None:
         """api.py: what the framework refuses goes through `handle_http_exception`, documented by `ERROR_SCHEMA`."""
         assert issubclass(flask_smorest.Api.ERROR_SCHEMA, object)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import flask
+import flask_smorest
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from marshmallow import Schema, fields
 
 from app.web.access import Access
+from app.web.api import ServerApi
 from app.web.problems import register_error_handlers
 from app.web.strict import ServedView, StrictBlueprint
 
@@ -109,6 +111,30 @@ def test_what_is_not_documented_is_refused(caller: FlaskClient, query: str, body
     answer = caller.post(f"/things/top{query}", json=body)
     assert answer.status_code == 422
     assert answer.get_json()["errors"].keys() == {location}
+
+
+def test_a_view_is_documented_when_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker starts sooner for it; once, for however many applications."""
+    told: list[dict[str, Any]] = []
+    document = flask_smorest.Blueprint.doc
+    monkeypatch.setattr(
+        flask_smorest.Blueprint, "doc", lambda blp, **members: told.append(members) or document(**members)
+    )
+    blueprint = StrictBlueprint("watched", __name__, description="of this test", access=Access.PUBLIC)
+
+    @blueprint.get("/x")
+    @blueprint.doc(summary="what it does")
+    @blueprint.problems("validation_error")
+    def view() -> str:
+        return ""
+
+    apis = [ServerApi(Flask(__name__), "m") for _ in range(2)]
+    for api in apis:
+        api.register(blueprint)
+    assert told == []
+    for api in apis * 2:
+        assert api.spec.to_dict()["paths"]["/x"]["get"]["summary"] == "what it does"
+    assert [[*members] for members in told] == [["responses"], ["summary"]]
 
 
 def test_every_documented_view_is_served_without_the_functions_around_it(app: Flask) -> None:
