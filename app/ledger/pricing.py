@@ -1,21 +1,22 @@
-"""Prices: what tokens cost, in whole nano-dollars, from the price list that ships with genai-prices and an own file."""
+"""Prices: what tokens cost, in whole nano-dollars, from the shipped price list and an own file."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import logging
 import re
 import time
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from app.errors import ConfigurationException
+from app.ledger.price_list import Listed, shipped
 from app.models import Usage
 from app.units import NANO
 
@@ -32,6 +33,7 @@ SHARES = 10**9
 """So many make a nano-dollar: whole numbers for prices of up to 12 decimal places of a dollar per million tokens."""
 Tiers = tuple[tuple[int, int], ...]
 """What a token costs (shares), by how many tokens the input has more than: the first that fits counts."""
+FREE: Tiers = ((0, 0),)
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,17 @@ class Prices:
             for name, priced in (upstreams or {}).items()
             for model, table in priced.own.items()
         }
-        self.version = _list_version()
         if self._at:
             raw += repr(self._at).encode()
-        if raw:
-            self.version += " + " + hashlib.sha256(raw).hexdigest()[:8]
+        self._mark = " + " + hashlib.sha256(raw).hexdigest()[:8] if raw else ""
+
+    @functools.cached_property
+    def version(self) -> str:
+        """What the ledger calls these prices: the list, and a digest of what is added to it."""
+        return shipped().version + self._mark
 
     def load(self) -> None:
-        """Read the shipped list now: it takes a third of a second, which no request should pay."""
+        """Read the shipped list now: it takes a few milliseconds, which no request should pay."""
         _shipped("gpt-4o-mini", _provider(self._base_url))
 
     def price(self, model: str, *, asked: str = "", upstream: str = "") -> Price | None:
@@ -144,10 +149,7 @@ class NoPrices:
 
 @functools.lru_cache(maxsize=1024)
 def _listed(model: str, asked: str, provider: str, hour: int) -> Price | None:
-    """The shipped price; kept for an hour, as prices may depend on the time.
-
-    The library would look it up anew for each sum. A test holds our sums and the library's equal.
-    """
+    """The shipped price; kept for an hour, as prices may depend on the time."""
     names = [model] if model else [asked]
     if model.startswith(asked) and DATED.fullmatch(model.removeprefix(asked)):
         names.append(asked)
@@ -156,64 +158,29 @@ def _listed(model: str, asked: str, provider: str, hour: int) -> Price | None:
 
 def _shipped(model: str, provider: str) -> Price | None:
     """The list's price of a model of `provider`, or of the one that its prefix names, as `openai/gpt-4o-mini`."""
-    from genai_prices import Usage as ListUsage
-    from genai_prices import calc_price
-
     prefix, _, rest = model.partition("/")
-    if rest and prefix in _providers():
+    if rest and shipped().has_provider(prefix):
         provider, model = prefix, rest
     if FEE_PER_CALL in model:
         return None
-    try:
-        found = calc_price(
-            ListUsage(input_tokens=1, output_tokens=1), model_ref=model, provider_id=provider
-        ).model_price
-    except LookupError:
+    listed = shipped().find(model, provider, datetime.now(UTC))
+    if listed is None:
         return None
-    sent, cached = _tiers(found.input_mtok), found.cache_read_mtok
-    return Price(
-        input=sent,
-        cached=sent if cached is None else _tiers(cached),
-        output=_tiers(found.output_mtok),
-        input_audio=_tiers_or_none(found.input_audio_mtok),
-        output_audio=_tiers_or_none(found.output_audio_mtok),
-        cache_write=_tiers_or_none(found.cache_write_mtok),
-        cache_write_1h=_tiers_or_none(found.cache_write_1h_mtok),
-    )
-
-
-@functools.cache
-def _list_version() -> str:
-    """What the list is called in the ledger."""
-    return "genai-prices " + importlib.metadata.version("genai-prices")
-
-
-@functools.cache
-def _providers() -> dict[str, str]:
-    """The providers of the list, each with a pattern of its base URLs."""
-    from genai_prices.data import providers
-
-    return {provider.id: provider.api_pattern for provider in providers}
+    tiers = {unit: _tiers(price) for unit, price in listed.items()}
+    sent = tiers.get("input", FREE)
+    return Price(**{"input": sent, "cached": sent, "output": FREE, **tiers})
 
 
 @functools.cache
 def _provider(place: str) -> str:
     """The provider of that name, or the one that a base URL belongs to; OpenAI's prices hold where the list knows
     none."""
-    if place in _providers():
-        return place
-    return next((name for name, pattern in _providers().items() if re.match(pattern, place)), "openai")
+    return place if shipped().has_provider(place) else shipped().provider_at(place) or "openai"
 
 
-def _tiers(price: Any) -> Tiers:
-    """The library's price of a unit as pairs, the dearest first."""
-    if price is None or isinstance(price, Decimal):
-        return ((0, _shares(price or Decimal(0))),)
-    return (*((tier.start, _shares(tier.price)) for tier in reversed(price.tiers)), (0, _shares(price.base)))
-
-
-def _tiers_or_none(price: Any) -> Tiers | None:
-    return None if price is None else _tiers(price)
+def _tiers(listed: Listed) -> Tiers:
+    pairs = [(0, listed)] if isinstance(listed, str) else listed
+    return tuple((start, _shares(Decimal(dollars))) for start, dollars in pairs)
 
 
 def _shares(dollars_per_million: Decimal) -> int:
