@@ -42,6 +42,11 @@ UNITS = {
     "cache_write_1h": "cache_write_1h_mtok",
 }
 """The fields of `Price` (app/ledger/pricing.py), each by its name in the package."""
+UNCOUNTED = {
+    *("requests_kcount", "output_image_mtok", "output_video_mtok"),
+    *("output_reasoning_mtok", "output_citation_mtok"),
+}
+"""Units that are in an answer whatever was asked, and that nobody counts here."""
 
 
 def main() -> None:
@@ -81,7 +86,7 @@ def model_entry(model: ModelInfo) -> dict[str, Any]:
     return {
         "id": model.id,
         "names": names(model.match),
-        "prices": [dict(condition(price)) | dict(dollars(price.prices)) for price in prices],
+        "prices": [dict([*condition(price), *dollars(price.prices), *uncounted(price.prices)]) for price in prices],
     }
 
 
@@ -125,6 +130,14 @@ def dollars(price: ModelPrice) -> Iterator[tuple[str, Any]]:
             yield unit, [*((tier.start, plain(tier.price)) for tier in reversed(listed.tiers)), (0, plain(listed.base))]
         elif listed is not None:
             yield unit, plain(listed)
+
+
+def uncounted(price: ModelPrice) -> Iterator[tuple[str, Any]]:
+    """The units because of which the prices of tokens do not say what a call costs. Where tokens have no price, as with
+    hours of sound, these are all."""
+    units = {unit for unit, listed in vars(price).items() if listed is not None}
+    if found := units & UNCOUNTED if units & {*UNITS.values()} else units:
+        yield "uncounted", sorted(found)
 
 
 def plain(number: Decimal) -> str:

@@ -49,7 +49,8 @@ class PriceList:
         return next((name for name, about in providers if re.match(about["api_pattern"], base_url)), None)
 
     def find(self, model: str, provider: str, moment: datetime) -> dict[str, Listed] | None:
-        """The prices of a model at a provider of the list, by the fields of `Price`; None when that has no such model.
+        """The prices of a model at a provider of the list, by the fields of `Price`; None when that has no such model,
+        or also charges by a unit that nobody counts here.
 
         A name that no model goes by is tried once more with its date as the list writes dates.
         """
@@ -61,7 +62,8 @@ class PriceList:
         utc = moment.astimezone(UTC)
         day, clock = utc.date().isoformat(), utc.time().isoformat()
         price = next((price for price in reversed(prices) if _holds(price, day, clock)), prices[0])
-        return {unit: listed for unit, listed in price.items() if unit not in CONDITIONS}
+        known = {unit: listed for unit, listed in price.items() if unit not in CONDITIONS}
+        return None if "uncounted" in known else known
 
     def _prices(self, name: str, provider: str) -> list[dict[str, Any]] | None:
         """Those of the first model that goes by the name, here or else at the providers whose models it has, too."""

@@ -136,6 +136,12 @@ def since(day: str) -> ConditionalPrice:
     return ConditionalPrice(StartDateConstraint(date.fromisoformat(day)), prices=dollar())
 
 
+def since_calls(day: str) -> ConditionalPrice:
+    """Each call costs something from a day on."""
+    price = ModelPrice(input_mtok=Decimal(1), requests_kcount=Decimal(1))
+    return ConditionalPrice(StartDateConstraint(date.fromisoformat(day)), prices=price)
+
+
 def daily(start: str, end: str) -> ConditionalPrice:
     return ConditionalPrice(TimeOfDateConstraint(time.fromisoformat(start), time.fromisoformat(end)), prices=dollar())
 
@@ -159,6 +165,11 @@ FIRST = [
     made_up(ClauseEquals("never"), always(), daily("12:00", "12:00")),
     made_up(ClauseEquals("large"), always(ModelPrice(input_mtok=LARGE, cache_read_mtok=Decimal("1.0")))),
     made_up(ClauseEquals("calls"), always(ModelPrice(requests_kcount=Decimal(1)))),
+    made_up(ClauseEquals("both"), always(ModelPrice(input_mtok=Decimal(1), requests_kcount=Decimal(1)))),
+    made_up(ClauseEquals("tools"), always(ModelPrice(input_mtok=Decimal(1), web_searches_kcount=Decimal(1)))),
+    made_up(ClauseEquals("sound"), always(ModelPrice(audio_hours=Decimal(1)))),
+    made_up(ClauseEquals("nothing"), always(ModelPrice())),
+    made_up(ClauseEquals("later"), always(), since_calls("2026-02-01")),
 ]
 SECOND = [made_up(ClauseContains("exact")), made_up(ClauseEquals("dashed-20260203"))]
 THIRD = [made_up(ClauseStartsWith("exact")), made_up(ClauseEquals("thirds"))]
@@ -179,7 +190,8 @@ MADE_UP = [
         *("head", "heads", "never", "NEVER", "dated-2026-02-03", "dated-20260203", "dated-20260230"),
         *("dashed-2026-02-03", "dashed-20260203", "dashed-20260203-a", "dashed-20260203:free", "dashed-202602030"),
         *("dashed-20260203a", "dashed-20261303", "two-20260203-20260405", "two-2026-02-03-20260405", "dashed20260203"),
-        *("old", "once", "night", "noon", "large", "calls", "thirds", "fourth", "the-fourth"),
+        *("old", "once", "night", "noon", "large", "thirds", "fourth", "the-fourth"),
+        *("calls", "both", "tools", "sound", "nothing", "later"),
     ],
 )
 def test_each_rule_is_the_packages(name: str) -> None:
@@ -193,8 +205,14 @@ def test_each_rule_is_the_packages(name: str) -> None:
             assert ours(name, provider.id, moment, our_list) == theirs(name, provider.id, moment, package), moment
 
 
+NEVER_COUNTED = {
+    *("requests_kcount", "output_image_mtok", "output_video_mtok"),
+    *("output_reasoning_mtok", "output_citation_mtok"),
+}
+
+
 def theirs(name: str, provider: str, moment: datetime, package: DataSnapshot = PACKAGE) -> dict[str, Dollars] | None:
-    """What the package says."""
+    """What the package says; nothing where that is not all that a call costs."""
     try:
         price = package.calc(ListUsage(input_tokens=1, output_tokens=1), name, provider, None, moment).model_price
     except LookupError:
@@ -208,7 +226,14 @@ def theirs(name: str, provider: str, moment: datetime, package: DataSnapshot = P
         "cache_write": price.cache_write_mtok,
         "cache_write_1h": price.cache_write_1h_mtok,
     }
-    return {unit: by_size(dollars) for unit, dollars in listed.items() if dollars is not None}
+    known = {unit: by_size(dollars) for unit, dollars in listed.items() if dollars is not None}
+    return None if has_more_than_tokens(price) else known
+
+
+def has_more_than_tokens(price: ModelPrice) -> bool:
+    """Whether a call also costs something that is not counted by tokens, or nothing of it is."""
+    units = vars(price).keys()
+    return bool(units & NEVER_COUNTED if any(unit.endswith("put_mtok") for unit in units) else units)
 
 
 def by_size(dollars: Decimal | TieredPrices) -> Dollars:

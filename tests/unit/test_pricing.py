@@ -14,6 +14,7 @@ from genai_prices.data_snapshot import get_snapshot
 from app.ledger.pricing import NANO, PricedUpstream, Prices
 from app.models import Usage
 from app.units import dollars
+from tests.unit.test_price_list import has_more_than_tokens
 
 MODELS = [model.id for provider in get_snapshot().providers if provider.id == "openai" for model in provider.models]
 SIZES = [(0, 0, 7), (1, 0, 1), (1000, 999, 12_345), (272_000, 1, 3), (272_001, 200_000, 99_999), (1_000_000, 0, 0)]
@@ -21,7 +22,8 @@ SIZES = [(0, 0, 7), (1, 0, 1), (1000, 999, 12_345), (272_000, 1, 3), (272_001, 2
 
 @pytest.mark.parametrize("model", MODELS)
 def test_sums_are_the_librarys(model: str) -> None:
-    """Below, at and above the sizes at which prices change; what cannot be found costs "unknown" in both."""
+    """Below, at and above the sizes at which prices change; what cannot be found costs "unknown" in both, and in ours
+    also what is not charged by tokens alone."""
     for sent, cached, written in SIZES:
         ours = Prices().cost_nano(model, Usage(sent, written, sent + written, cached))
         if "-search" in model:
@@ -30,12 +32,12 @@ def test_sums_are_the_librarys(model: str) -> None:
             continue
         usage = ListUsage(input_tokens=sent, cache_read_tokens=cached or None, output_tokens=written)
         try:
-            listed = calc_price(usage, model_ref=model, provider_id="openai").total_price
+            listed = calc_price(usage, model_ref=model, provider_id="openai")
         except LookupError:
             assert ours is None
         else:
-            assert ours is not None
-            assert abs(ours - listed * NANO) <= 0.5
+            assert (ours is None) == has_more_than_tokens(listed.model_price)
+            assert ours is None or abs(ours - listed.total_price * NANO) <= 0.5
 
 
 CLAUDES = [model.id for provider in get_snapshot().providers if provider.id == "anthropic" for model in provider.models]
@@ -62,6 +64,19 @@ def test_what_is_written_to_a_cache_costs_what_the_library_says(model: str) -> N
         )
         assert ours is not None
         assert abs(ours - calc_price(listed, model_ref=model, provider_id="anthropic").total_price * NANO) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("model", "nano"),
+    [
+        *(("whisper-1", None), ("tts-1", None), ("groq/whisper-large-v3", None), ("perplexity/sonar", None)),
+        *(("google/gemini-2.5-flash-image", None), ("google/gemini-2.5-flash", 5_300), ("gpt-image-1", 85_000)),
+        *(("openrouter/agentica-org/deepcoder-14b-preview:free", 0), ("gpt-4o-mini", 1_350)),
+    ],
+)
+def test_what_is_not_charged_by_tokens_alone_has_no_known_price(model: str, nano: int | None) -> None:
+    """By the hour, the call or the picture as well; what is listed without any price is free."""
+    assert Prices().cost_nano(model, Usage(1, 2, 3)) == nano
 
 
 def test_fees_have_no_known_price() -> None:
