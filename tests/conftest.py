@@ -50,14 +50,21 @@ EVERY_STORE = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], 
 """For tests that have to hold with each kind of store."""
 
 
+def file_of(nodeid: str) -> str:
+    """Where a test is."""
+    return nodeid.partition("::")[0]
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With several workers one of them takes all tests of the local model: two models would only slow each other down.
 
     Tests that compute go file by file, and those in a browser share it and its server. The file that needs schemathesis
     stays together as well: one worker alone reads that and thinks of something for each route. Tests of processes go
-    one by one. Three of five workers begin with these, which wait for most of their time, and two with those that
-    compute, so that there is something to compute until the end. What takes longest comes first.
+    one by one, but each worker keeps to a file, whose servers it shares, while there are others that nobody has come
+    to: tests of one file are alike, and where all wait at the same time nobody computes. Three of five workers begin
+    with these, which wait for most of their time, and two with those that compute, so that there is something to
+    compute until the end.
 
     The mark `xdist_group` is for this, but xdist 3.8 sets a node's name where pytest 9.2 no longer looks.
     """
@@ -73,14 +80,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             waits = int(node.gateway.id.removeprefix("gw")) % 5 not in (0, 2)
             # The first of all are those that need the machine for themselves, while nobody has begun with others.
             kinds = (WAITING if waits else COMPUTING) if self.assigned_work[node] else ("",)
-            found = (scope for kind in kinds for scope in self.workqueue if scope.startswith(kind))
-            if (scope := next(found, None)) is not None:
-                self.workqueue.move_to_end(scope, last=False)
+            found = ([scope for scope in self.workqueue if scope.startswith(kind)] for kind in kinds)
+            if scopes := next(filter(None, found), None):
+                mine, others = self._files(node), {file for other in self.nodes for file in self._files(other)}
+                # `min` gives the first of several.
+                best = min(scopes, key=lambda scope: (file_of(scope) not in mine, file_of(scope) in others))
+                self.workqueue.move_to_end(best, last=False)
             super()._assign_work_unit(node)
+
+        def _files(self, node: Any) -> list[str]:
+            """The file that a worker has come to."""
+            return [file_of(scope) for scope in [*self.assigned_work[node]][-1:]]
 
         def _split_scope(self, nodeid: str) -> str:
             if nodeid.startswith((*COMPUTING, SCHEMATHESIS)):
-                return nodeid.split("::")[0]
+                return file_of(nodeid)
             return MODEL if nodeid.startswith(MODEL) else nodeid
 
     return ByKind(config, log)
