@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.api.test_metrics import CHAT
@@ -68,6 +69,13 @@ def test_the_metrics_directory_vanishes(start_server: Callable[..., Server], tmp
     directory = Path(tempfile.mkdtemp(dir=tmp_path))
     server = start_server(TMPDIR=directory, WEB_CONCURRENCY=2)
     (metrics,) = directory.glob("llm-server-metrics-*")
+
+    def mapped(pid: int) -> frozenset[str]:
+        names = (Path(one.path).name for one in psutil.Process(pid).memory_maps())
+        return frozenset(name.removesuffix(f"_{pid}.db") for name in names if name.endswith(f"_{pid}.db"))
+
+    # One is ready. Until the other has the same files in its memory, for a quarter of a second, it needs the directory.
+    server.wait_for(lambda: len(server.worker_pids) == 2 and len(set(map(mapped, server.worker_pids))) == 1)
     # At once: a worker may make a file in it at any moment.
     shutil.rmtree(metrics.rename(tmp_path / "cleaned"))
     assert server.request("GET", "/metrics").status == 200
