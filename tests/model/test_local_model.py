@@ -108,9 +108,9 @@ def test_a_korean_answer_in_segments(demo: Server) -> None:
 
 def test_a_long_conversation_is_summarised(demo: Server) -> None:
     """The model writes the summary itself; it is sent in place of the turns that it covers, and none is left out."""
-    fields = {"session_id": "long", "remember": True, "max_context_tokens": 400, "max_tokens": 5, "temperature": 0}
-    for number in range(1, 9):
-        answer = demo.chat(f"My name is Mina. {f'I have {number} red apples. ' * 8}", **fields).json
+    fields = {"session_id": "long", "remember": True, "max_context_tokens": 240, "max_tokens": 5, "temperature": 0}
+    for number in range(1, 6):
+        answer = demo.chat(f"My name is Mina. {f'I have {number} red apples. ' * 5}", **fields).json
         assert answer["turn"] == number
     demo.wait_for(lambda: demo.request("GET", "/api/v1/sessions/long").json["summary"])
     assert demo.chat("And now?", **fields).json["summarised_turns"] > 0
@@ -119,7 +119,7 @@ def test_a_long_conversation_is_summarised(demo: Server) -> None:
     system, *said = [message["content"] for message in json.loads(shown["upstream_body"])["messages"]]
     assert "#지난 대화 요약\n" in system
     assert not any("I have 1 red" in one for one in said)
-    assert 0 < shown["tokens"]["summary"] <= 400 // 4 + 20
+    assert 0 < shown["tokens"]["summary"] <= 240 // 4 + 20
     assert "route=session-summary code=- " in demo.stdout()
 
 
@@ -140,7 +140,7 @@ def test_the_model_has_as_many_threads_as_it_is_given(demo: Server) -> None:
     model = model_process(demo)
     assert model is not None
     before = {thread.id: thread.user_time for thread in model.threads()}
-    demo.chat("Tell me a long story about the sea.", max_tokens=60)
+    demo.chat("Tell me a long story about the sea.", max_tokens=30)
     worked = [t.user_time - before.get(t.id, 0.0) for t in model.threads()]
     assert max(worked) > 0.8 * sum(worked)
 
