@@ -46,6 +46,8 @@ ARGUMENTS = (
     *("--no-first-run", "--no-default-browser-check", "--no-proxy-server", "--disable-breakpad"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions"),
     *("--disable-search-engine-choice-screen", "--hide-scrollbars", "--force-device-scale-factor=1"),
+    # It would start a process for each page that nobody may open.
+    "--disable-features=SpareRendererForSitePerProcess",
 )
 LISTEN = """
 addEventListener("securitypolicyviolation", (event) =>
