@@ -42,17 +42,21 @@ UNITS = {
     "cache_write_1h": "cache_write_1h_mtok",
 }
 """The fields of `Price` (app/ledger/pricing.py), each by its name in the package."""
-UNCOUNTED = {
-    *("requests_kcount", "output_image_mtok", "output_video_mtok"),
-    *("output_reasoning_mtok", "output_citation_mtok"),
+LEFT_OUT = {
+    *("web_searches_kcount", "storage_searches_kcount", "input_image_mtok", "input_video_mtok"),
+    *("cache_audio_read_mtok", "cache_image_read_mtok"),
 }
-"""Units that are in an answer whatever was asked, and that nobody counts here."""
+"""What a call costs only with a tool or with more than text, which its usage tells, and what makes a part of the input
+cheaper: prices of tokens hold without it."""
 
 
 def main() -> None:
     """Write the list and its licence."""
     for path, text in documents().items():
-        path.write_text(text)
+        # A worker that starts meanwhile reads the one file or the other.
+        new = path.with_suffix(".new")
+        new.write_text(text)
+        new.replace(path)
 
 
 def documents() -> dict[Path, str]:
@@ -133,10 +137,10 @@ def dollars(price: ModelPrice) -> Iterator[tuple[str, Any]]:
 
 
 def uncounted(price: ModelPrice) -> Iterator[tuple[str, Any]]:
-    """The units because of which the prices of tokens do not say what a call costs. Where tokens have no price, as with
-    hours of sound, these are all."""
+    """The units because of which the prices of tokens do not say what a call costs, as calls, hours and pictures."""
     units = {unit for unit, listed in vars(price).items() if listed is not None}
-    if found := units & UNCOUNTED if units & {*UNITS.values()} else units:
+    counted = {*UNITS.values()}
+    if found := units - counted - LEFT_OUT if units & counted else units:
         yield "uncounted", sorted(found)
 
 

@@ -61,10 +61,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     Tests that compute go file by file, and those in a browser share it and its server. The file that needs schemathesis
     stays together as well: one worker alone reads that and thinks of something for each route. Tests of processes go
-    one by one, but each worker keeps to a file, whose servers it shares, while there are others that nobody has come
-    to: tests of one file are alike, and where all wait at the same time nobody computes. Three of five workers begin
-    with these, which wait for most of their time, and two with those that compute, so that there is something to
-    compute until the end.
+    one by one, but a worker keeps to a file, whose servers it shares, and then goes to one that nobody has come to,
+    while there is one: tests of one file are alike, and where all wait at the same time nobody computes. Three of five
+    workers begin with these, which wait for most of their time, and two with those that compute, so that there is
+    something to compute until the end.
 
     The mark `xdist_group` is for this, but xdist 3.8 sets a node's name where pytest 9.2 no longer looks.
     """
@@ -79,7 +79,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _assign_work_unit(self, node: Any) -> None:
             waits = int(node.gateway.id.removeprefix("gw")) % 5 not in (0, 2)
             # The first of all are those that need the machine for themselves, while nobody has begun with others.
-            kinds = (WAITING if waits else COMPUTING) if self.assigned_work[node] else ("",)
+            kinds = (*(WAITING if waits else COMPUTING), "") if self.assigned_work[node] else ("",)
             found = ([scope for scope in self.workqueue if scope.startswith(kind)] for kind in kinds)
             if scopes := next(filter(None, found), None):
                 mine, others = self._files(node), {file for other in self.nodes for file in self._files(other)}

@@ -25,8 +25,10 @@ logger = logging.getLogger(__name__)
 MILLION = 1_000_000
 DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)")
 """How the name of one version of a model ends."""
-FEE_PER_CALL = "-search"
-"""In the names of models whose calls cost a fee beside their tokens, which the list does not tell."""
+FEE_PER_CALL = re.compile(r"-search|perplexity/sonar", re.IGNORECASE)
+"""In the names of models whose calls cost a fee beside their tokens, which the list does not tell everywhere."""
+NOT_LISTED = "openai"
+"""Whose prices hold at an upstream that the list does not know."""
 
 
 SHARES = 10**9
@@ -122,7 +124,9 @@ class Prices:
         """
         there = self._at.get((upstream, model)) or self._at.get((upstream, asked)) if self._at else None
         own = there or self._own.get(model) or self._own.get(asked)
-        return own or _listed(model, asked, _provider(self._providers.get(upstream) or self._base_url), _this_hour())
+        return own or _listed(
+            model, asked, _provider(self._providers.get(upstream) or self._base_url), _this_half_hour()
+        )
 
     def cost_nano(self, model: str, usage: Usage, *, asked: str = "", upstream: str = "") -> int | None:
         """What `usage` of `model` costs, in nano-dollars rounded half up; see `price`."""
@@ -148,8 +152,8 @@ class NoPrices:
 
 
 @functools.lru_cache(maxsize=1024)
-def _listed(model: str, asked: str, provider: str, hour: int) -> Price | None:
-    """The shipped price; kept for an hour, as prices may depend on the time."""
+def _listed(model: str, asked: str, provider: str, half_hour: int) -> Price | None:
+    """The shipped price; kept for half an hour, as prices may depend on the time."""
     names = [model] if model else [asked]
     if model.startswith(asked) and DATED.fullmatch(model.removeprefix(asked)):
         names.append(asked)
@@ -157,13 +161,8 @@ def _listed(model: str, asked: str, provider: str, hour: int) -> Price | None:
 
 
 def _shipped(model: str, provider: str) -> Price | None:
-    """The list's price of a model of `provider`, or of the one that its prefix names, as `openai/gpt-4o-mini`."""
-    prefix, _, rest = model.partition("/")
-    if rest and shipped().has_provider(prefix):
-        provider, model = prefix, rest
-    if FEE_PER_CALL in model:
-        return None
-    listed = shipped().find(model, provider, datetime.now(UTC))
+    """The list's price of a model at a provider."""
+    listed = None if FEE_PER_CALL.search(model) else _find(model, provider)
     if listed is None:
         return None
     tiers = {unit: _tiers(price) for unit, price in listed.items()}
@@ -171,11 +170,23 @@ def _shipped(model: str, provider: str) -> Price | None:
     return Price(**{"input": sent, "cached": sent, "output": FREE, **tiers})
 
 
+def _find(model: str, provider: str) -> dict[str, Listed] | None:
+    """What the list says of a model at a provider; where it says nothing, of the one that the name's prefix tells, as
+    `openai/gpt-4o-mini`. What that one gives away may cost something where another serves it."""
+    prefix, _, rest = model.partition("/")
+    has_prefix, now = rest and shipped().has_provider(prefix), datetime.now(UTC)
+    here = provider or ("" if has_prefix else NOT_LISTED)
+    listed = shipped().find(model, here, now) if here else None
+    if listed is None and has_prefix:
+        listed = shipped().find(rest, prefix, now)
+        return None if listed == {} and here not in {"", prefix} else listed
+    return listed
+
+
 @functools.cache
 def _provider(place: str) -> str:
-    """The provider of that name, or the one that a base URL belongs to; OpenAI's prices hold where the list knows
-    none."""
-    return place if shipped().has_provider(place) else shipped().provider_at(place) or "openai"
+    """The provider of that name, or the one that a base URL belongs to; empty where the list knows none."""
+    return place if shipped().has_provider(place) else shipped().provider_at(place) or ""
 
 
 def _tiers(listed: Listed) -> Tiers:
@@ -194,8 +205,8 @@ def _rate(tiers: Tiers, sent: int) -> int:
     return tiers[-1][1]
 
 
-def _this_hour() -> int:
-    return int(time.time() // 3600)
+def _this_half_hour() -> int:
+    return int(time.time() // 1800)
 
 
 _last_good: dict[Path, bytes] = {}

@@ -83,11 +83,12 @@ class ServerApi(Api):
             if self._undescribed:
                 self._register_problems()
             while self._undescribed:
-                blueprint = self._undescribed.pop(0)
+                blueprint = self._undescribed[0]
                 blueprint.register_views_in_doc(self, self._app, self._spec, name=blueprint.name, parameters=None)
                 self._spec.tag({"name": blueprint.name, "description": blueprint.description})
                 if "ChatRequest" in self._spec.components.schemas:
                     self._spec.components.schemas["ChatRequest"].update(SEGMENTS_RULE)
+                self._undescribed.pop(0)
             return self._spec
 
     @spec.setter

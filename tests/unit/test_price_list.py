@@ -70,7 +70,9 @@ def test_every_model_has_the_packages_prices() -> None:
     prices, now = Prices(), datetime.now(UTC)
     for provider in PACKAGE.providers:
         for model in provider.models:
-            expected = None if FEE_PER_CALL in model.id else priced(theirs(model.id, provider.id, now))
+            expected = (
+                None if FEE_PER_CALL.search(f"{provider.id}/{model.id}") else priced(theirs(model.id, provider.id, now))
+            )
             assert prices.price(f"{provider.id}/{model.id}") == expected, (provider.id, model.id)
 
 
@@ -205,9 +207,13 @@ def test_each_rule_is_the_packages(name: str) -> None:
             assert ours(name, provider.id, moment, our_list) == theirs(name, provider.id, moment, package), moment
 
 
-NEVER_COUNTED = {
-    *("requests_kcount", "output_image_mtok", "output_video_mtok"),
-    *("output_reasoning_mtok", "output_citation_mtok"),
+BY_TOKENS = {
+    *("input_mtok", "cache_read_mtok", "output_mtok", "input_audio_mtok", "output_audio_mtok"),
+    *("cache_write_mtok", "cache_write_1h_mtok"),
+}
+LEFT_OUT = {
+    *("web_searches_kcount", "storage_searches_kcount", "input_image_mtok", "input_video_mtok"),
+    *("cache_audio_read_mtok", "cache_image_read_mtok"),
 }
 
 
@@ -233,7 +239,7 @@ def theirs(name: str, provider: str, moment: datetime, package: DataSnapshot = P
 def has_more_than_tokens(price: ModelPrice) -> bool:
     """Whether a call also costs something that is not counted by tokens, or nothing of it is."""
     units = vars(price).keys()
-    return bool(units & NEVER_COUNTED if any(unit.endswith("put_mtok") for unit in units) else units)
+    return bool(units - BY_TOKENS - LEFT_OUT if units & BY_TOKENS else units)
 
 
 def by_size(dollars: Decimal | TieredPrices) -> Dollars:

@@ -70,6 +70,11 @@ def test_what_is_written_to_a_cache_costs_what_the_library_says(model: str) -> N
     ("model", "nano"),
     [
         *(("whisper-1", None), ("tts-1", None), ("groq/whisper-large-v3", None), ("perplexity/sonar", None)),
+        *(
+            ("mistral/voxtral-small-latest", None),
+            ("openrouter/perplexity/sonar", None),
+            ("GPT-4o-Search-Preview", None),
+        ),
         *(("google/gemini-2.5-flash-image", None), ("google/gemini-2.5-flash", 5_300), ("gpt-image-1", 85_000)),
         *(("openrouter/agentica-org/deepcoder-14b-preview:free", 0), ("gpt-4o-mini", 1_350)),
     ],
@@ -77,6 +82,28 @@ def test_what_is_written_to_a_cache_costs_what_the_library_says(model: str) -> N
 def test_what_is_not_charged_by_tokens_alone_has_no_known_price(model: str, nano: int | None) -> None:
     """By the hour, the call or the picture as well; what is listed without any price is free."""
     assert Prices().cost_nano(model, Usage(1, 2, 3)) == nano
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "like"),
+    [
+        ("https://openrouter.ai/api/v1", "google/gemma-3-27b-it", "openrouter/google/gemma-3-27b-it"),
+        ("https://api.groq.com/openai/v1", "openai/gpt-oss-120b", "groq/openai/gpt-oss-120b"),
+        ("groq", "moonshotai/kimi-k2-instruct", "groq/moonshotai/kimi-k2-instruct"),
+        ("https://api.together.xyz/v1", "google/gemma-3n-E4B-it", None),
+        ("https://openrouter.ai/api/v1", "perplexity/sonar", None),
+        ("https://openrouter.ai/api/v1", "perplexity/sonar-pro", None),
+        ("https://api.openai.com/v1", "openai/gpt-4o-mini", "gpt-4o-mini"),
+        ("http://127.0.0.1:4000", "anthropic/claude-sonnet-4-5", "anthropic/claude-sonnet-4-5"),
+    ],
+)
+def test_a_model_costs_what_its_upstream_asks(provider: str, model: str, like: str | None) -> None:
+    """Also where its name begins with another provider's, who may give it away: that counts for nobody else."""
+    usage = Usage(1_000_000, 1_000_000, 2_000_000)
+    found = Prices(upstreams={"it": PricedUpstream(provider, {})}).cost_nano(model, usage, upstream="it")
+    assert found == (like and Prices().cost_nano(like, usage))
+    assert found != 0
+    assert like is None or found is not None
 
 
 def test_fees_have_no_known_price() -> None:
