@@ -12,6 +12,7 @@ import sys
 
 from app.config import Config, load_env_file, misspelled
 from app.errors import ConfigurationException
+from app.ledger.pricing import check_providers
 from app.ledger.tokens import digest_key
 from app.logging import log_config
 from app.process.address import check_host, host_and_port
@@ -28,6 +29,7 @@ try:
     check_file(settings.database_url)
     check_host(settings.server_host)
     catalog = Catalog.from_config(settings)
+    check_providers(catalog.providers)
     local_model_file = model_file(settings.local_model) if settings.local_model else None
 except ConfigurationException as exc:
     give_up(exc)

@@ -16,7 +16,7 @@ from app.config import NO_SUMMARIES, Config
 from app.ledger.accounts import Accounts
 from app.ledger.ledger import Ledger
 from app.ledger.logins import Logins
-from app.ledger.pricing import PricedUpstream, Prices
+from app.ledger.pricing import PricedUpstream, Prices, check_providers
 from app.ledger.reports import UsageReports
 from app.ledger.stored import StoredResponses
 from app.ledger.tokens import digest_key, old_digest_key
@@ -106,6 +106,7 @@ def make_app(config: Config) -> Flask:
         }
     )
     catalog = Catalog.from_config(config)
+    check_providers(catalog.providers)
     priced = {name: PricedUpstream(one.provider or one.base_url, one.prices) for name, one in catalog.upstreams.items()}
     ledger = Ledger(
         database,

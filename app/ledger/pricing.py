@@ -134,6 +134,17 @@ class Prices:
         return None if price is None else price.cost_nano(usage)
 
 
+def check_providers(named: Mapping[str, str]) -> None:
+    """See that the list knows each provider that an upstream names; for a slip of the pen OpenAI's prices would hold.
+
+    `named` is by upstream, empty where it names none. Raises ConfigurationException.
+    """
+    for upstream, provider in named.items():
+        if provider and not shipped().has_provider(provider):
+            place = f"UPSTREAMS_FILE [upstreams.{upstream}]"
+            raise ConfigurationException(f"{place}: provider must be one of the price list, as azure", "UPSTREAMS_FILE")
+
+
 class NoPrices:
     """Prices when nothing is accounted for: every one is unknown."""
 

@@ -123,6 +123,11 @@ class Catalog:
         """The server's keys."""
         return [key.secret for upstream in self.upstreams.values() for key in upstream.keys if key.secret]
 
+    @property
+    def providers(self) -> dict[str, str]:
+        """The provider that each upstream names; empty: it is known by the host."""
+        return {name: upstream.provider for name, upstream in self.upstreams.items()}
+
     def speaks(self, dialect: str) -> Iterator[UpstreamSettings]:
         """The upstreams that speak a dialect; empty: all."""
         return (found for found in self.upstreams.values() if not dialect or dialect in found.dialects)

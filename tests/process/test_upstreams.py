@@ -276,7 +276,10 @@ def test_health_while_the_database_is_locked(
     assert server.log().count("which upstreams rest is known to each worker alone") == 1
 
 
-@pytest.mark.parametrize("text", ["[upstreams", '[upstreams.a]\nbase_url = "http://a.test"\ndialects = "telnet"\n'])
+BEGUN = '[upstreams.a]\nbase_url = "http://a.test"\ndialects = '
+
+
+@pytest.mark.parametrize("text", ["[upstreams", BEGUN + '"telnet"\n', BEGUN + '"responses"\nprovider = "azur"\n'])
 def test_a_file_that_cannot_be_used_stops_the_start(tmp_path: Path, text: str) -> None:
     """With one line, for gunicorn and for commands."""
     (tmp_path / "upstreams.toml").write_text(text)
