@@ -46,8 +46,8 @@ LEFT_OUT = {
     *("web_searches_kcount", "storage_searches_kcount", "input_image_mtok", "input_video_mtok"),
     *("cache_audio_read_mtok", "cache_image_read_mtok"),
 }
-"""What a call costs only with a tool or with more than text, which its usage tells, and what makes a part of the input
-cheaper: prices of tokens hold without it."""
+"""Units that a call need not have: fees of tools, pictures and films in the input, and what is cheaper from a cache.
+The prices of tokens hold without them."""
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The price list that ships with the server: what a model costs at a provider at a moment.
 
 `make prices` writes the list from the package genai-prices (docs/prices.py says what stands in it). What is found in it
-is what the package finds: test_price_list.py asks both for every model.
+is what the package finds, but for models that charge by more than tokens: test_price_list.py asks both for every model.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)")
 """How the name of one version of a model ends."""
 FEE_PER_CALL = re.compile(r"-search|perplexity/sonar", re.IGNORECASE)
 """In the names of models whose calls cost a fee beside their tokens, which the list does not tell everywhere."""
+HALF_HOUR = 1800
 NOT_LISTED = "openai"
 """Whose prices hold at an upstream that the list does not know."""
 
@@ -113,7 +114,7 @@ class Prices:
 
     def load(self) -> None:
         """Read the shipped list now: it takes a few milliseconds, which no request should pay."""
-        _shipped("gpt-4o-mini", _provider(self._base_url))
+        self.price("gpt-4o-mini")
 
     def price(self, model: str, *, asked: str = "", upstream: str = "") -> Price | None:
         """What tokens of `model` cost; None when that is not known.
@@ -124,9 +125,8 @@ class Prices:
         """
         there = self._at.get((upstream, model)) or self._at.get((upstream, asked)) if self._at else None
         own = there or self._own.get(model) or self._own.get(asked)
-        return own or _listed(
-            model, asked, _provider(self._providers.get(upstream) or self._base_url), _this_half_hour()
-        )
+        provider = _provider(self._providers.get(upstream) or self._base_url)
+        return own or _listed(model, asked, provider, int(time.time() // HALF_HOUR))
 
     def cost_nano(self, model: str, usage: Usage, *, asked: str = "", upstream: str = "") -> int | None:
         """What `usage` of `model` costs, in nano-dollars rounded half up; see `price`."""
@@ -135,7 +135,7 @@ class Prices:
 
 
 def check_providers(named: Mapping[str, str]) -> None:
-    """See that the list knows each provider that an upstream names; for a slip of the pen OpenAI's prices would hold.
+    """See that the list knows each provider that an upstream names; a misspelt one would be billed as OpenAI is.
 
     `named` is by upstream, empty where it names none. Raises ConfigurationException.
     """
@@ -164,16 +164,17 @@ class NoPrices:
 
 @functools.lru_cache(maxsize=1024)
 def _listed(model: str, asked: str, provider: str, half_hour: int) -> Price | None:
-    """The shipped price; kept for half an hour, as prices may depend on the time."""
+    """The shipped price; kept for half an hour, as all prices of the list change on the hour or half past it."""
+    moment = datetime.fromtimestamp(half_hour * HALF_HOUR, UTC)
     names = [model] if model else [asked]
     if model.startswith(asked) and DATED.fullmatch(model.removeprefix(asked)):
         names.append(asked)
-    return next((price for name in names if name and (price := _shipped(name, provider)) is not None), None)
+    return next((price for name in names if name and (price := _shipped(name, provider, moment)) is not None), None)
 
 
-def _shipped(model: str, provider: str) -> Price | None:
+def _shipped(model: str, provider: str, moment: datetime) -> Price | None:
     """The list's price of a model at a provider."""
-    listed = None if FEE_PER_CALL.search(model) else _find(model, provider)
+    listed = None if FEE_PER_CALL.search(model) else _find(model, provider, moment)
     if listed is None:
         return None
     tiers = {unit: _tiers(price) for unit, price in listed.items()}
@@ -181,15 +182,15 @@ def _shipped(model: str, provider: str) -> Price | None:
     return Price(**{"input": sent, "cached": sent, "output": FREE, **tiers})
 
 
-def _find(model: str, provider: str) -> dict[str, Listed] | None:
+def _find(model: str, provider: str, moment: datetime) -> dict[str, Listed] | None:
     """What the list says of a model at a provider; where it says nothing, of the one that the name's prefix tells, as
     `openai/gpt-4o-mini`. What that one gives away may cost something where another serves it."""
     prefix, _, rest = model.partition("/")
-    has_prefix, now = rest and shipped().has_provider(prefix), datetime.now(UTC)
+    has_prefix = rest and shipped().has_provider(prefix)
     here = provider or ("" if has_prefix else NOT_LISTED)
-    listed = shipped().find(model, here, now) if here else None
+    listed = shipped().find(model, here, moment) if here else None
     if listed is None and has_prefix:
-        listed = shipped().find(rest, prefix, now)
+        listed = shipped().find(rest, prefix, moment)
         return None if listed == {} and here not in {"", prefix} else listed
     return listed
 
@@ -214,10 +215,6 @@ def _rate(tiers: Tiers, sent: int) -> int:
         if sent > start:
             return price
     return tiers[-1][1]
-
-
-def _this_half_hour() -> int:
-    return int(time.time() // 1800)
 
 
 _last_good: dict[Path, bytes] = {}

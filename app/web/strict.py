@@ -1,5 +1,8 @@
 """StrictBlueprint: flask-smorest's blueprint with declared access and errors, whose views take only what the API says
-they take."""
+they take.
+
+flask-smorest's `_store_endpoint_docs` is called because nothing public documents a view later than it is routed.
+"""
 
 from __future__ import annotations
 

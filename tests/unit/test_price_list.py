@@ -96,6 +96,15 @@ def test_prices_change_when_the_packages_do() -> None:
                 assert ours(model.id, provider.id, moment) == expected, (provider.id, model.id, moment)
 
 
+def test_prices_change_on_the_hour_or_half_past() -> None:
+    """So long a price may be kept (pricing.py)."""
+    prices = [price for provider in PACKAGE.providers for model in provider.models for price in conditional(model)]
+    limits = [price.constraint for price in prices if isinstance(price.constraint, TimeOfDateConstraint)]
+    clocks = [clock for limit in limits for clock in (limit.start_time, limit.end_time)]
+    assert clocks
+    assert {(clock.minute % 30, clock.second) for clock in clocks} == {(0, 0)}
+
+
 @pytest.mark.parametrize(
     "place",
     [
@@ -288,13 +297,17 @@ def texts(match: MatchLogic) -> Iterator[str]:
 
 def moments(model: ModelInfo) -> Iterator[datetime]:
     """Around each of those at which another price of the model may count, one of them in another time zone."""
-    limits = [price.constraint for price in model.prices] if isinstance(model.prices, list) else []
+    limits = [price.constraint for price in conditional(model)]
     starts = [limit.start_date for limit in limits if isinstance(limit, StartDateConstraint)]
     hours = [limit for limit in limits if isinstance(limit, TimeOfDateConstraint)]
     days = [start + timedelta(days) for start in starts for days in (-1, 0, 1)] or [SOME_DAY] * bool(hours)
     clocks = [time(0), *(clock for limit in hours for clock in (limit.start_time, limit.end_time))]
     for moment in (at(day, clock) for day, clock in product(days, clocks)):
         yield from (moment - SOON, moment, (moment + SOON).astimezone(FAR_EAST))
+
+
+def conditional(model: ModelInfo) -> list[ConditionalPrice]:
+    return model.prices if isinstance(model.prices, list) else []
 
 
 def at(day: date, clock: time) -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,16 @@ def test_a_model_costs_what_its_upstream_asks(provider: str, model: str, like: s
     assert found == (like and Prices().cost_nano(like, usage))
     assert found != 0
     assert like is None or found is not None
+
+
+def test_a_price_that_changes_at_half_past_is_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The price that was asked for first in that hour is not kept for all of it."""
+    seen = []
+    for clock in ("16:00", "16:29:59", "16:30", "16:59:59"):
+        now = datetime.fromisoformat(f"2025-06-02T{clock}+00:00")
+        monkeypatch.setattr("time.time", now.timestamp)
+        seen.append(Prices().cost_nano("deepseek/deepseek-chat", Usage(1_000_000, 0, 1_000_000)))
+    assert seen[0] == seen[1] != seen[2] == seen[3]
 
 
 def test_fees_have_no_known_price() -> None:
