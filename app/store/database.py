@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from app.errors import ServiceException
 from app.store.engine import bound_lock_wait, make_engine
 from app.store.revision import REVISION, check_revision
-from app.store.threads import make_lock, offload
+from app.store.threads import make_lock, offload, wait_until
 from app.store.writer import LOCK_SECONDS, Batch, Writer, each, unavailable
 
 Result = TypeVar("Result")
@@ -65,6 +65,9 @@ class Database:
         """Deletions, and after how many of them SQLite's log was emptied. At its start a worker cannot know whether
         another has left something there."""
         self._hanging: set[str] = set()
+        self._counting = make_lock()
+        self._running, self._closed = 0, False
+        """What runs beside the writer; after close() nothing more begins."""
 
     @property
     def waiting(self) -> int:
@@ -185,6 +188,10 @@ class Database:
 
     def _run(self, engine: sa.Engine, work: Callable[[sa.Connection], Result]) -> Result:
         """Run `work` in this thread, in a transaction of its own; raises as `read` does."""
+        with self._counting:
+            if self._closed:
+                raise unavailable()
+            self._running += 1
         try:
             if not self._migrated:
                 self.migrate()
@@ -197,6 +204,9 @@ class Database:
                 return work(connection)
         except (sa.exc.SQLAlchemyError, OSError) as exc:
             raise unavailable() from exc
+        finally:
+            with self._counting:
+                self._running -= 1
 
     def _offloaded(self, run: Callable[[], Result]) -> Result:
         try:
@@ -241,8 +251,14 @@ class Database:
         self._writer.flush(seconds)
 
     def close(self) -> None:
-        """Commit what is waiting, as long as that takes no longer than a write may, and let go of the database."""
+        """Commit what is waiting, as long as that takes no longer than a write may, and let go of the database.
+
+        What others read is waited for as long; nobody begins to read any more.
+        """
         self._writer.close(self._timeout_seconds)
+        with self._counting:
+            self._closed = True
+        wait_until(lambda: not self._running, self._timeout_seconds)
         for engine in (self.engine, self._reading):
             engine.dispose()
 

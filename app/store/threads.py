@@ -39,6 +39,7 @@ from gevent.monkey import get_original, is_module_patched
 Result = TypeVar("Result")
 
 WAKEUPS = "llm_server_wakeups"
+LOOK_SECONDS = 0.002
 
 
 class Done(Protocol):
@@ -119,7 +120,7 @@ def wait_until(is_so: Callable[[], bool], seconds: float) -> None:
     """Look again and again whether it is so, for at most so many seconds; other greenlets go on."""
     give_up = time.monotonic() + seconds
     while not is_so() and time.monotonic() < give_up:
-        time.sleep(0.01)
+        time.sleep(LOOK_SECONDS)
 
 
 class Bell:

@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,30 @@ def test_what_is_aside_of_one_thing_does_not_wait_for_another(database_url: str)
     for _ in range(2):
         assert database.run_aside(work, writes=False, about="one") == 1
     database.close()
+
+
+@EVERY_STORE
+def test_what_is_read_while_a_database_is_closed(database_url: str) -> None:
+    """It is read to its end. After that nobody makes a connection that would never be closed."""
+    database, begun, found = Database(database_url), threading.Event(), list[int]()
+    database.migrate()
+
+    def work(connection: sa.Connection) -> int:
+        begun.set()
+        time.sleep(0.1)
+        return int(connection.execute(sa.text("SELECT 1")).scalar_one())
+
+    reading = threading.Thread(target=lambda: found.append(database.read(work)))
+    reading.start()
+    begun.wait(5)
+    database.close()
+    assert not database._running
+    reading.join()
+    assert found == [1]
+    for ask in (database.read, lambda work: database.run_aside(work, writes=True)):
+        with pytest.raises(ServiceException) as refused:
+            ask(work)
+        assert refused.value.error_code == "store_unavailable"
 
 
 @EVERY_STORE
