@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -53,6 +54,13 @@ EVERY_STORE = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], 
 def file_of(nodeid: str) -> str:
     """Where a test is."""
     return nodeid.partition("::")[0]
+
+
+def pytest_configure() -> None:
+    """Programs can be interrupted, also where a shell has started the tests in the background: it has its programs
+    ignore SIGINT, and theirs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
