@@ -83,7 +83,7 @@ $(PORTKEY)/.package-lock.json: bench/portkey/package-lock.json $(BENCH)/node/.in
 run: install ## Start the server; without a key it brings its own model
 	@$(BIN)/python -m app
 
-test: install-test install-model install-clients install-browser ## Run every test (9 to 10 minutes on two cores)
+test: install-test install-model install-clients install-browser ## Run every test (9 minutes on two cores)
 	$(PYTEST) -n $(WORKERS)
 
 screenshots: install-test install-browser ## Make the pictures in docs/console anew
