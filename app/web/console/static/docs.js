@@ -47,6 +47,18 @@ const references = () => ({
   },
 });
 
+// With each step Swagger UI draws all texts of a section anew, of which none has changed: it would parse them again, make
+// them harmless again and colour answers again.
+const drawnOnce = (...names) => (Original, {React}) => function Kept(props) {
+  return React.useMemo(() => React.createElement(Original, props), names.map((name) => props[name]));
+};
+const texts = () => ({
+  wrapComponents: {
+    Markdown: drawnOnce("source", "className"),
+    SyntaxHighlighter: drawnOnce("children", "language", "className"),
+  },
+});
+
 // What Swagger UI leaves without a name, out of the keyboard's reach, at the wrong level of headings, or in a button.
 const words = page.lang === "ko"
   ? {about: "이 API", token: "토큰", body: "요청 본문", example: "예시", media: "미디어 형식", value: "값"}
@@ -86,7 +98,7 @@ SwaggerUIBundle({
   deepLinking: true,
   displayRequestDuration: true,
   defaultModelsExpandDepth: 0,
-  plugins: [lines, references],
+  plugins: [lines, references, texts],
   operationsSorter: (one, other) => rank(one) - rank(other),
   // Who is signed in to the console needs no token here, but may write only with this; it is not in the curl line.
   requestInterceptor: (request) => {
