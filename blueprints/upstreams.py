@@ -6,6 +6,7 @@ from typing import Any
 
 from app.errors import ChatServiceException
 from app.process.shared_health import SharedHealth
+from app.services.exchange import Exchange
 from app.services.upstream_state import describe, describe_one
 from app.services.upstream_trial import try_keys
 from app.upstreams.fleet import Fleet
@@ -50,6 +51,6 @@ def try_now(given: dict[str, Any], name: str) -> dict[str, Any]:
     if upstream is None:
         raise ChatServiceException("There is no such upstream", "not_found")
     # Asked before: whoever is asked after a rest keeps others away until it is known how that went.
-    tried = try_keys(upstream)
+    tried = try_keys(upstream, service(Exchange).watchdog)
     service(SharedHealth).end_rests(name)
     return {"upstream": describe_one(upstream), "keys": tried}

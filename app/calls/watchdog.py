@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 
 from app.calls.call import Call
 
@@ -34,6 +36,15 @@ class Watchdog:
     def discard(self, call: Call) -> None:
         """Stop watching over `call`."""
         self._calls.discard(call)
+
+    @contextlib.contextmanager
+    def watching(self, call: Call) -> Iterator[None]:
+        """Inside, `call` is watched over."""
+        self.add(call)
+        try:
+            yield
+        finally:
+            self.discard(call)
 
     def _run(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from flask.cli import AppGroup
 from app.errors import ServiceException
 from app.ledger.accounts import Accounts
 from app.process.shared_health import SharedHealth
+from app.services.exchange import Exchange
 from app.services.upstream_trial import ANSWERS, asked_for_models
 from app.upstreams.fleet import NATIVE, Fleet, Wanted
 from app.upstreams.health import Health
@@ -36,7 +37,7 @@ def check(offline: bool) -> None:
         settings = upstream.settings
         click.echo(f"{name}  {settings.base_url}  {', '.join(settings.dialects)}{_rests(upstream.health)}")
         for number, key in enumerate(() if offline else settings.keys, start=1):
-            outcome = asked_for_models(Attempt(upstream, key), CHECK_SECONDS)
+            outcome = asked_for_models(Attempt(upstream, key), CHECK_SECONDS, service(Exchange).watchdog)
             failed = failed or outcome != ANSWERS
             click.echo(f"  key {number}: {outcome}{_rests(upstream.key_health(key))}")
     for name, route in fleet.catalog.models.items():

@@ -1,7 +1,8 @@
 """Exchange: the way of every request to upstream and back: payer, admission, slot, attempts, settlement.
 
 Native and passed-through requests, plain and streamed ones all take it. It is the only place that admits, takes a slot,
-attempts and settles, and the only one that writes a request's receipt.
+attempts and settles, and the only one that writes a request's receipt. A quick stop closes the rows that are open
+(app/process/quick_stop.py), and what an operator tries is no request (upstream_trial.py).
 """
 
 from __future__ import annotations

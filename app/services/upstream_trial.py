@@ -6,6 +6,8 @@ import time
 from typing import Any
 
 from app.calls.call import Call
+from app.calls.watchdog import Watchdog
+from app.errors import ServiceException
 from app.units import milliseconds
 from app.upstreams.plan import Attempt, Upstream, UpstreamRequest
 from app.upstreams.retry import AttemptFailed
@@ -16,22 +18,25 @@ ALL_SECONDS = 12.0
 """How long one key is tried, and all of them together."""
 
 
-def asked_for_models(attempt: Attempt, seconds: float) -> str:
+def asked_for_models(attempt: Attempt, seconds: float, watchdog: Watchdog) -> str:
     """ANSWERS, or the error code of what failed within so many seconds."""
+    call = Call(seconds)
     try:
-        with attempt.upstream.send(UpstreamRequest("/models"), attempt.key, Call(seconds)):
+        with watchdog.watching(call), attempt.upstream.send(UpstreamRequest("/models"), attempt.key, call):
             return ANSWERS
     except AttemptFailed as failure:
         return failure.error.error_code
+    except ServiceException as exc:
+        return exc.error_code
 
 
-def try_keys(upstream: Upstream) -> list[dict[str, Any]]:
+def try_keys(upstream: Upstream, watchdog: Watchdog) -> list[dict[str, Any]]:
     """For each key, in the order of the file, the `outcome` and after how many `ms`; both are None for a key for which
     no time was left. It says nothing of whether the upstream can generate."""
     began, found = time.monotonic(), []
     for key in upstream.settings.keys:
         asked = time.monotonic()
         left = min(KEY_SECONDS, began + ALL_SECONDS - asked)
-        outcome = asked_for_models(Attempt(upstream, key), left) if left > 0 else None
+        outcome = asked_for_models(Attempt(upstream, key), left, watchdog) if left > 0 else None
         found.append({"outcome": outcome, "ms": milliseconds(time.monotonic() - asked) if outcome else None})
     return found

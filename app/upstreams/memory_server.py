@@ -89,14 +89,11 @@ class MemoryServer:
 
     def _ask(self, query: str, headers: Mapping[str, str], body: bytes | None, call: Call) -> bytes:
         path = f"{self._path}?{query}" if query else self._path
-        self._watchdog.add(call)
         try:
-            with self._transport.send(path, headers, body, call) as response:
+            with self._watchdog.watching(call), self._transport.send(path, headers, body, call) as response:
                 return _whole_body(response)
         except (CouldNotConnect, ConnectionLost, ServiceException) as exc:
             raise _failed(exc, call) from exc
-        finally:
-            self._watchdog.discard(call)
 
 
 def memory_proxy(config: Config) -> str:

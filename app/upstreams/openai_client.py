@@ -161,15 +161,12 @@ class OpenAIClient:
         body = dialect.request_body(generation, without=without)
         request = UpstreamRequest(dialect.PATH, body, dialect.HEADERS)
         began = time.monotonic()
-        self._watchdog.add(call)
-        try:
+        with self._watchdog.watching(call):
             response, key = routing.follow(
                 plan, self._keys, call, lambda attempt, _: (self.send(request, attempt.key, call), attempt.key)
             )
             with response:
                 completion = dialect.parse_completion(response.read())
-        finally:
-            self._watchdog.discard(call)
         return completion, time.monotonic() - began, key.source
 
     def _select_api_key(self, api_key: str | None = None, free_mode: bool = False) -> tuple[str, str]:

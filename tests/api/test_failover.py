@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from app.ledger.accounts import Accounts, Limits
 from app.models import ChatRequest
 from app.process.shared_health import SharedHealth
 from app.services.chat import ChatService
+from app.services.exchange import Exchange
+from app.services.upstream_trial import asked_for_models
 from app.upstreams.choice import Turns
 from app.upstreams.failover import TABLE
 from app.upstreams.fleet import Fleet, Wanted
 from app.upstreams.keys import Payer
+from app.upstreams.plan import Attempt
 from app.web.services import service
 from tests.conftest import CALLER_KEY
 from tests.prometheus import samples, value
@@ -234,6 +238,16 @@ def test_an_operator_has_an_upstream_tried_now(two: Flask, upstream: Upstream, b
     assert ask(two).get_json()["response_text"] == "from a"
     assert two.test_client().post("/api/v1/upstreams/c/try", json={}).status_code == 404
     assert two.test_client().post("/api/v1/upstreams/a/try", content_type="text/plain").status_code == 415
+
+
+def test_an_upstream_that_is_tried_and_says_nothing(two: Flask, b: Upstream) -> None:
+    """The operator is told, as soon as the time of a trial is over; its connection is closed."""
+    b.default = silence()
+    tried = service(Fleet, two).upstreams["b"]
+    attempt = Attempt(tried, tried.settings.keys[0])
+    began = time.monotonic()
+    assert asked_for_models(attempt, 0.3, service(Exchange, two).watchdog) == "upstream_timeout"
+    assert time.monotonic() - began < 3
 
 
 def test_a_limit_of_rate_rests_as_long_as_it_says(two: Flask, upstream: Upstream, b: Upstream) -> None:

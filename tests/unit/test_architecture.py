@@ -127,7 +127,7 @@ ONE_WAY = {
         "app.upstreams.openai_client",
     },
     "app.calls.watchdog": {"app.factory", "app.services.exchange", "app.upstreams.openai_client"}
-    | {"app.upstreams.memory_server"},
+    | {"app.upstreams.memory_server", "app.services.upstream_trial"},
 }
 """The parts of the one way through a request, and who may know them: no other module admits, takes a slot, attempts."""
 
