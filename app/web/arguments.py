@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import flask
 import marshmallow
+from webargs.flaskparser import FlaskParser
 
 from app.errors import ValidationException
 from app.json_bytes import is_writable
@@ -20,34 +22,47 @@ MEMBERS_MAX = 1000
 """Of so many members of a body those that the schema does not have are named."""
 
 
-def read_argument(asked: flask.Request, location: str, schema: marshmallow.Schema) -> Any:
-    """What `schema` makes of the part of the request at `location`: "json", "headers" or "query".
+class ArgumentParser(FlaskParser):
+    """webargs' parser with our rules and our errors: each raises ValidationException, which names the broken rules by
+    location ("json", "headers" or "query") and field. A schema takes nothing unknown, wherever it is looked for."""
 
-    Raises ValidationException, which names the broken rules by location and field.
-    """
-    given = PARTS[location](asked, schema)
-    try:
-        return schema.load(given)
-    except marshmallow.ValidationError as error:
-        raise _broken_rules(error.normalized_messages(), location) from None  # type: ignore[no-untyped-call]
+    DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {}
+
+    def load_json(self, req: flask.Request, schema: marshmallow.Schema) -> Any:
+        """The body; 415 and 400 tell what is wrong with it, before its fields are looked at."""
+        require_json(req)
+        try:
+            body = json.loads(whole_body(req).decode())
+        except (ValueError, RecursionError):
+            raise ValidationException("The body is not JSON that can be read", error_code="invalid_json") from None
+        _remember_session_id(body)
+        # More members than the schema has are refused for the first of those that it does not have.
+        return body if not isinstance(body, dict) else dict(itertools.islice(body.items(), MEMBERS_MAX))
+
+    def load_headers(self, req: flask.Request, schema: marshmallow.Schema) -> dict[str, str]:
+        """The headers that the schema names; there may be any other."""
+        environ = req.environ
+        return {name: environ[key] for name, key in _names(schema) if key in environ}
+
+    def load_querystring(self, req: flask.Request, schema: marshmallow.Schema) -> dict[str, str]:
+        """The query; of a name that is given twice the first value."""
+        return req.args.to_dict()
+
+    def handle_error(
+        self,
+        error: marshmallow.ValidationError,
+        req: flask.Request,
+        schema: marshmallow.Schema,
+        *,
+        error_status_code: int | None,
+        error_headers: Mapping[str, str] | None,
+    ) -> NoReturn:
+        """Tell which rules are broken; webargs has put them below their location."""
+        ((location, errors),) = error.normalized_messages().items()  # type: ignore[no-untyped-call]
+        raise _broken_rules(errors, location) from None
 
 
-def _body(asked: flask.Request, schema: marshmallow.Schema) -> Any:
-    """The body; 415 and 400 tell what is wrong with it, before its fields are looked at."""
-    require_json(asked)
-    try:
-        body = json.loads(whole_body(asked).decode())
-    except (ValueError, RecursionError):
-        raise ValidationException("The body is not JSON that can be read", error_code="invalid_json") from None
-    _remember_session_id(body)
-    # More members than the schema has are refused for the first of those that it does not have.
-    return body if not isinstance(body, dict) else dict(itertools.islice(body.items(), MEMBERS_MAX))
-
-
-def _headers(asked: flask.Request, schema: marshmallow.Schema) -> dict[str, str]:
-    """The headers that the schema names; there may be any other."""
-    environ = asked.environ
-    return {name: environ[key] for name, key in _names(schema) if key in environ}
+parse_argument = ArgumentParser().parse
 
 
 @functools.cache
@@ -55,14 +70,6 @@ def _names(schema: marshmallow.Schema) -> list[tuple[str, str]]:
     """The headers of a schema, each with its name in the WSGI environment."""
     names = [field.data_key or name for name, field in schema.fields.items()]
     return [(name, "HTTP_" + name.upper().replace("-", "_")) for name in names]
-
-
-def _query(asked: flask.Request, schema: marshmallow.Schema) -> dict[str, str]:
-    """The query; of a name that is given twice the first value."""
-    return asked.args.to_dict()
-
-
-PARTS = {"json": _body, "headers": _headers, "query": _query}
 
 
 def _broken_rules(errors: dict[str, Any], location: str) -> ValidationException:

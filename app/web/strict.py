@@ -18,7 +18,7 @@ from flask_smorest import Blueprint
 from app.failures import FAILURES
 from app.json_bytes import dump_json
 from app.web.access import Access
-from app.web.arguments import read_argument
+from app.web.arguments import parse_argument
 from app.web.flask_app import Response
 from app.web.middleware import this_request
 from app.web.problems import PROBLEM, ErrorDialect
@@ -108,7 +108,8 @@ class ServedView:
 
     def __call__(self, **of_the_address: Any) -> Any:
         asked = this_request()
-        answer = self._view(*[read_argument(asked, *argument) for argument in self.arguments], **of_the_address)
+        given = [parse_argument(schema, asked, location=location) for location, schema in self.arguments]
+        answer = self._view(*given, **of_the_address)
         if self.schema is None or isinstance(answer, werkzeug.Response):
             return answer
         value, status, headers = answer if isinstance(answer, tuple) else (answer, self.status, None)
