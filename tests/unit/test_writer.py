@@ -87,6 +87,20 @@ def test_a_write_that_nobody_waits_for_costs_no_commit(numbers: Numbers) -> None
     assert numbers.commits < 25
 
 
+def test_a_write_that_nobody_waits_for_wakes_nobody(numbers: Numbers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that has just written looks by itself; one that has had nothing to do for a while is woken."""
+    rings, ring = list[int](), numbers.writer._bell.ring
+    monkeypatch.setattr(numbers.writer._bell, "ring", lambda: (rings.append(1), ring()))
+    numbers.writer.write(numbers.add_all, 1, 5)
+    numbers.writer.write_later(numbers.add_all, 2)
+    assert len(rings) == 1
+    wait_until(lambda: numbers.found() == {1, 2} and numbers.writer._idle, 2)
+    numbers.writer.write_later(numbers.add_all, 3)
+    assert len(rings) == 2
+    wait_until(lambda: numbers.found() == {1, 2, 3}, 2)
+    assert numbers.found() == {1, 2, 3}
+
+
 def test_a_write_that_nobody_waits_for_is_not_kept_for_long(numbers: Numbers) -> None:
     """When nobody writes, it is committed by itself."""
     numbers.writer.write_later(numbers.add_all, 1)
