@@ -1,8 +1,8 @@
 """gunicorn's workers, changed in three ways: what they refuse is a problem document, no peer holds them up, and the
 gevent worker reads and answers a usual request in few steps (http_head.py, answer.py).
 
-This module and answer.py are the ones that build on the inside of gunicorn. `tests/unit/test_private_parts.py` notices
-when gunicorn changes what is used here.
+This module and answer.py build on the inside of gunicorn's workers, lifecycle.py on that of its master.
+`tests/unit/test_private_parts.py` notices when gunicorn changes what is used here.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ and then never ready). So whatever system threads share is locked with the inter
 `make_lock()`, those of a library by `give_system_locks()`, logging's by `give_logging_system_locks()`.
 `test_no_lock_of_gevents_is_shared` watches a whole server.
 
-This is the one module that reaches into gevent (`get_original`, the hub's `Waiter`, `loop.async_` and `threadpool`).
+This is the one module that reaches into gevent (`get_original`, the hub's `Waiter`, `loop.async_` and `threadpool`),
+but for its look for plugins, which app/process/workers.py spares a start.
 `tests/unit/test_private_parts.py` notices when gevent changes them.
 """
 

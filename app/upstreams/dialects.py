@@ -1,4 +1,5 @@
-"""A dialect: one of upstream's APIs, a module with the names of Dialect. Nothing else asks which API it is."""
+"""A dialect: one of upstream's APIs, a module with the names of Dialect. The native route asks nowhere else which API
+it is; routes that pass a request on know it by their address."""
 
 from __future__ import annotations
 
