@@ -57,8 +57,8 @@ def file_of(nodeid: str) -> str:
 
 
 def pytest_configure() -> None:
-    """Programs can be interrupted, also where a shell has started the tests in the background: it has its programs
-    ignore SIGINT, and theirs."""
+    """Listen to SIGINT. A shell that starts the tests in the background has them ignore it, and each program that they
+    start would ignore it too."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -248,6 +248,10 @@ def test_an_upstream_that_is_tried_and_says_nothing(two: Flask, b: Upstream) -> 
     began = time.monotonic()
     assert asked_for_models(attempt, 0.3, service(Exchange, two).watchdog) == "upstream_timeout"
     assert time.monotonic() - began < 3
+    give_up = time.monotonic() + 5
+    while not b.received[-1].left_early and time.monotonic() < give_up:
+        time.sleep(0.01)
+    assert b.received[-1].left_early
 
 
 def test_a_limit_of_rate_rests_as_long_as_it_says(two: Flask, upstream: Upstream, b: Upstream) -> None:

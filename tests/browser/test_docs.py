@@ -75,6 +75,20 @@ def test_a_token_opens_what_it_opens_elsewhere(browser: Browser, place: Place, s
     assert browser.problems(expected=["/here/api/v1/sessions?limit=100 - F", "/here/v1/messages - F"]) == []
 
 
+def test_an_answer_that_has_changed_is_shown(browser: Browser, start_shared: Callable[..., Server]) -> None:
+    """Texts are drawn once, and again when they are others: after the second Execute it is the second answer."""
+    server = start_shared(AUTH_MODE="open")
+    browser.base_url = server.url
+    box = DocsPage(browser).open("get-api-v1-usage")
+    shown = f"{box} .live-responses-table .response .response-col_description"
+    browser.click(f"{box} .try-out__btn")
+    for _ in range(2):
+        asked = server.chat("hi").headers["X-Request-Id"]
+        browser.click(f"{box} .execute")
+        browser.wait(lambda asked=asked: browser.all(shown) and asked in browser.text(shown))
+    assert browser.problems() == []
+
+
 def test_who_is_signed_in_needs_no_token(browser: Browser, place: Place) -> None:  # noqa: F811
     """The page sends what the console's pages send with a write, and does not show it."""
     browser.base_url = place.url
