@@ -114,10 +114,10 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_documents_name_files_that_exist(document: Path) -> None:
-    """Paths of our own in backticks are there."""
+    """Paths of our own in backticks are there; but `make test-fast` does not install what Node's programs need."""
     ours = r"`((?:app|blueprints|schemas|tests|docs|examples|deploy|bench)/[\w./-]+)`"
-    missing = [path for path in re.findall(ours, document.read_text()) if not (ROOT / path).exists()]
-    assert missing == []
+    named = {*re.findall(ours, document.read_text())} - {"tests/clients/node_modules"}
+    assert {path for path in named if not (ROOT / path).exists()} == set()
 
 
 def test_no_machine_shows_in_the_documents() -> None:
